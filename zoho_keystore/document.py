@@ -1,0 +1,171 @@
+"""Records and bytes: the JSON document that a keystore file holds inside its seal.
+
+Pure: nothing here reads a file or knows of encryption. The format is described in ARCHITECTURE and README; a golden
+file of each version stays in the tests.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from zoho_keystore.errors import DocumentError, NewerVersionError
+from zoho_keystore.records import TEXT_FIELDS, TokenRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+FORMAT = "zoho-keystore"
+VERSION = 1
+
+#: The largest sealed file that is read or written, in bytes: some 400,000 tokens.
+MAX_SEALED_BYTES = 256 * 1024 * 1024
+
+_HEADER_FIELDS = ("format", "version", "store_id", "generation", "next_id", "tokens")
+_TEXT_TYPES = {str, type(None)}
+_RESTORE = "It was left as it is: restore the store from a backup"
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What the document says besides the records.
+
+    Attributes:
+        store_id: Tells one store from another, for as long as it lives.
+        generation: Counts the writes; it never falls, unless somebody puts an old file back.
+        next_id: The number that the next new record gets as its id.
+        unknown: Fields of the document that this release does not know, kept as they are.
+    """
+
+    store_id: str
+    generation: int = 0
+    next_id: int = 1
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+
+def encode(header: Header, records: Iterable[TokenRecord]) -> bytes:
+    """Return the document as UTF-8 JSON; the records keep their order."""
+    head = _encode(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "store_id": header.store_id,
+            "generation": header.generation,
+            "next_id": header.next_id,
+            **header.unknown,
+        }
+    )
+    try:
+        tokens = ",".join([record.as_json for record in records])
+    except RecursionError:
+        # Only fields that this release does not know can be nested.
+        raise DocumentError("a field of an unknown kind is nested too deeply to be written", _RESTORE) from None
+    return f'{head[:-1]},"tokens":[{tokens}]}}'.encode("ascii")
+
+
+def decode(data: bytes, *, path: Path | None = None) -> tuple[Header, dict[str, TokenRecord]]:
+    """Return the header and the records by id, in their order.
+
+    Args:
+        data: The document, already known to come from a holder of the key.
+        path: The file that it came from, for the message of an error.
+
+    Raises:
+        NewerVersionError: The document is of a later version than this release writes.
+        DocumentError: It is not a keystore document, or a malformed one.
+    """
+    try:
+        return _decode(data)
+    except _MalformedError as error:
+        raise DocumentError(f"the file opens with the key, but {error}", _RESTORE, path) from None
+    except _NewerError as error:
+        raise NewerVersionError(
+            f"the keystore has format version {error}, and this release knows versions up to {VERSION}",
+            "It was left as it is: upgrade zoho_keystore",
+            path,
+        ) from None
+
+
+class _MalformedError(Exception):
+    """Says what is wrong, without a value of the document: any of them may be a secret."""
+
+
+class _NewerError(Exception):
+    """Says which version it is."""
+
+
+def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
+    try:
+        # A number, a depth or an encoding that JSON's grammar or Python's limits do not allow must not surface as an
+        # exception of another kind: ValueError covers JSONDecodeError, UnicodeDecodeError and the digit limit.
+        document = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        msg = "what is inside is not valid JSON"
+        raise _MalformedError(msg) from None
+    if type(document) is not dict or document.get("format") != FORMAT:
+        msg = f"what is inside is not a {FORMAT} document"
+        raise _MalformedError(msg)
+    version = _whole_number(document, "version", least=1)
+    if version > VERSION:
+        raise _NewerError(version)
+    store_id = document.get("store_id")
+    if type(store_id) is not str or not store_id:
+        msg = "its store_id is not a text"
+        raise _MalformedError(msg)
+    header = Header(
+        store_id=store_id,
+        generation=_whole_number(document, "generation", least=0),
+        next_id=_whole_number(document, "next_id", least=1),
+        unknown={name: value for name, value in document.items() if name not in _HEADER_FIELDS},
+    )
+    tokens = document.get("tokens")
+    if type(tokens) is not list:
+        msg = "its tokens are not a list"
+        raise _MalformedError(msg)
+    records = {}
+    for number, fields in enumerate(tokens, 1):
+        record = _record(fields, number)
+        records[record.id] = record
+    if len(records) != len(tokens):
+        msg = "two of its tokens have the same id"
+        raise _MalformedError(msg)
+    return header, records
+
+
+def _record(fields: Any, number: int) -> TokenRecord:
+    if type(fields) is not dict or not fields.get("id"):
+        msg = f"token {number} is not an object with an id"
+        raise _MalformedError(msg)
+    created_at = fields.pop("created_at", 0)
+    saved_at = fields.pop("saved_at", 0)
+    if type(created_at) is not int or type(saved_at) is not int:
+        msg = f"created_at or saved_at of token {number} is not a whole number"
+        raise _MalformedError(msg)
+    unknown = None
+    # Whole-record set operations, since this runs for every record at every reading.
+    if not fields.keys() <= TEXT_FIELDS:
+        unknown = {name: fields.pop(name) for name in list(fields) if name not in TEXT_FIELDS}
+    if not _TEXT_TYPES.issuperset(map(type, fields.values())):
+        name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
+        msg = f"{name} of token {number} is not a text"
+        raise _MalformedError(msg)
+    fields["created_at"] = created_at
+    fields["saved_at"] = saved_at
+    fields["unknown"] = unknown
+    return TokenRecord.adopt(fields)
+
+
+def _whole_number(document: dict[str, Any], name: str, *, least: int) -> int:
+    number = document.get(name)
+    if type(number) is not int or number < least:
+        msg = f"its {name} is not a whole number of at least {least}"
+        raise _MalformedError(msg)
+    return number
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    msg = "NaN and Infinity are not JSON"
+    raise ValueError(msg)

@@ -1,0 +1,139 @@
+"""The only code that writes a file: whole, private and durable, in one step that shows the old state or the new.
+
+The content is complete and on the disk under another name before it takes the file's name, so there is no moment at
+which a crash leaves half of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from zoho_keystore.errors import DurabilityUnknownError, os_error_text, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zoho_keystore.folder import Folder
+
+#: What link() says on a file system without hard links.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class AlreadyThereError(Exception):
+    """The file that was to be made is there already."""
+
+
+def write(
+    folder: Folder,
+    name: str,
+    content: bytes,
+    *,
+    create: bool = False,
+    before_placing: Callable[[], None] = lambda: None,
+) -> os.stat_result:
+    """Make ``content`` the content of a file, durably: after a crash there is the old content or the new.
+
+    Args:
+        folder: Where the file is.
+        name: The file's name.
+        content: All of the new content.
+        create: The file must not be there yet; an existing one is not replaced.
+        before_placing: Called at the last moment before the new content takes the name; what it raises ends the write.
+
+    Returns:
+        The status of the file that was written, as it was before it took the name.
+
+    Raises:
+        AlreadyThereError: ``create`` was asked for, and the file is there.
+        DurabilityUnknownError: The new content is there for all to see, and may not survive a power cut.
+        StoreFileError: Nothing was changed.
+    """
+    temporary = f".{name}.{os.urandom(8).hex()}.tmp"
+    written: os.stat_result | None = None
+    try:
+        written = _write_temporary(folder, temporary, content, like=name)
+        before_placing()
+        if create:
+            _place_new(folder, temporary, name)
+        else:
+            folder.replace(temporary, name)
+        folder.sync()
+    except BaseException as error:
+        # A rename may be done and report a failure all the same (network file systems): so look.
+        placed = written is not None and _is_at(folder, name, written)
+        with suppress(OSError):
+            folder.unlink(temporary)
+        if not isinstance(error, OSError):
+            raise
+        path = folder.path / name
+        if placed:
+            raise DurabilityUnknownError(
+                f"the store is saved, but may not survive a power cut: {os_error_text(error)}",
+                "All processes see the new state. Look at the disk, then save once more",
+                path,
+            ) from error
+        raise storage_error(error, "nothing was saved, the store is as it was", path) from error
+    return written
+
+
+def sweep(folder: Folder, name: str) -> None:
+    """Remove the temporary files that killed writers of a file left; to be called under the file's lock only."""
+    leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp")
+    for found in filter(leftover.fullmatch, folder.names()):
+        # One that cannot be removed harms nobody; the save that is under way must not fail on it.
+        with suppress(OSError):
+            if stat.S_ISREG(folder.status(found).st_mode):
+                folder.unlink(found)
+
+
+def _write_temporary(folder: Folder, name: str, content: bytes, *, like: str) -> os.stat_result:
+    fd = folder.create(name, like=like)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        _sync_file(fd)
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_file(fd: int) -> None:
+    if sys.platform == "darwin":
+        # There fsync leaves the data in the disk's own cache.
+        import fcntl  # noqa: PLC0415 - not there on Windows
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
+def _place_new(folder: Folder, temporary: str, name: str) -> None:
+    try:
+        folder.link(temporary, name)
+    except FileExistsError:
+        raise AlreadyThereError from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Without links the lock, which every writer of ours holds, is what keeps the name free until the rename.
+        with suppress(FileNotFoundError):
+            folder.status(name)
+            raise AlreadyThereError from None
+        folder.replace(temporary, name)
+    else:
+        folder.unlink(temporary)
+
+
+def _is_at(folder: Folder, name: str, written: os.stat_result) -> bool:
+    try:
+        found = folder.status(name)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (written.st_dev, written.st_ino)

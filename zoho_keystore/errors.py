@@ -1,0 +1,148 @@
+"""Everything that zoho_keystore raises on purpose.
+
+The families, each of which may be caught as a whole::
+
+    KeystoreError
+    ├── SDKNotInstalledError        a store class was asked for, and no Zoho CRM SDK is there (also an ImportError)
+    ├── ConfigurationError          an argument or setting that cannot be meant (also a ValueError)
+    ├── KeyUnavailableError         no key is to be had: nothing set, nothing there, not readable
+    │   └── MalformedKeyError       something is there, and it is not a Fernet key
+    ├── CannotOpenError             the file does not open: wrong key or damaged, which cannot be told apart
+    ├── DocumentError               the file opens, and what is inside is not a keystore document
+    │   └── NewerVersionError       it is one, of a version that this release does not know
+    ├── StoreFileError              the file or its folder cannot be read, made or replaced
+    │   ├── UnsafeFileError         its kind, owner or permissions let others in
+    │   └── DurabilityUnknownError  the new state is saved and visible, and may not survive a power cut
+    ├── LockTimeoutError            another process or thread kept the store's lock for too long
+    ├── StoreClosedError            the store was used after ``close()``
+    └── TokenError                  the token or id that a method was given
+        ├── InvalidTokenError       it is not a token, or not one that can be kept
+        └── TokenNotFoundError      no record has this id
+
+No message, attribute, repr or traceback of these holds a key or a token.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class KeystoreError(Exception):
+    """The base of all errors of this package.
+
+    Attributes:
+        problem: What failed, without the file's name.
+        advice: What to do next.
+        path: The file that it failed on, or None where no file is concerned.
+    """
+
+    def __init__(self, problem: str, advice: str = "", path: Path | None = None) -> None:
+        """Take what failed, what to do next, and the file concerned."""
+        # All three go into args, so that the error survives pickling (multiprocessing sends errors that way).
+        super().__init__(problem, advice, path)
+        self.problem = problem
+        self.advice = advice
+        self.path = path
+
+    def __str__(self) -> str:
+        """Return one line: the file, what failed, what to do next."""
+        where = f"{self.path}: " if self.path is not None else ""
+        return f"{where}{self.problem}. {self.advice}".rstrip()
+
+
+class ConfigurationError(KeystoreError, ValueError):
+    """An argument or setting that cannot be meant."""
+
+
+class SDKNotInstalledError(KeystoreError, ImportError):  # type: ignore[misc] # ImportError's path is one of a module
+    """A store class was asked for, and no Zoho CRM SDK can be imported."""
+
+
+class KeyUnavailableError(KeystoreError):
+    """No key is to be had from where it should come from."""
+
+
+class MalformedKeyError(KeyUnavailableError):
+    """The source of keys holds something that is not a Fernet key."""
+
+
+class CannotOpenError(KeystoreError):
+    """The sealed file does not open: the key is wrong or the file is damaged, which Fernet cannot tell apart."""
+
+
+class DocumentError(KeystoreError):
+    """The file opens, and what is inside is not a keystore document, or a malformed one."""
+
+
+class NewerVersionError(DocumentError):
+    """The document has a version that this release does not know, so it is neither read nor rewritten."""
+
+
+class StoreFileError(KeystoreError):
+    """The store's file or folder cannot be read, made or replaced."""
+
+
+class UnsafeFileError(StoreFileError):
+    """A file or folder of the store is of a kind, owner or mode that lets somebody else in."""
+
+
+class DurabilityUnknownError(StoreFileError):
+    """The new state is saved and visible to all, and it is not known whether it would survive a power cut."""
+
+
+class LockTimeoutError(KeystoreError):
+    """The store's lock stayed taken for longer than the lock timeout; nothing was written."""
+
+
+class StoreClosedError(KeystoreError):
+    """The store was used after it had been closed."""
+
+
+class TokenError(KeystoreError):
+    """The token or the id that a method was given cannot be served."""
+
+
+class InvalidTokenError(TokenError):
+    """The argument is not a token, or not one that can be kept."""
+
+
+class TokenNotFoundError(TokenError):
+    """No record has this id."""
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the operating system says, without the path that Python adds: errors name the file themselves."""
+    return (error.strerror or str(error)).lower()
+
+
+_NEXT_STEPS: Final = {
+    errno.ENOENT: "Check the path; the folder has to be there",
+    errno.ENOTDIR: "Check the path: a part of it is a file, not a folder",
+    errno.EACCES: "Check who owns the file and its folder, and their modes",
+    errno.EPERM: "Check who owns the file and its folder, and whether it is marked immutable",
+    errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
+    errno.ENOSPC: "Free some space (and inodes) on this disk",
+    errno.EDQUOT: "Free some space, or ask for a larger quota",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "The process has too many open files: close some, or raise the limit (ulimit -n)",
+    errno.ENFILE: "The system has too many open files",
+    errno.ELOOP: "There is a symbolic link where a file should be: remove it, or give the path of the file itself",
+    errno.ENAMETOOLONG: "Use a shorter file name",
+}
+
+
+def storage_error(error: OSError, what: str, path: Path | None) -> StoreFileError:
+    """Return the error that tells what an operating system's refusal means for the store.
+
+    Args:
+        error: What the system said.
+        what: What could not be done, as a clause: "the store cannot be read".
+        path: The file concerned.
+    """
+    kind = UnsafeFileError if error.errno == errno.ELOOP else StoreFileError
+    advice = _NEXT_STEPS.get(error.errno or 0, "Look at the disk and at the system's log")
+    return kind(f"{what}: {os_error_text(error)}", advice, path)

@@ -1,0 +1,139 @@
+"""An open folder, and the few things that are done in it.
+
+Everything happens relative to the folder's descriptor, so that nobody can move the folder away between two steps.
+Windows has no such descriptors and refuses to replace a file that somebody has open for a moment: what differs there is
+in this module.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from zoho_keystore import trust
+from zoho_keystore.errors import storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: False on Windows: there a folder cannot be opened, and files in it are named by their whole path.
+HAS_FOLDER_DESCRIPTORS = os.open in os.supports_dir_fd
+
+#: For how long a replacement is tried again on Windows while a virus scanner or a reader has the file open, in seconds.
+_SHARING_RETRY_S = 2.5
+
+
+class Folder:
+    """An open folder and the few things that are done in it; names are those of files directly inside."""
+
+    def __init__(self, path: Path, descriptor: int | None) -> None:
+        """Take a folder that :meth:`opened` has opened."""
+        self.path = path
+        self._fd = descriptor
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path) -> Iterator[Folder]:
+        """Open a folder that nobody else may write to, and close it in the end.
+
+        Raises:
+            StoreFileError: It is not there or cannot be opened.
+            UnsafeFileError: Others could replace files in it.
+        """
+        try:
+            fd = os.open(path, trust.FOLDER_FLAGS) if HAS_FOLDER_DESCRIPTORS else None
+            status = os.stat(path) if fd is None else os.fstat(fd)
+        except OSError as error:
+            raise storage_error(error, "the folder cannot be opened", path) from error
+        try:
+            trust.require_folder(status, path)
+            yield cls(path, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _at(self, name: str) -> str:
+        return name if self._fd is not None else str(self.path / name)
+
+    def open(self, name: str, flags: int) -> int:
+        """Return a descriptor of a file."""
+        return os.open(self._at(name), flags, trust.PRIVATE_FILE, dir_fd=self._fd)
+
+    def create(self, name: str, *, like: str) -> int:
+        """Return a descriptor of a new file that is private, whatever the umask.
+
+        If we are root, it belongs to the owner of the file ``like``: root that works on another user's store must not
+        lock that user out of it.
+        """
+        fd = self.open(name, trust.CREATE_FLAGS)
+        try:
+            trust.make_private(fd)
+            if trust.is_root():
+                with suppress(FileNotFoundError):
+                    owner = self.status(like)
+                    os.fchown(fd, owner.st_uid, owner.st_gid)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def status(self, name: str) -> os.stat_result:
+        """Return the status of a file, of the link itself where it is one."""
+        return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
+
+    def names(self) -> list[str]:
+        """Return the names of all files."""
+        return os.listdir(self._fd if self._fd is not None else self.path)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file."""
+        os.unlink(self._at(name), dir_fd=self._fd)
+
+    def link(self, name: str, new_name: str) -> None:
+        """Give a file a second name, which must be free."""
+        os.link(self._at(name), self._at(new_name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def replace(self, name: str, new_name: str) -> None:
+        """Rename a file over another one, in one step."""
+        deadline = time.monotonic() + _SHARING_RETRY_S
+        while True:
+            try:
+                return os.replace(self._at(name), self._at(new_name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            except PermissionError:
+                # Windows refuses for as long as anybody has the old file open. Copying over it or deleting it first
+                # would lose it in a crash, so there is nothing but to try again.
+                if self._fd is not None or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.02)
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder that is ours alone, whatever the umask; one that is there stays as it is."""
+        with suppress(FileExistsError):
+            os.mkdir(self._at(name), trust.PRIVATE_FOLDER, dir_fd=self._fd)
+            os.chmod(self._at(name), trust.PRIVATE_FOLDER, dir_fd=self._fd)
+
+    def sync(self) -> None:
+        """Make the names durable; where a folder cannot be opened, the system does it by itself."""
+        if self._fd is not None:
+            os.fsync(self._fd)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder of ours, and those above it that are missing, durably.
+
+    Raises:
+        StoreFileError: One of them cannot be made.
+        UnsafeFileError: It would be in a folder that others may write to.
+    """
+    if path.is_dir():
+        return
+    make_folders(path.parent)
+    with Folder.opened(path.parent) as parent:
+        try:
+            parent.make_folder(path.name)
+            parent.sync()
+        except OSError as error:
+            raise storage_error(error, "the folder cannot be made", path) from error

@@ -1,0 +1,216 @@
+"""The service: find, save, delete and list records, on any vault. What the SDK's stores and the command line share."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from typing import TYPE_CHECKING
+
+from zoho_keystore.errors import ConfigurationError, InvalidTokenError, TokenNotFoundError
+from zoho_keystore.folder import make_folders
+from zoho_keystore.keys import key_ring, looks_like_key
+from zoho_keystore.paths import default_store, real_path
+from zoho_keystore.records import MAX_ID_CHARACTERS, TokenRecord, created, criteria, filled, updated
+from zoho_keystore.vaults.file import FileVault
+from zoho_keystore.vaults.memory import MemoryVault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from zoho_keystore.vaults import Reads, Vault
+
+_log = logging.getLogger(__name__)
+
+FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Keystore:
+    """The records of one vault, and the rules of which record a token means.
+
+    Safe for threads, and as safe for processes as its vault.
+
+    Args:
+        vault: Where the records rest.
+        now_ms: The clock, in milliseconds since the epoch.
+    """
+
+    def __init__(self, vault: Vault, now_ms: Callable[[], int] = _now_ms) -> None:
+        self._vault = vault
+        self._now_ms = now_ms
+
+    @property
+    def path(self) -> Path | None:
+        """The store's file; None for one in memory."""
+        return self._vault.path
+
+    def get(self, id: str) -> TokenRecord | None:
+        """Return the record of an id, or None."""
+        record = self._vault.get(id)
+        if record is None:
+            _log.warning("%s: there is no token with the id %r", self._name, id)
+        return record
+
+    def find(self, wanted: TokenRecord) -> TokenRecord | None:
+        """Return what the caller should go on with: its token, with what it lacks from the record that it means.
+
+        Args:
+            wanted: What the caller knows of the token. With an id, the record of that id is meant, if there is one.
+
+        Returns:
+            None when the token means no record.
+        """
+        stored = self._vault.get(wanted.id) if wanted.id else None
+        if stored is None:
+            found = _meant(self._vault, wanted)
+            self._warn_if_ambiguous(found)
+            stored = found[0] if found else None
+        return filled(wanted, stored) if stored is not None else None
+
+    def save(self, given: TokenRecord) -> TokenRecord:
+        """Keep a token, and return its record as it is stored now.
+
+        With an id, the record of that id is updated, or made; without, the record that the token means, or a new one.
+
+        Raises:
+            InvalidTokenError: The token means no record, and has nothing in it that could be used.
+        """
+        self._require_valid(given)
+        with self._vault.transaction() as transaction:
+            if given.id:
+                named = transaction.get(given.id)
+                found = [named] if named is not None else []
+            else:
+                found = _meant(transaction, given)
+            # Greater than any other, also when the clock stands still or goes back: it tells which was saved last.
+            now_ms = max(self._now_ms(), transaction.last_saved_at + 1)
+            if found:
+                record = updated(found[0], given, now_ms=now_ms)
+            else:
+                self._require_usable(given)
+                record = created(given, id=given.id or transaction.new_id(), now_ms=now_ms)
+            transaction.put(record)
+        # Not under the lock: a handler of the log may come back to this very store.
+        self._warn_if_ambiguous(found)
+        return record
+
+    def delete(self, id: str) -> None:
+        """Remove the record of an id.
+
+        Raises:
+            TokenNotFoundError: There is none.
+        """
+        with self._vault.transaction() as transaction:
+            if transaction.get(id) is None:
+                raise TokenNotFoundError(
+                    f"there is no token with the id {id!r}; nothing was deleted",
+                    "Ids are listed by get_tokens()",
+                    self.path,
+                )
+            transaction.remove(id)
+
+    def clear(self) -> None:
+        """Remove all records; ids are not given again."""
+        with self._vault.transaction() as transaction:
+            transaction.clear()
+
+    def records(self) -> Sequence[TokenRecord]:
+        """Return all records in the order in which they were first saved."""
+        return self._vault.records()
+
+    def close(self) -> None:
+        """Forget keys and records; the store cannot be used afterwards."""
+        self._vault.close()
+
+    @property
+    def _name(self) -> str:
+        return str(self.path or "the store in memory")
+
+    def _warn_if_ambiguous(self, found: Sequence[TokenRecord]) -> None:
+        if len(found) > 1:
+            ids = ", ".join(repr(record.id) for record in found)
+            _log.warning("%s: the token may be any of %s; the one saved last is taken", self._name, ids)
+
+    def _require_valid(self, given: TokenRecord) -> None:
+        if len(given.id) > MAX_ID_CHARACTERS:
+            raise InvalidTokenError(
+                f"the token's id has {len(given.id)} characters; nothing was saved",
+                f"An id may have {MAX_ID_CHARACTERS}",
+                self.path,
+            )
+        if given.expires_in and given.expires_at_ms is None:
+            raise InvalidTokenError(
+                "the token's expires_in is not a whole number; nothing was saved",
+                "It is the time in milliseconds since the epoch, as text",
+                self.path,
+            )
+
+    def _require_usable(self, given: TokenRecord) -> None:
+        if not (given.access_token or given.refresh_token or given.grant_token):
+            raise InvalidTokenError(
+                "the token means no stored one and has no access, refresh or grant token; nothing was saved",
+                "Sign in first, with a grant token or a refresh token",
+                self.path,
+            )
+
+
+def _meant(reads: Reads, wanted: TokenRecord) -> list[TokenRecord]:
+    """Return the records that a token without an id may mean, the one that was saved last first."""
+    for one in criteria(wanted):
+        if found := reads.find(one):
+            return sorted(found, key=lambda record: record.saved_at, reverse=True)
+    return []
+
+
+def open_memory() -> Keystore:
+    """Return a keystore in memory."""
+    return Keystore(MemoryVault())
+
+
+def open_file(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    key: bytes | str | None = None,
+    lock_timeout: float = 10.0,
+) -> Keystore:
+    """Return the keystore in a file, which is made, empty and sealed, when it is not there.
+
+    Args:
+        path: The file. None is the one that ``ZOHO_KEYSTORE_FILE`` names, else ``tokens.keystore`` in the user's data
+            folder, which is made if need be; the folder of a file that was named has to be there.
+        key: As for :func:`zoho_keystore.keys.key_ring`.
+        lock_timeout: For how many seconds a write waits for the store's lock.
+
+    Raises:
+        KeystoreError: One of its kinds, for whatever stands in the way; nothing was changed then.
+    """
+    require_seconds("lock_timeout", lock_timeout)
+    ring = key_ring(key)
+    return Keystore(FileVault(_store_path(path), ring, lock_timeout=lock_timeout))
+
+
+def require_seconds(name: str, value: float) -> None:
+    """Refuse what is no length of time.
+
+    Raises:
+        ConfigurationError: It is not a number of seconds from 0 on.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
+        raise ConfigurationError(f"{name} is not a number of seconds", "Give 0 or more")
+
+
+def _store_path(path: str | os.PathLike[str] | None) -> Path:
+    given = path if path is not None else os.environ.get(FILE_VARIABLE) or None
+    if given is None:
+        default = default_store()
+        make_folders(default.parent)
+        return real_path(default)
+    if looks_like_key(str(given)):
+        raise ConfigurationError("the path holds what looks like a key", "Pass the key as key=…, and a path as path")
+    return real_path(given)

@@ -1,0 +1,43 @@
+"""Where the store and the key ring are by default, and what a given path means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zoho_keystore.errors import ConfigurationError
+
+_APP = "zoho-keystore"
+
+
+def default_store() -> Path:
+    """Return ``tokens.keystore`` in the user's data folder; nothing is made."""
+    # platformdirs takes 17 ms to import, and most scripts name their store.
+    from platformdirs import user_data_path  # noqa: PLC0415 - see above
+
+    return user_data_path(_APP, appauthor=False) / "tokens.keystore"
+
+
+def default_key_ring() -> Path:
+    """Return the key ring file in the user's config folder; nothing is made."""
+    from platformdirs import user_config_path  # noqa: PLC0415 - as in default_store
+
+    return user_config_path(_APP, appauthor=False) / "keyring"
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path with ``~`` and symbolic links resolved, once and for all.
+
+    Raises:
+        ConfigurationError: No file can have this path.
+    """
+    try:
+        given = os.fspath(path)
+        if not isinstance(given, str) or not given:
+            raise ConfigurationError("the path is not a text, or empty", "Give the path of a file")
+        return Path(os.path.realpath(Path(given).expanduser()))
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        # The path is not repeated: what is no path may be a key that was passed in the wrong place.
+        raise ConfigurationError("the path cannot be the path of a file", "Give the path of a file") from error

@@ -1,0 +1,277 @@
+"""The SDK's token stores on a keystore. The only module that imports the SDK."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
+from zoho_keystore.keystore import Keystore, open_file, open_memory, require_seconds
+from zoho_keystore.records import CREDENTIAL_FIELDS, TokenRecord
+
+try:
+    from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
+    from zohocrmsdk.src.com.zoho.api.authenticator.store.token_store import TokenStore
+    from zohocrmsdk.src.com.zoho.crm.api.exception import SDKException
+    from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
+except ImportError as error:
+    raise SDKNotInstalledError(
+        f"the Zoho CRM SDK cannot be imported: {error.msg}",
+        'Install it with this package: pip install "zoho_keystore[crm8]" (or crm7, crm6, crm5, for its older versions)',
+    ) from error
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+_log = logging.getLogger(__name__)
+
+
+class _KeystoreTokenStore(TokenStore):
+    """A token store of the SDK on a keystore.
+
+    Its six methods raise ``SDKException`` with the code ``TOKEN_STORE`` and a :class:`KeystoreError` as its ``cause``,
+    since that is what callers of the SDK catch.
+    """
+
+    def __init__(self, keystore: Keystore) -> None:
+        self._keystore = keystore
+
+    def find_token(self, token: OAuthToken) -> OAuthToken | None:
+        """Fill a token with what is stored of it.
+
+        Args:
+            token: What is known of it. It means the record of its id; else of its user's name (and client, if it has
+                one); else, without a client, of its access token; else of its client and grant or refresh token.
+
+        Returns:
+            The same token, with what it lacked, and with the stored access token where that expires later; or None when
+            nothing that is stored is meant.
+
+        Raises:
+            SDKException: It is no token, or the store cannot be read.
+        """
+        with _as_sdk_exception("looking up a token"):
+            wanted = _record_of(token)
+            found = self._keystore.find(wanted)
+            if found is None:
+                return None
+            _fill(token, wanted, found)
+            return token
+
+    def save_token(self, token: OAuthToken) -> None:
+        """Keep a token, durably, and set on it what it lacked, its id included.
+
+        Args:
+            token: With an id it is kept under that id; without, it replaces the record that it means, or gets a new id.
+
+        Raises:
+            SDKException: It is no token or has nothing to keep, or it was not saved. With a
+                :class:`DurabilityUnknownError` as its cause it was saved, and may not survive a power cut.
+        """
+        with _as_sdk_exception("saving a token"):
+            try:
+                given = _record_of(token)
+                _fill(token, given, self._keystore.save(given))
+            except KeystoreError as error:
+                # The SDK keeps this to itself from 6_0 on, and the script would go on until its token is lost.
+                _log.error("%s", error)
+                raise
+
+    def delete_token(self, id: str) -> None:
+        """Remove a token.
+
+        Raises:
+            SDKException: There is none with this id, or the store cannot be written.
+        """
+        with _as_sdk_exception("deleting a token"):
+            self._keystore.delete(_require_id(id))
+
+    def get_tokens(self) -> list[OAuthToken]:
+        """Return all tokens, in the order in which they were first saved; each can be used with ``switch_user``.
+
+        Raises:
+            SDKException: The store cannot be read.
+        """
+        with _as_sdk_exception("listing the tokens"):
+            return [_token_of(record) for record in self._keystore.records()]
+
+    def delete_tokens(self) -> None:
+        """Remove all tokens. Their ids are not given again.
+
+        Raises:
+            SDKException: The store cannot be written.
+        """
+        with _as_sdk_exception("deleting all tokens"):
+            self._keystore.clear()
+
+    def find_token_by_id(self, id: str) -> OAuthToken | None:
+        """Return the token of an id; None, and a warning in the log, when there is none.
+
+        Raises:
+            SDKException: The store cannot be read.
+        """
+        with _as_sdk_exception("looking up a token by its id"):
+            record = self._keystore.get(_require_id(id))
+            return _token_of(record) if record is not None else None
+
+    def close(self) -> None:
+        """Forget the keys and all tokens in memory, and close the file. The store cannot be used afterwards."""
+        self._keystore.close()
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a pickle would carry keys or tokens."""
+        msg = f"a {type(self).__name__} cannot be pickled; make one in each process that does not come from a fork"
+        raise TypeError(msg)
+
+
+class EncryptedFileStore(_KeystoreTokenStore):
+    """The SDK's tokens in one encrypted file, safe for many threads and processes.
+
+    The file is read and checked at once, or made, empty and sealed, when it is not there; a wrong key or a damaged file
+    shows here and not at the first refresh.
+
+    Args:
+        path: The file. None is the one that ``ZOHO_KEYSTORE_FILE`` names, else ``tokens.keystore`` in the user's data
+            folder. The folder of a file that is named has to be there.
+        key: A Fernet key as bytes; or where keys come from, as text: ``env:NAME`` or ``file:PATH``; or None for the
+            first that is there of ``ZOHO_KEYSTORE_KEY`` (one or more keys, comma-separated, newest first),
+            ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file) and the key ring in the user's config folder.
+        lock_timeout: For how many seconds a write waits for another one to end.
+        refresh_wait: For how many seconds a token waits for another process that refreshes it.
+
+    Raises:
+        KeystoreError: One of its kinds, for whatever stands in the way; nothing was changed then.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        key: bytes | str | None = None,
+        lock_timeout: float = 10.0,
+        refresh_wait: float = 10.0,
+    ) -> None:
+        require_seconds("refresh_wait", refresh_wait)
+        super().__init__(open_file(path, key=key, lock_timeout=lock_timeout))
+
+    @property
+    def path(self) -> Path | None:
+        """The file, absolute and without symbolic links."""
+        return self._keystore.path
+
+    def __repr__(self) -> str:
+        """Name the file."""
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+
+class InMemoryStore(_KeystoreTokenStore):
+    """The SDK's tokens in memory: the same behaviour as :class:`EncryptedFileStore`, and nothing on disk.
+
+    For tests, and for containers without a place to write to. The tokens are gone with the process; a forked process
+    goes on with a copy of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(open_memory())
+
+    def __repr__(self) -> str:
+        """Name the class."""
+        return f"{type(self).__name__}()"
+
+
+@contextmanager
+def _as_sdk_exception(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except KeystoreError as error:
+        raise SDKException(code="TOKEN_STORE", message=f"{doing} failed: ", cause=error) from error
+
+
+def _record_of(token: Any) -> TokenRecord:
+    """Return what an SDK token holds, without the fields that are None or empty.
+
+    Raises:
+        InvalidTokenError: It is no token, or holds what cannot be kept.
+    """
+    if not isinstance(token, OAuthToken):
+        raise InvalidTokenError(f"this is a {type(token).__name__}, not a token", "Pass an OAuthToken of the SDK")
+    try:
+        signature = token.get_user_signature()
+        values = {
+            "id": token.get_id(),
+            "client_id": token.get_client_id(),
+            "client_secret": token.get_client_secret(),
+            "refresh_token": token.get_refresh_token(),
+            "access_token": token.get_access_token(),
+            "grant_token": token.get_grant_token(),
+            "expires_in": token.get_expires_in(),
+            "redirect_url": token.get_redirect_url(),
+            "api_domain": token.get_api_domain(),
+        }
+        # An empty name is a name that nobody has; without a signature, the token does not ask for a user.
+        name = None if signature is None else signature.get_name() or ""
+    except AttributeError as error:
+        raise InvalidTokenError("the token was not made by its constructor", "Make it with OAuthToken(...)") from error
+    fields = {field: _text(field, value) for field, value in values.items() if value is not None and value != ""}
+    if name is not None:
+        fields["user_name"] = _text("user_signature's name", name)
+    return TokenRecord.adopt(fields)
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if name == "expires_in" and type(value) is int:
+        return str(value)
+    raise InvalidTokenError(f"the token's {name} is a {type(value).__name__}", "Set it to a text")
+
+
+def _require_id(id: Any) -> str:
+    if not isinstance(id, str):
+        raise InvalidTokenError(f"the id is a {type(id).__name__}", 'Pass a text, such as "1"')
+    return id
+
+
+def _fill(token: OAuthToken, before: TokenRecord, after: TokenRecord) -> None:
+    """Set on a token what differs between what it held and what it is to hold."""
+    for field in ("id", *CREDENTIAL_FIELDS):
+        value = getattr(after, field)
+        if value != getattr(before, field):
+            if field == "user_name":
+                token.set_user_signature(UserSignature(value))
+            else:
+                getattr(token, f"set_{field}")(value)
+    if isinstance(token.get_expires_in(), int):
+        # The SDK asks for its len() before its next request.
+        token.set_expires_in(after.expires_in)
+
+
+def _token_of(record: TokenRecord) -> OAuthToken:
+    # By the constructor: a token made in another way lacks what the SDK needs for its next refresh.
+    token = OAuthToken(
+        client_id=record.client_id,
+        client_secret=record.client_secret,
+        grant_token=record.grant_token,
+        refresh_token=record.refresh_token,
+        redirect_url=record.redirect_url,
+        id=record.id,
+        access_token=record.access_token,
+        user_signature=UserSignature(record.user_name) if record.user_name else None,
+        api_domain=record.api_domain,
+    )
+    token.set_expires_in(record.expires_in)
+    return token

@@ -1,0 +1,208 @@
+"""Which files and folders are trusted: their kind, their owner, and who else may read or write them.
+
+Files are 0600 and ours. On systems without POSIX owners and modes (Windows) nothing is asked here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import tempfile
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from zoho_keystore.errors import UnsafeFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+HAS_OWNERS = hasattr(os, "geteuid")
+
+# Never through a symbolic link at the name, never waiting for a FIFO's other end, never handed to a child program.
+_SAFE = (
+    getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOINHERIT", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+READ_FLAGS = os.O_RDONLY | _SAFE
+UPDATE_FLAGS = os.O_RDWR | _SAFE
+CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
+FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a file for reading, give its descriptor and status, and close it.
+
+    Raises:
+        OSError: It cannot be opened.
+        UnsafeFileError: It is not a regular file.
+    """
+    fd = os.open(path, READ_FLAGS)
+    try:
+        status = os.fstat(fd)
+        require_regular(status, path)
+        yield fd, status
+    finally:
+        os.close(fd)
+
+
+def require_regular(status: os.stat_result, path: Path) -> None:
+    """Refuse what is no regular file.
+
+    Raises:
+        UnsafeFileError: It is a folder, a FIFO, a device or the like.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafeFileError(f"this is a {_kind(status.st_mode)}, not a file", "Give the path of a file", path)
+
+
+def require_owner(status: os.stat_result, path: Path) -> None:
+    """Refuse a file of another user, unless we are root.
+
+    Raises:
+        UnsafeFileError: Somebody else owns it.
+    """
+    if HAS_OWNERS and not is_root() and os.geteuid() != status.st_uid:
+        raise UnsafeFileError(
+            f"it belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}",
+            "Run as the owner, or give the file to the user that runs this (chown)",
+            path,
+        )
+
+
+def is_open_to_others(status: os.stat_result) -> bool:
+    """Tell whether anybody besides the owner may read or write the file."""
+    return HAS_OWNERS and bool(status.st_mode & _OTHERS)
+
+
+def tightened(fd: int, status: os.stat_result, path: Path) -> os.stat_result:
+    """Return the status of a file of ours after others have been shut out of it.
+
+    A file system that keeps no modes is warned of, not refused: there is nothing that the user could change.
+    """
+    if not is_open_to_others(status):
+        return status
+    was = stat.S_IMODE(status.st_mode)
+    try:
+        os.fchmod(fd, PRIVATE_FILE)
+    except OSError as error:
+        _log.warning("%s: mode %04o lets other users in, and cannot be changed: %s", path, was, error.strerror)
+        return status
+    status = os.fstat(fd)
+    if is_open_to_others(status):
+        _log.warning("%s: mode %04o cannot be changed: this file system keeps no modes", path, was)
+    else:
+        _log.warning("%s: mode was %04o and let other users in; it is 0600 now", path, was)
+    return status
+
+
+def make_private(fd: int) -> None:
+    """Give a file that we have just made its mode, which the umask may have cut down."""
+    if HAS_OWNERS and stat.S_IMODE(os.fstat(fd).st_mode) != PRIVATE_FILE:
+        # Where the file system keeps no modes this fails or changes nothing, and whoever reads the file warns of it.
+        with suppress(OSError):
+            os.fchmod(fd, PRIVATE_FILE)
+
+
+def is_root() -> bool:
+    """Tell whether this process may act for any user."""
+    return HAS_OWNERS and os.geteuid() == 0
+
+
+def require_key_ring(status: os.stat_result, path: Path, fd: int) -> None:
+    """Refuse a key ring that others may have read or changed.
+
+    Its mode is not tightened on the way: the keys may be known already, and somebody should learn of it. On a read-only
+    file system others may read it, since that is how orchestrators hand secrets to a container.
+
+    Raises:
+        UnsafeFileError: Somebody else owns it, or may read or write it.
+    """
+    if not HAS_OWNERS:
+        return
+    if status.st_uid != 0:
+        require_owner(status, path)
+    loose = stat.S_IMODE(status.st_mode) & _OTHERS
+    if not loose or os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        return
+    if not _keeps_modes(path.parent):
+        _log.warning("%s: the file system keeps no modes, so other users may be able to read the keys", path)
+        return
+    raise UnsafeFileError(
+        f"mode {stat.S_IMODE(status.st_mode):04o} lets other users read or change the keys",
+        f"If nobody can have read it: chmod 600 '{path}'. Otherwise make a new key",
+        path,
+    )
+
+
+def require_folder(status: os.stat_result, path: Path) -> None:
+    """Refuse a folder in which somebody else could replace the store's files.
+
+    Raises:
+        UnsafeFileError: It is no folder, somebody else owns it, or others may write to it.
+    """
+    if not stat.S_ISDIR(status.st_mode):
+        raise UnsafeFileError(f"this is a {_kind(status.st_mode)}, not a folder", "Give a path in a folder", path)
+    if not HAS_OWNERS:
+        return
+    if status.st_uid != 0:
+        require_owner(status, path)
+    if status.st_mode & stat.S_ISVTX or not _others_write(status):
+        return
+    if not _keeps_modes(path):
+        return
+    raise UnsafeFileError(
+        f"mode {stat.S_IMODE(status.st_mode):04o} lets other users replace files in this folder",
+        f"Use a folder of your own, or: chmod go-w '{path}'",
+        path,
+    )
+
+
+def _others_write(status: os.stat_result) -> bool:
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and not _is_private_group(status.st_gid, status.st_uid)
+
+
+@lru_cache(maxsize=16)
+def _is_private_group(gid: int, uid: int) -> bool:
+    """Tell whether a group is the user's own, as distributions make one for each user and let it write by default."""
+    import grp  # noqa: PLC0415 - not there on Windows, and hardly ever needed
+    import pwd  # noqa: PLC0415 - as above
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+@lru_cache(maxsize=16)
+def _keeps_modes(folder: Path) -> bool:
+    """Tell whether new files in a folder get the mode that they are made with.
+
+    Drives of another system (vfat, CIFS, the Windows drives of WSL) show one fixed mode for every file, which cannot be
+    changed. Where no file can be made to find out, the mode is taken at its word.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return not is_open_to_others(os.fstat(probe.fileno()))
+    except OSError:
+        return True
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFLNK: "symbolic link"}
+    return kinds.get(stat.S_IFMT(mode), "device" if not stat.S_ISREG(mode) else "file")

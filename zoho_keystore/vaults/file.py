@@ -1,0 +1,298 @@
+"""A vault in one sealed file, shared by threads and processes.
+
+Readers take no lock. A state that was read stays trusted for as long as the path shows the file that it was read from,
+unchanged; the descriptor of that file stays open meanwhile, because only then can its inode number not come back as
+another file's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from zoho_keystore import document, durable, trust
+from zoho_keystore.document import MAX_SEALED_BYTES, Header
+from zoho_keystore.errors import (
+    CannotOpenError,
+    DurabilityUnknownError,
+    StoreClosedError,
+    StoreFileError,
+    storage_error,
+)
+from zoho_keystore.locking import StoreLock
+from zoho_keystore.vaults.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from zoho_keystore.keys import KeyRing
+    from zoho_keystore.locking import HeldLock
+    from zoho_keystore.records import Criteria, TokenRecord
+    from zoho_keystore.vaults import Transaction
+
+_log = logging.getLogger(__name__)
+
+#: So many characters of a Fernet token hold its time and its random IV, which differs in every sealing.
+_IV_CHARACTERS = 36
+
+#: How often a file that does not open, and is changing, is read again, and the pause before it, in seconds.
+_READ_ATTEMPTS = 5
+_READ_PAUSE_S = 0.02
+
+
+class _State:
+    """A state of the vault, and how to tell whether the file still holds it."""
+
+    __slots__ = ("fd", "head", "stamp", "table")
+
+    def __init__(self, fd: int, status: os.stat_result, head: bytes, table: Table) -> None:
+        self.fd = fd
+        self.stamp = _stamp(status)
+        self.head = head
+        self.table = table
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Tell whether a status is that of the file which this state was read from, unchanged."""
+        return _stamp(status) == self.stamp
+
+    def __del__(self) -> None:
+        # Only now, when no thread can compare with this state any more, may the inode number come back.
+        os.close(self.fd)
+
+
+class FileVault:
+    """The vault in the sealed file at a path, which is made when it is not there.
+
+    Args:
+        path: The file; symbolic links are to be resolved already.
+        keys: What seals and opens it.
+        lock_timeout: For how many seconds a write waits for the lock.
+
+    Raises:
+        CannotOpenError: The file does not open with these keys.
+        DocumentError: It opens, and is not a keystore document of a known version.
+        StoreFileError: It cannot be read or made.
+        LockTimeoutError: It was to be made, and the lock was not to be had.
+    """
+
+    def __init__(self, path: Path, keys: KeyRing, *, lock_timeout: float) -> None:
+        self.path = path
+        self._path_text = str(path)
+        self._keys: KeyRing | None = keys
+        self._lock = StoreLock(path.parent, path.name, lock_timeout)
+        self._state: _State | None = None
+        try:
+            self._state = self._load()
+        except FileNotFoundError:
+            self._state = self._created()
+
+    def get(self, id: str) -> TokenRecord | None:
+        """Return the record of an id, or None."""
+        return self._current().get(id)
+
+    def find(self, criteria: Criteria) -> Sequence[TokenRecord]:
+        """Return all records that fit."""
+        return self._current().find(criteria)
+
+    def records(self) -> Sequence[TokenRecord]:
+        """Return all records in the order in which they were first put."""
+        return self._current().records()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Hold the file's lock, and replace the file at the end if anything was changed; an exception changes nothing.
+
+        Raises:
+            LockTimeoutError: The lock was not to be had.
+            CannotOpenError, DocumentError: The file is damaged, and stays as it is.
+            DurabilityUnknownError: The changes are saved, and may not survive a power cut.
+            StoreFileError: The file cannot be read or replaced.
+        """
+        self._require_open()
+        with self._lock.held() as held:
+            draft = self._newest().table.copy()
+            yield draft
+            if draft.changed:
+                # Where it fails after the file was replaced, the state before is not to be trusted any more.
+                self._state, state = None, self._state
+                try:
+                    self._state = self._written(held, draft)
+                except DurabilityUnknownError:
+                    raise
+                except BaseException:
+                    self._state = state
+                    raise
+
+    def close(self) -> None:
+        """Forget the keys and all records; the vault cannot be used afterwards."""
+        self._keys = None
+        self._state = None
+
+    def _require_open(self) -> KeyRing:
+        if self._keys is None:
+            raise StoreClosedError("the store is closed", "Make a new one", self.path)
+        return self._keys
+
+    def _current(self) -> Table:
+        state = self._state
+        if state is not None:
+            try:
+                if state.is_of(os.stat(self._path_text)):
+                    return state.table
+            except OSError:
+                pass  # Reading will say it better.
+        return self._reloaded().table
+
+    def _newest(self) -> _State:
+        """Return the newest state for a writer, who must not overwrite what somebody put there unseen.
+
+        A file that is written in place within one tick of the clock shows the same status; its head, with another IV,
+        gives it away.
+        """
+        state = self._state
+        if state is not None:
+            try:
+                if state.is_of(os.stat(self._path_text)) and os.pread(state.fd, _IV_CHARACTERS, 0) == state.head:
+                    return state
+            except OSError:
+                pass  # Reading will say it better.
+        return self._reloaded()
+
+    def _reloaded(self) -> _State:
+        try:
+            new = self._load()
+        except FileNotFoundError as error:
+            raise StoreFileError(
+                "the store is gone: somebody has removed or renamed the file",
+                "Restore it from a backup, or start again with a new, empty store",
+                self.path,
+            ) from error
+        old = self._state
+        if old is not None and _is_older(new.table, old.table) and new.is_of(os.stat(self._path_text)):
+            _log.warning(
+                "%s: an older state was put back (write %d after write %d); what was saved in between is gone",
+                self.path,
+                new.table.header.generation,
+                old.table.header.generation,
+            )
+        self._state = new
+        return new
+
+    def _load(self) -> _State:
+        """Read the file.
+
+        Somebody may be writing it in place (a copy from a backup): a file that does not open, and changes, is read
+        again.
+        """
+        keys = self._require_open()
+        attempts = 0
+        while True:
+            attempts += 1
+            fd, status, sealed = self._read()
+            try:
+                table = Table(*document.decode(keys.open(sealed, path=self.path), path=self.path))
+            except BaseException as error:
+                os.close(fd)
+                if isinstance(error, CannotOpenError) and attempts < _READ_ATTEMPTS and self._is_changing(status):
+                    continue
+                raise
+            return _State(fd, status, sealed[:_IV_CHARACTERS], table)
+
+    def _read(self) -> tuple[int, os.stat_result, bytes]:
+        """Return an open descriptor of the file, its status from before the reading, and its content.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            StoreFileError: It cannot be read, or should not be trusted.
+        """
+        try:
+            fd = os.open(self._path_text, trust.READ_FLAGS)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise storage_error(error, "the store cannot be read", self.path) from error
+        try:
+            status = os.fstat(fd)
+            trust.require_regular(status, self.path)
+            trust.require_owner(status, self.path)
+            status = trust.tightened(fd, status, self.path)
+            if status.st_size > MAX_SEALED_BYTES:
+                raise _too_large(status.st_size, self.path)
+            if not status.st_size:
+                raise CannotOpenError(
+                    "the file is empty, and so no keystore",
+                    "If it was never one, remove it, and a store is made; otherwise restore it from a backup",
+                    self.path,
+                )
+            return fd, status, _read_all(fd, status.st_size)
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise storage_error(error, "the store cannot be read", self.path) from error
+            raise
+
+    def _is_changing(self, status: os.stat_result) -> bool:
+        time.sleep(_READ_PAUSE_S)
+        try:
+            return _stamp(os.stat(self._path_text)) != _stamp(status)
+        except OSError:
+            return True
+
+    def _created(self) -> _State | None:
+        with self._lock.held() as held:
+            table = Table(Header(store_id=str(uuid.uuid4())), {})
+            try:
+                return self._written(held, table, create=True)
+            except durable.AlreadyThereError:
+                return self._load()  # Another process was faster.
+
+    def _written(self, held: HeldLock, table: Table, *, create: bool = False) -> _State | None:
+        """Seal a table, write it durably, and return it as the state that the file now holds."""
+        table.header = replace(table.header, generation=table.header.generation + 1)
+        sealed = self._require_open().seal(document.encode(table.header, table.records()))
+        if len(sealed) > MAX_SEALED_BYTES:
+            raise _too_large(len(sealed), self.path)
+        durable.sweep(held.folder, self.path.name)
+        written = durable.write(held.folder, self.path.name, sealed, create=create, before_placing=held.verify)
+        table.changed = False
+        return self._adopted(held, written, sealed, table)
+
+    def _adopted(self, held: HeldLock, written: os.stat_result, sealed: bytes, table: Table) -> _State | None:
+        """Return the state that was just written, without reading it again; None if it is to be read after all."""
+        try:
+            fd = held.folder.open(self.path.name, trust.READ_FLAGS)
+        except OSError:
+            return None  # The save is done; that no descriptor is left must not turn it into a failure.
+        status = os.fstat(fd)
+        state = _State(fd, status, sealed[:_IV_CHARACTERS], table)
+        return state if os.path.samestat(status, written) else None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev
+
+
+def _read_all(fd: int, size: int) -> bytes:
+    chunks = []
+    while size and (chunk := os.read(fd, size)):
+        chunks.append(chunk)
+        size -= len(chunk)
+    return b"".join(chunks)
+
+
+def _is_older(new: Table, old: Table) -> bool:
+    return new.header.store_id == old.header.store_id and new.header.generation < old.header.generation
+
+
+def _too_large(size: int, path: Path) -> StoreFileError:
+    return StoreFileError(
+        f"{size // 1024**2} MiB are more than a store may have ({MAX_SEALED_BYTES // 1024**2} MiB)",
+        "Check the path; delete tokens that nobody uses",
+        path,
+    )

@@ -1,0 +1,61 @@
+"""A vault in memory: nothing on disk, gone with the process."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from zoho_keystore.document import Header
+from zoho_keystore.errors import StoreClosedError
+from zoho_keystore.locking import ThreadLock
+from zoho_keystore.vaults.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from zoho_keystore.records import Criteria, TokenRecord
+    from zoho_keystore.vaults import Transaction
+
+
+class MemoryVault:
+    """A vault in memory, safe for threads; a forked process goes on with a copy of its own."""
+
+    path = None
+
+    def __init__(self) -> None:
+        self._table: Table | None = Table(Header(store_id=str(uuid.uuid4())), {})
+        self._lock = ThreadLock()
+
+    def _current(self) -> Table:
+        if self._table is None:
+            raise StoreClosedError("the store is closed", "Make a new one")
+        return self._table
+
+    def get(self, id: str) -> TokenRecord | None:
+        """Return the record of an id, or None."""
+        return self._current().get(id)
+
+    def find(self, criteria: Criteria) -> Sequence[TokenRecord]:
+        """Return all records that fit."""
+        return self._current().find(criteria)
+
+    def records(self) -> Sequence[TokenRecord]:
+        """Return all records in the order in which they were first put."""
+        return self._current().records()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Hold the lock, and commit at the end what was changed; an exception commits nothing."""
+        self._lock.acquire(math.inf)
+        try:
+            draft = self._current().copy()
+            yield draft
+            self._table = draft
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Forget all records; the vault cannot be used afterwards."""
+        self._table = None

@@ -1,0 +1,116 @@
+"""The records of one state in memory, with indexes over the fields that tokens are looked up by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from zoho_keystore.records import id_number
+
+if TYPE_CHECKING:
+    from zoho_keystore.document import Header
+    from zoho_keystore.records import Criteria, TokenRecord
+
+_Index = dict[str, tuple[str, ...]]
+
+
+class Table:
+    """A state of a vault. One that is shared between threads is never changed: a transaction changes a copy.
+
+    An index is made when it is first needed, and then kept up; a copy takes the indexes along.
+    """
+
+    __slots__ = ("_indexes", "_last_saved_at", "_records", "changed", "header")
+
+    def __init__(
+        self,
+        header: Header,
+        records: dict[str, TokenRecord],
+        indexes: dict[str, _Index] | None = None,
+        last_saved_at: int | None = None,
+    ) -> None:
+        self.header = header
+        self.changed = False
+        self._records = records
+        self._indexes = {} if indexes is None else indexes
+        self._last_saved_at = last_saved_at
+
+    def copy(self) -> Self:
+        """Return a table that can be changed without changing this one."""
+        indexes = {field: index.copy() for field, index in self._indexes.items()}
+        return type(self)(self.header, self._records.copy(), indexes, self._last_saved_at)
+
+    def get(self, id: str) -> TokenRecord | None:
+        """Return the record of an id, or None."""
+        return self._records.get(id)
+
+    def find(self, criteria: Criteria) -> list[TokenRecord]:
+        """Return all records that fit."""
+        field = criteria.field
+        index = self._indexes.get(field)
+        if index is None:
+            index = self._indexes[field] = self._made_index(field)
+        ids = index.get(criteria.value)
+        return [record for id in ids if criteria.admits(record := self._records[id])] if ids else []
+
+    def records(self) -> list[TokenRecord]:
+        """Return all records in the order in which they were first put."""
+        return list(self._records.values())
+
+    @property
+    def last_saved_at(self) -> int:
+        """The greatest ``saved_at`` of all records, 0 without any."""
+        if self._last_saved_at is None:
+            self._last_saved_at = max((record.saved_at for record in self._records.values()), default=0)
+        return self._last_saved_at
+
+    def put(self, record: TokenRecord) -> None:
+        """Add a record, or replace the one that has its id; that keeps its place."""
+        self._last_saved_at = max(self.last_saved_at, record.saved_at)
+        self._drop_from_indexes(self._records.get(record.id))
+        self._records[record.id] = record
+        for field, index in self._indexes.items():
+            if value := getattr(record, field):
+                index[value] = (*index.get(value, ()), record.id)
+        # An id that somebody named is not to be given to another record later on, not even when it is free again.
+        if (number := id_number(record.id)) >= self.header.next_id:
+            self.header = replace(self.header, next_id=number + 1)
+        self.changed = True
+
+    def remove(self, id: str) -> None:
+        """Remove the record of an id, which has to be there."""
+        self._drop_from_indexes(self._records.pop(id))
+        self.changed = True
+
+    def clear(self) -> None:
+        """Remove all records; ids that were given are still not given again."""
+        self._records.clear()
+        self._indexes.clear()
+        self.changed = True
+
+    def new_id(self) -> str:
+        """Return an id that no record of this vault has or ever had."""
+        number = self.header.next_id
+        while str(number) in self._records:
+            number += 1
+        self.header = replace(self.header, next_id=number + 1)
+        return str(number)
+
+    def _made_index(self, field: str) -> _Index:
+        ids: defaultdict[str, list[str]] = defaultdict(list)
+        for id, record in self._records.items():
+            if value := getattr(record, field):
+                ids[value].append(id)
+        return {value: tuple(found) for value, found in ids.items()}
+
+    def _drop_from_indexes(self, record: TokenRecord | None) -> None:
+        if record is None:
+            return
+        for field, index in self._indexes.items():
+            if value := getattr(record, field):
+                left = tuple(id for id in index[value] if id != record.id)
+                if left:
+                    index[value] = left
+                else:
+                    del index[value]
