@@ -101,8 +101,9 @@ _WRITTEN = ("id", *CREDENTIAL_FIELDS, "created_at", "saved_at")
 
 
 def id_number(id: str) -> int:
-    """Return the number that an id stands for, or 0 for one that no counter gives."""
-    return int(id) if id.isascii() and id.isdecimal() and len(id) <= MAX_ID_CHARACTERS else 0
+    """Return the number that an id is, as a counter writes it; 0 for any other id, such as "007" or "abc"."""
+    counted = id.isascii() and id.isdecimal() and id[0] != "0" and len(id) <= MAX_ID_CHARACTERS
+    return int(id) if counted else 0
 
 
 class Criteria(NamedTuple):

@@ -1,0 +1,44 @@
+"""What all tests share: a key, an environment without settings of ours, and short-cuts to the SDK."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep tests away from the keys and stores of whoever runs them."""
+    for name in ("ZOHO_KEYSTORE_KEY", "ZOHO_KEYSTORE_KEYRING", "ZOHO_KEYSTORE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+
+
+@pytest.fixture
+def key() -> bytes:
+    """Give a Fernet key."""
+    return Fernet.generate_key()
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    """Give a path at which there is no store yet, in a folder of its own."""
+    folder = tmp_path / "store"
+    folder.mkdir(mode=0o700)
+    return folder / "tokens.keystore"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_sdk() -> None:
+    """Make the SDK forget the store and the user of the test before; 5_0 to 7_0 keep the first ones otherwise."""
+    module: Any = sys.modules.get("zohocrmsdk.src.com.zoho.crm.api.initializer")
+    if module is not None:
+        module.Initializer.LOCAL.init = None
+        module.Initializer.initializer = None
