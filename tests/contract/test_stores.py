@@ -87,9 +87,9 @@ def cause_of(call: Callable[[], object]) -> KeystoreError:
         call()
     error: object = caught.value.cause
     assert caught.value.code == "TOKEN_STORE"
-    assert isinstance(error, KeystoreError)
-    assert caught.value.__cause__ is error
+    assert caught.value.__cause__ is caught.value.cause
     assert str(error) in str(caught.value)
+    assert isinstance(error, KeystoreError)
     assert error.advice
     return error
 
