@@ -69,7 +69,8 @@ def test_only_the_store_and_its_lock_file_are_left_in_the_folder(store_path: Pat
     assert modes == {"tokens.keystore": 0o600, ".tokens.keystore.lock": 0o600}
 
 
-def test_opening_and_reading_leave_the_file_alone(store: Keystore, store_path: Path, key: bytes) -> None:
+@pytest.mark.usefixtures("store")
+def test_opening_and_reading_leave_the_file_alone(store_path: Path, key: bytes) -> None:
     """Not even its time changes, and no lock is taken."""
     os.unlink(store_path.with_name(".tokens.keystore.lock"))
     before = store_path.stat()

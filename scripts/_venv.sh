@@ -1,0 +1,33 @@
+# Sourced by the scripts beside it: enters the checkout, finds a Python, and keeps a virtual environment up to date.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+# Prints the first Python of at least 3.11.
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.11 or newer is needed, and none was found. Install one, or name it: PYTHON=/path/to/python $0" >&2
+    return 1
+}
+
+# install VENV PIP-ARGUMENT...: makes the environment if it is missing, and installs, unless just that was done already.
+install() {
+    local venv=$1 python stamp
+    shift
+    stamp="$venv/.installed-$(printf '%s ' "$@" | cat - pyproject.toml | cksum | cut -d' ' -f1)"
+    [ -e "$stamp" ] && return
+    echo "Preparing $venv (once) …" >&2
+    if [ ! -x "$venv/bin/python" ]; then
+        python=$(find_python) || return 1
+        "$python" -m venv "$venv" || return 1
+    fi
+    # Groups of dependencies need a pip that knows them.
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' &&
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" &&
+        touch "$stamp"
+}
