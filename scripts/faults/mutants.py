@@ -1,0 +1,124 @@
+"""The store with one protection taken out. An engine that does not catch its mutants proves nothing."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from zoho_keystore import durable, locking
+from zoho_keystore.document import Header
+from zoho_keystore.errors import CannotOpenError
+from zoho_keystore.folder import Folder
+from zoho_keystore.locking import HeldLock, StoreLock
+from zoho_keystore.vaults import file
+from zoho_keystore.vaults.file import FileVault
+from zoho_keystore.vaults.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class _AnyLock(HeldLock):
+    def verify(self) -> None:
+        pass
+
+
+def _put(owner: object, **replacements: object) -> None:
+    for name, replacement in replacements.items():
+        getattr(owner, name)  # A mutant of something that is not there any more would be the store itself.
+        setattr(owner, name, replacement)
+
+
+def _no_fsync() -> None:
+    _put(durable, _sync_file=lambda _fd: None)
+
+
+def _no_folder_sync() -> None:
+    _put(Folder, sync=lambda _self: None)
+
+
+def _truncate_in_place() -> None:
+    def write(folder: Folder, name: str, content: bytes, **_: object) -> os.stat_result:
+        fd = os.open(folder.path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            for start in range(0, len(content), 100):
+                os.write(fd, content[start : start + 100])
+            os.fsync(fd)
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    _put(durable, write=write)
+
+
+def _no_lock() -> None:
+    @contextmanager
+    def held(self: StoreLock) -> Iterator[HeldLock]:
+        with Folder.opened(self.path.parent) as folder:
+            yield _AnyLock(folder, self.path.name, -1)
+
+    _put(StoreLock, held=held)
+
+
+def _lock_file_unlinked() -> None:
+    release, is_same = locking._release, locking._is_same
+    path_of: dict[int, str] = {}
+
+    def remembering(folder: Folder, name: str, fd: int) -> bool:
+        path_of[fd] = str(folder.path / name)
+        return is_same(folder, name, fd)
+
+    def unlinking(fd: int) -> None:
+        if (path := path_of.pop(fd, None)) is not None and os.path.exists(path):
+            os.unlink(path)
+        release(fd)
+
+    _put(locking, _is_same=remembering, _release=unlinking)
+    _put(HeldLock, verify=lambda _self: None)
+
+
+def _predictable_temporary_name() -> None:
+    class _Os:
+        urandom = staticmethod(bytes)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+    _put(durable, os=_Os())
+
+
+def _unreadable_read_as_empty() -> None:
+    load = FileVault._load
+
+    def lenient(self: FileVault) -> Any:
+        try:
+            return load(self)
+        except CannotOpenError:
+            fd = os.open(self.path, os.O_RDONLY)
+            return file._State(fd, os.fstat(fd), os.pread(fd, 36, 0), Table(Header(store_id="empty"), {}))
+
+    _put(FileVault, _load=lenient)
+
+
+def _mtime_only_cache() -> None:
+    _put(file, _stamp=lambda status: (0, status.st_mtime_ns, 0, 0, 0))
+
+
+#: What each of them takes out, by name; to be called in a process of its own, which does not come back from it.
+MUTANTS: dict[str, Callable[[], None]] = {
+    "no fsync": _no_fsync,
+    "no folder sync": _no_folder_sync,
+    "truncate in place": _truncate_in_place,
+    "no lock": _no_lock,
+    "lock file unlinked": _lock_file_unlinked,
+    "predictable temporary name": _predictable_temporary_name,
+    "unreadable read as empty": _unreadable_read_as_empty,
+    "mtime-only cache": _mtime_only_cache,
+}
+
+
+def mutate(name: str | None) -> None:
+    """Take a protection out of this process's store; None leaves it as it is."""
+    if name is not None:
+        MUTANTS[name]()
