@@ -4,8 +4,6 @@ import copy
 import errno
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -209,17 +207,6 @@ def test_the_public_names_are_the_stores_the_record_the_errors_and_the_version()
     }
 
 
-def test_the_public_names_stand_once_and_sorted() -> None:
-    """A name is easily found in the list."""
-    assert zoho_keystore.__all__ == sorted(set(zoho_keystore.__all__))
-
-
-@pytest.mark.parametrize("name", zoho_keystore.__all__)
-def test_each_public_name_can_be_had(name: str) -> None:
-    """What ``__all__`` lists is there."""
-    assert getattr(zoho_keystore, name) is not None
-
-
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_public_error_is_the_one_of_the_module(name: str) -> None:
     """Catching the public name catches what the modules raise."""
@@ -229,35 +216,3 @@ def test_the_public_error_is_the_one_of_the_module(name: str) -> None:
 def test_the_version_is_one_that_installers_understand() -> None:
     """It has numbers and dots."""
     assert re.fullmatch(r"\d+\.\d+\.\d+([.+]?[a-z]+\d*)?", zoho_keystore.__version__)
-
-
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    """The lazy import does not hide a typing mistake."""
-    with pytest.raises(AttributeError, match=r"module 'zoho_keystore' has no attribute 'EncryptedFilesStore'"):
-        zoho_keystore.EncryptedFilesStore  # noqa: B018 - reading it is the point
-
-
-def run(program: str) -> str:
-    """Run a program in a Python of its own, and return what it prints."""
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-
-
-def test_importing_the_package_does_not_import_the_sdk() -> None:
-    """It takes most of a second, and the command line does not need it."""
-    program = "import sys, zoho_keystore; print([name for name in sys.modules if name.startswith('zohocrmsdk')])"
-    assert run(program) == "[]\n"
-
-
-def test_a_store_class_without_an_sdk_names_the_extras() -> None:
-    """The package installs without an SDK, and says how to get one when a store is asked for."""
-    message = run(
-        "import sys\n"
-        "sys.modules['zohocrmsdk'] = None\n"
-        "import zoho_keystore\n"
-        "try:\n"
-        "    zoho_keystore.EncryptedFileStore\n"
-        "except zoho_keystore.SDKNotInstalledError as error:\n"
-        "    print(error)\n"
-    )
-    assert "cannot be imported" in message
-    assert all(extra in message for extra in ("crm8", "crm7", "crm6", "crm5"))
