@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from zoho_keystore.errors import UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ READ_FLAGS = os.O_RDONLY | _SAFE
 UPDATE_FLAGS = os.O_RDWR | _SAFE
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
 FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+_NETWORK_KINDS = re.compile(r"nfs|cifs|smb|9p|afs|ceph|gluster|lustre|ocfs|gfs|vboxsf|vmhgfs|virtiofs|drvfs|fuse")
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -201,6 +204,30 @@ def _keeps_modes(folder: Path) -> bool:
             return not is_open_to_others(os.fstat(probe.fileno()))
     except OSError:
         return True
+
+
+def keeps_inodes(path: Path) -> bool:
+    """Tell whether an open descriptor keeps a file's inode number from coming back as another file's.
+
+    Network file systems answer from a cache, and some make numbers up; on Windows a file that we keep open could not be
+    replaced. There a file is known again by its content alone.
+    """
+    if not HAS_OWNERS:
+        return False
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            kinds = dict(_mount_points_and_kinds(mounts))
+    except OSError:
+        return True  # No Linux: there is no way to ask that costs less than it is worth.
+    point = next((str(parent) for parent in path.parents if str(parent) in kinds), "/")
+    return not _NETWORK_KINDS.match(kinds.get(point, ""))
+
+
+def _mount_points_and_kinds(mounts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])
+        yield point, after.split(" ")[0]
 
 
 def _kind(mode: int) -> str:

@@ -51,7 +51,7 @@ class _State:
 
     __slots__ = ("fd", "head", "stamp", "table")
 
-    def __init__(self, fd: int, status: os.stat_result, head: bytes, table: Table) -> None:
+    def __init__(self, fd: int | None, status: os.stat_result, head: bytes, table: Table) -> None:
         self.fd = fd
         self.stamp = _stamp(status)
         self.head = head
@@ -63,7 +63,8 @@ class _State:
 
     def __del__(self) -> None:
         # Only now, when no thread can compare with this state any more, may the inode number come back.
-        os.close(self.fd)
+        if self.fd is not None:
+            os.close(self.fd)
 
 
 class FileVault:
@@ -86,6 +87,7 @@ class FileVault:
         self._path_text = str(path)
         self._keys: KeyRing | None = keys
         self._lock = StoreLock(path.parent, path.name, lock_timeout)
+        self._keeps_inodes = trust.keeps_inodes(path)
         self._state: _State | None = None
         try:
             self._state = self._load()
@@ -143,7 +145,11 @@ class FileVault:
         state = self._state
         if state is not None:
             try:
-                if state.is_of(os.stat(self._path_text)):
+                if self._keeps_inodes:
+                    is_current = state.is_of(os.stat(self._path_text))
+                else:
+                    is_current = self._read_head() == state.head
+                if is_current:
                     return state.table
             except OSError:
                 pass  # Reading will say it better.
@@ -158,11 +164,18 @@ class FileVault:
         state = self._state
         if state is not None:
             try:
-                if state.is_of(os.stat(self._path_text)) and os.pread(state.fd, _IV_CHARACTERS, 0) == state.head:
+                if state.is_of(os.stat(self._path_text)) and self._read_head() == state.head:
                     return state
             except OSError:
                 pass  # Reading will say it better.
         return self._reloaded()
+
+    def _read_head(self) -> bytes:
+        fd = os.open(self._path_text, trust.READ_FLAGS)
+        try:
+            return os.read(fd, _IV_CHARACTERS)
+        finally:
+            os.close(fd)
 
     def _reloaded(self) -> _State:
         try:
@@ -202,7 +215,13 @@ class FileVault:
                 if isinstance(error, CannotOpenError) and attempts < _READ_ATTEMPTS and self._is_changing(status):
                     continue
                 raise
+            return self._state_of(fd, status, sealed, table)
+
+    def _state_of(self, fd: int, status: os.stat_result, sealed: bytes, table: Table) -> _State:
+        if self._keeps_inodes:
             return _State(fd, status, sealed[:_IV_CHARACTERS], table)
+        os.close(fd)
+        return _State(None, status, sealed[:_IV_CHARACTERS], table)
 
     def _read(self) -> tuple[int, os.stat_result, bytes]:
         """Return an open descriptor of the file, its status from before the reading, and its content.
@@ -270,7 +289,7 @@ class FileVault:
         except OSError:
             return None  # The save is done; that no descriptor is left must not turn it into a failure.
         status = os.fstat(fd)
-        state = _State(fd, status, sealed[:_IV_CHARACTERS], table)
+        state = self._state_of(fd, status, sealed, table)
         return state if os.path.samestat(status, written) else None
 
 
