@@ -7,8 +7,10 @@ file of each version stays in the tests.
 from __future__ import annotations
 
 import json
+import math
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from zoho_keystore.errors import DocumentError, NewerVersionError
 from zoho_keystore.records import TEXT_FIELDS, TokenRecord
@@ -24,6 +26,7 @@ VERSION = 1
 MAX_SEALED_BYTES = 256 * 1024 * 1024
 
 _HEADER_FIELDS = ("format", "version", "store_id", "generation", "next_id", "tokens")
+_NOT_JSON = object()
 _TEXT_TYPES = {str, type(None)}
 _RESTORE = "It was left as it is: restore the store from a backup"
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -46,24 +49,29 @@ class Header:
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
 
-def encode(header: Header, records: Iterable[TokenRecord]) -> bytes:
-    """Return the document as UTF-8 JSON; the records keep their order."""
-    head = _encode(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "store_id": header.store_id,
-            "generation": header.generation,
-            "next_id": header.next_id,
-            **header.unknown,
-        }
-    )
-    try:
+def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None = None) -> bytes:
+    """Return the document as UTF-8 JSON; the records keep their order.
+
+    Args:
+        header: What it says besides the records.
+        records: The records.
+        path: The file that it is for, for the message of an error.
+
+    Raises:
+        DocumentError: A field that this release does not know is nested too deeply to be written.
+    """
+    own = {
+        "format": FORMAT,
+        "version": VERSION,
+        "store_id": header.store_id,
+        "generation": header.generation,
+        "next_id": header.next_id,
+    }
+    with suppress(RecursionError):
+        head = _encode({**own, **header.unknown})
         tokens = ",".join([record.as_json for record in records])
-    except RecursionError:
-        # Only fields that this release does not know can be nested.
-        raise DocumentError("a field of an unknown kind is nested too deeply to be written", _RESTORE) from None
-    return f'{head[:-1]},"tokens":[{tokens}]}}'.encode("ascii")
+        return f'{head[:-1]},"tokens":[{tokens}]}}'.encode("ascii")
+    raise DocumentError("a field of an unknown kind is nested too deeply to be written", _RESTORE, path)
 
 
 def decode(data: bytes, *, path: Path | None = None) -> tuple[Header, dict[str, TokenRecord]]:
@@ -98,13 +106,10 @@ class _NewerError(Exception):
 
 
 def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
-    try:
-        # A number, a depth or an encoding that JSON's grammar or Python's limits do not allow must not surface as an
-        # exception of another kind: ValueError covers JSONDecodeError, UnicodeDecodeError and the digit limit.
-        document = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+    document = _parsed(data)
+    if document is _NOT_JSON:
         msg = "what is inside is not valid JSON"
-        raise _MalformedError(msg) from None
+        raise _MalformedError(msg)
     if type(document) is not dict or document.get("format") != FORMAT:
         msg = f"what is inside is not a {FORMAT} document"
         raise _MalformedError(msg)
@@ -133,6 +138,16 @@ def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
         msg = "two of its tokens have the same id"
         raise _MalformedError(msg)
     return header, records
+
+
+def _parsed(data: bytes) -> Any:
+    # A number, a depth or an encoding that JSON's grammar or Python's limits do not allow must not surface as an
+    # exception of another kind: ValueError covers JSONDecodeError, UnicodeDecodeError and the digit limit. And those
+    # carry the document with them, so none of them may hang on an error of ours: they end here.
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return _NOT_JSON
 
 
 def _record(fields: Any, number: int) -> TokenRecord:
@@ -166,6 +181,9 @@ def _whole_number(document: dict[str, Any], name: str, *, least: int) -> int:
     return number
 
 
-def _refuse_constant(_name: str) -> NoReturn:
-    msg = "NaN and Infinity are not JSON"
-    raise ValueError(msg)
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        msg = "NaN and Infinity are not JSON, and could not be written again"
+        raise ValueError(msg)
+    return number

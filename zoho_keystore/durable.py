@@ -85,11 +85,12 @@ def write(
 def sweep(folder: Folder, name: str) -> None:
     """Remove the temporary files that killed writers of a file left; to be called under the file's lock only."""
     leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp")
-    for found in filter(leftover.fullmatch, folder.names()):
-        # One that cannot be removed harms nobody; the save that is under way must not fail on it.
-        with suppress(OSError):
-            if stat.S_ISREG(folder.status(found).st_mode):
-                folder.unlink(found)
+    # One that cannot be found or removed harms nobody; the save that is under way must not fail on it.
+    with suppress(OSError):
+        for found in filter(leftover.fullmatch, folder.names()):
+            with suppress(OSError):
+                if stat.S_ISREG(folder.status(found).st_mode):
+                    folder.unlink(found)
 
 
 def _write_temporary(folder: Folder, name: str, content: bytes, *, like: str) -> os.stat_result:

@@ -113,7 +113,9 @@ class Folder:
         """Make a folder that is ours alone, whatever the umask; one that is there stays as it is."""
         with suppress(FileExistsError):
             os.mkdir(self._at(name), trust.PRIVATE_FOLDER, dir_fd=self._fd)
-            os.chmod(self._at(name), trust.PRIVATE_FOLDER, dir_fd=self._fd)
+            # The umask may have cut the mode down; where the file system keeps no modes, this cannot change it.
+            with suppress(PermissionError):
+                os.chmod(self._at(name), trust.PRIVATE_FOLDER, dir_fd=self._fd)
 
     def sync(self) -> None:
         """Make the names durable; where a folder cannot be opened, the system does it by itself."""
@@ -128,7 +130,7 @@ def make_folders(path: Path) -> None:
         StoreFileError: One of them cannot be made.
         UnsafeFileError: It would be in a folder that others may write to.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return
     make_folders(path.parent)
     with Folder.opened(path.parent) as parent:

@@ -35,6 +35,7 @@ RING_VARIABLE = "ZOHO_KEYSTORE_KEYRING"
 #: A key ring file of more bytes than this is none: 64 KiB are more than a thousand keys with comments.
 _MAX_RING_BYTES = 64 * 1024
 _KEY_CHARACTERS = 44
+_KEY_BYTES = 32
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOW_TO_MAKE = (
@@ -160,7 +161,7 @@ def fingerprint(key: bytes) -> str:
 
 def looks_like_key(text: str) -> bool:
     """Tell whether a text that was given as something else may be a key, so that it must not be repeated."""
-    return re.search(r"[A-Za-z0-9_-]{43}=", text) is not None
+    return re.search(r"[A-Za-z0-9_+/-]{43}=", text) is not None
 
 
 def _default_source() -> KeySource:
@@ -169,8 +170,8 @@ def _default_source() -> KeySource:
     if spec := os.environ.get(RING_VARIABLE):
         return _source(spec if _scheme(spec) else f"file:{spec}")
     ring = default_key_ring()
-    if ring.exists():
-        return _RingFile(ring)
+    if os.path.lexists(ring):
+        return _RingFile(real_path(ring))
     raise KeyUnavailableError(
         f"no key is set: {KEY_VARIABLE} and {RING_VARIABLE} are empty, and there is no key ring at {ring}",
         f"{_HOW_TO_MAKE} and put it into {KEY_VARIABLE}, or into a file of mode 0600 that {RING_VARIABLE} names",
@@ -218,6 +219,10 @@ class _GivenKey:
     def __str__(self) -> str:
         return "the bytes that the program passed"
 
+    def __reduce__(self) -> NoReturn:
+        msg = "a key cannot be pickled, since that would write it down"
+        raise TypeError(msg)
+
 
 class _Variable:
     """Keys in an environment variable, comma-separated."""
@@ -263,7 +268,9 @@ class _RingFile:
         try:
             with trust.opened(self._path) as (fd, status):
                 trust.require_key_ring(status, self._path, fd)
-                content = os.read(fd, _MAX_RING_BYTES + 1)
+                content = b""
+                while len(content) <= _MAX_RING_BYTES and (chunk := os.read(fd, _MAX_RING_BYTES)):
+                    content += chunk
         except UnsafeFileError as error:
             raise KeyUnavailableError(f"the key ring is not safe: {error.problem}", error.advice, self._path) from None
         except OSError as error:
@@ -287,11 +294,11 @@ def _without_repeats(keys: Iterable[bytes]) -> list[bytes]:
 
 
 def _checked(key: bytes, name: str, path: Path | None) -> bytes:
-    """Return the key if it is one to the letter: Fernet itself takes white space and stray characters in its stride."""
+    """Return the key if it is one to the letter: Fernet itself is content with white space and stray characters."""
     if problem := _key_problem(key):
         raise MalformedKeyError(
             f"{name} {problem}",
-            f"A Fernet key is {_KEY_CHARACTERS} characters of URL-safe base64 that stand for 32 bytes. {_HOW_TO_MAKE}",
+            f"A Fernet key is {_KEY_CHARACTERS} characters: the URL-safe base64 of {_KEY_BYTES} bytes. {_HOW_TO_MAKE}",
             path,
         )
     return key
@@ -306,6 +313,8 @@ def _key_problem(key: bytes) -> str:
         return f"has {len(key)} characters instead of {_KEY_CHARACTERS}"
     if not _is_canonical(key):
         return "is not canonical URL-safe base64"
+    if len(base64.urlsafe_b64decode(key)) != _KEY_BYTES:
+        return f"does not stand for {_KEY_BYTES} bytes"
     return ""
 
 

@@ -138,12 +138,6 @@ class Keystore:
             _log.warning("%s: the token may be any of %s; the one saved last is taken", self._name, ids)
 
     def _require_valid(self, given: TokenRecord) -> None:
-        if len(given.id) > MAX_ID_CHARACTERS:
-            raise InvalidTokenError(
-                f"the token's id has {len(given.id)} characters; nothing was saved",
-                f"An id may have {MAX_ID_CHARACTERS}",
-                self.path,
-            )
         if given.expires_in and given.expires_at_ms is None:
             raise InvalidTokenError(
                 "the token's expires_in is not a whole number; nothing was saved",
@@ -156,6 +150,12 @@ class Keystore:
             raise InvalidTokenError(
                 "the token means no stored one and has no access, refresh or grant token; nothing was saved",
                 "Sign in first, with a grant token or a refresh token",
+                self.path,
+            )
+        if len(given.id) > MAX_ID_CHARACTERS:
+            raise InvalidTokenError(
+                f"the token's id has {len(given.id)} characters; nothing was saved",
+                f"An id may have {MAX_ID_CHARACTERS}",
                 self.path,
             )
 
@@ -190,19 +190,25 @@ def open_file(
     Raises:
         KeystoreError: One of its kinds, for whatever stands in the way; nothing was changed then.
     """
-    require_seconds("lock_timeout", lock_timeout)
+    timeout_s = as_seconds("lock_timeout", lock_timeout)
     ring = key_ring(key)
-    return Keystore(FileVault(_store_path(path), ring, lock_timeout=lock_timeout))
+    return Keystore(FileVault(_store_path(path), ring, lock_timeout=timeout_s))
 
 
-def require_seconds(name: str, value: float) -> None:
-    """Refuse what is no length of time.
+def as_seconds(name: str, value: float) -> float:
+    """Return an argument that is a length of time, which may be infinite.
 
     Raises:
         ConfigurationError: It is not a number of seconds from 0 on.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
-        raise ConfigurationError(f"{name} is not a number of seconds", "Give 0 or more")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+        if seconds >= 0:
+            return seconds
+    raise ConfigurationError(f"{name} is not a number of seconds", "Give 0 or more")
 
 
 def _store_path(path: str | os.PathLike[str] | None) -> Path:

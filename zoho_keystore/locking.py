@@ -113,7 +113,7 @@ class StoreLock:
             raise self._timed_out("another thread of this process holds it")
         try:
             with Folder.opened(self.path.parent) as folder:
-                self._fd = fd = self._locked_descriptor(folder, deadline)
+                fd = self._locked_descriptor(folder, deadline)
                 try:
                     yield HeldLock(folder, self.path.name, fd)
                 finally:
@@ -128,7 +128,8 @@ class StoreLock:
 
         while True:
             try:
-                fd = self._open(folder)
+                # Noted at once: a child that is forked while we wait has a copy too.
+                self._fd = fd = self._open(folder)
             except OSError as error:
                 raise storage_error(error, "the lock file cannot be opened", self.path) from error
             try:
@@ -141,14 +142,17 @@ class StoreLock:
                     pause = min(pause * 1.5, _LONGEST_PAUSE_S)
                 if _is_same(folder, self.path.name, fd):
                     return fd
-            except OSError as error:
+            except BaseException as error:
+                self._fd = None
                 os.close(fd)
-                raise storage_error(error, "the lock file cannot be locked", self.path) from error
-            except BaseException:
-                os.close(fd)
+                if isinstance(error, OSError):
+                    raise storage_error(error, "the lock file cannot be locked", self.path) from error
                 raise
             # Between opening and locking somebody replaced the file: what we hold is not what others will ask for.
+            self._fd = None
             _release(fd)
+            if time.monotonic() >= deadline:
+                raise self._timed_out("the lock file is replaced again and again")
 
     def _open(self, folder: Folder) -> int:
         while True:

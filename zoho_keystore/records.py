@@ -172,7 +172,7 @@ def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRec
     changes = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
     if not given.access_token:
         changes.pop("expires_in", None)
-    elif given.expires_in is None and given.access_token != stored.access_token:
+    elif not given.expires_in and given.access_token != stored.access_token:
         changes["expires_in"] = None
     return replace(stored, **changes, saved_at=now_ms)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
-from zoho_keystore.keystore import Keystore, open_file, open_memory, require_seconds
+from zoho_keystore.keystore import Keystore, as_seconds, open_file, open_memory
 from zoho_keystore.records import CREDENTIAL_FIELDS, TokenRecord
 
 try:
@@ -165,7 +165,7 @@ class EncryptedFileStore(_KeystoreTokenStore):
         lock_timeout: float = 10.0,
         refresh_wait: float = 10.0,
     ) -> None:
-        require_seconds("refresh_wait", refresh_wait)
+        as_seconds("refresh_wait", refresh_wait)
         super().__init__(open_file(path, key=key, lock_timeout=lock_timeout))
 
     @property
@@ -252,7 +252,8 @@ def _fill(token: OAuthToken, before: TokenRecord, after: TokenRecord) -> None:
         value = getattr(after, field)
         if value != getattr(before, field):
             if field == "user_name":
-                token.set_user_signature(UserSignature(value))
+                if value:
+                    token.set_user_signature(UserSignature(value))
             else:
                 getattr(token, f"set_{field}")(value)
     if isinstance(token.get_expires_in(), int):

@@ -121,15 +121,12 @@ class FileVault:
             draft = self._newest().table.copy()
             yield draft
             if draft.changed:
-                # Where it fails after the file was replaced, the state before is not to be trusted any more.
-                self._state, state = None, self._state
                 try:
-                    self._state = self._written(held, draft)
+                    state = self._written(held, draft)
                 except DurabilityUnknownError:
+                    self._state = None
                     raise
-                except BaseException:
-                    self._state = state
-                    raise
+                self._state = state if self._keys is not None else None
 
     def close(self) -> None:
         """Forget the keys and all records; the vault cannot be used afterwards."""
@@ -274,7 +271,7 @@ class FileVault:
     def _written(self, held: HeldLock, table: Table, *, create: bool = False) -> _State | None:
         """Seal a table, write it durably, and return it as the state that the file now holds."""
         table.header = replace(table.header, generation=table.header.generation + 1)
-        sealed = self._require_open().seal(document.encode(table.header, table.records()))
+        sealed = self._require_open().seal(document.encode(table.header, table.records(), path=self.path))
         if len(sealed) > MAX_SEALED_BYTES:
             raise _too_large(len(sealed), self.path)
         durable.sweep(held.folder, self.path.name)

@@ -52,6 +52,7 @@ class MemoryVault:
         try:
             draft = self._current().copy()
             yield draft
+            self._current()  # It may have been closed meanwhile, and must not come back.
             self._table = draft
         finally:
             self._lock.release()
