@@ -26,7 +26,11 @@ VERSION = 1
 MAX_SEALED_BYTES = 256 * 1024 * 1024
 
 _HEADER_FIELDS = ("format", "version", "store_id", "generation", "next_id", "tokens")
+#: No count of writes or of ids and no time gets here; from 4,300 digits on a number could not be written again.
+_TOO_GREAT = 2**63
+
 _NOT_JSON = object()
+_TOO_DEEP = object()
 _TEXT_TYPES = {str, type(None)}
 _RESTORE = "It was left as it is: restore the store from a backup"
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -85,16 +89,19 @@ def decode(data: bytes, *, path: Path | None = None) -> tuple[Header, dict[str, 
         NewerVersionError: The document is of a later version than this release writes.
         DocumentError: It is not a keystore document, or a malformed one.
     """
+    # The errors are raised where no plain text is within reach of whoever prints the variables of a traceback.
     try:
         return _decode(data)
-    except _MalformedError as error:
-        raise DocumentError(f"the file opens with the key, but {error}", _RESTORE, path) from None
-    except _NewerError as error:
-        raise NewerVersionError(
-            f"the keystore has format version {error}, and this release knows versions up to {VERSION}",
+    except _MalformedError as problem:
+        error = DocumentError(f"the file opens with the key, but {problem}", _RESTORE, path)
+    except _NewerError as version:
+        error = NewerVersionError(
+            f"the keystore has format version {version}, and this release knows versions up to {VERSION}",
             "It was left as it is: upgrade zoho_keystore",
             path,
-        ) from None
+        )
+    del data
+    raise error
 
 
 class _MalformedError(Exception):
@@ -107,15 +114,20 @@ class _NewerError(Exception):
 
 def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
     document = _parsed(data)
-    if document is _NOT_JSON:
-        msg = "what is inside is not valid JSON"
+    if document is _NOT_JSON or document is _TOO_DEEP:
+        msg = "what is inside is " + (
+            "not valid JSON" if document is _NOT_JSON else "nested too deeply to be read here"
+        )
         raise _MalformedError(msg)
     if type(document) is not dict or document.get("format") != FORMAT:
         msg = f"what is inside is not a {FORMAT} document"
         raise _MalformedError(msg)
-    version = _whole_number(document, "version", least=1)
-    if version > VERSION:
+    version = document.get("version")
+    if type(version) is int and version > VERSION:
         raise _NewerError(version)
+    if version != VERSION or type(version) is not int:
+        msg = "its version is none that there ever was"
+        raise _MalformedError(msg)
     store_id = document.get("store_id")
     if type(store_id) is not str or not store_id:
         msg = "its store_id is not a text"
@@ -146,8 +158,10 @@ def _parsed(data: bytes) -> Any:
     # carry the document with them, so none of them may hang on an error of ours: they end here.
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError):
+    except ValueError:
         return _NOT_JSON
+    except RecursionError:
+        return _TOO_DEEP
 
 
 def _record(fields: Any, number: int) -> TokenRecord:
@@ -156,8 +170,8 @@ def _record(fields: Any, number: int) -> TokenRecord:
         raise _MalformedError(msg)
     created_at = fields.pop("created_at", 0)
     saved_at = fields.pop("saved_at", 0)
-    if type(created_at) is not int or type(saved_at) is not int:
-        msg = f"created_at or saved_at of token {number} is not a whole number"
+    if type(created_at) is not int or type(saved_at) is not int or max(created_at, saved_at) >= _TOO_GREAT:
+        msg = f"created_at or saved_at of token {number} is not a whole number, or far too great"
         raise _MalformedError(msg)
     unknown = None
     # Whole-record set operations, since this runs for every record at every reading.
@@ -175,8 +189,8 @@ def _record(fields: Any, number: int) -> TokenRecord:
 
 def _whole_number(document: dict[str, Any], name: str, *, least: int) -> int:
     number = document.get(name)
-    if type(number) is not int or number < least:
-        msg = f"its {name} is not a whole number of at least {least}"
+    if type(number) is not int or not least <= number < _TOO_GREAT:
+        msg = f"its {name} is not a whole number of at least {least}, or far too great"
         raise _MalformedError(msg)
     return number
 

@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from zoho_keystore import trust
 from zoho_keystore.errors import DurabilityUnknownError, os_error_text, storage_error
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def write(
         DurabilityUnknownError: The new content is there for all to see, and may not survive a power cut.
         StoreFileError: Nothing was changed.
     """
-    temporary = f".{name}.{os.urandom(8).hex()}.tmp"
+    temporary = ""
     written: os.stat_result | None = None
     try:
+        temporary = f".{name}.{os.urandom(8).hex()}.tmp"
         written = _write_temporary(folder, temporary, content, like=name)
         before_placing()
         if create:
@@ -67,8 +69,9 @@ def write(
     except BaseException as error:
         # A rename may be done and report a failure all the same (network file systems): so look.
         placed = written is not None and _is_at(folder, name, written)
-        with suppress(OSError):
-            folder.unlink(temporary)
+        if temporary:
+            with suppress(OSError):
+                folder.unlink(temporary)
         if not isinstance(error, OSError):
             raise
         path = folder.path / name
@@ -78,7 +81,7 @@ def write(
                 "All processes see the new state. Look at the disk, then save once more",
                 path,
             ) from error
-        raise storage_error(error, "nothing was saved, the store is as it was", path) from error
+        raise storage_error(error, "nothing was saved", path) from error
     return written
 
 
@@ -89,20 +92,24 @@ def sweep(folder: Folder, name: str) -> None:
     with suppress(OSError):
         for found in filter(leftover.fullmatch, folder.names()):
             with suppress(OSError):
-                if stat.S_ISREG(folder.status(found).st_mode):
+                status = folder.status(found)
+                if stat.S_ISREG(status.st_mode) and trust.is_ours(status):
                     folder.unlink(found)
 
 
 def _write_temporary(folder: Folder, name: str, content: bytes, *, like: str) -> os.stat_result:
-    fd = folder.create(name, like=like)
+    descriptor = folder.create(name, like=like)
     try:
         rest = memoryview(content)
         while rest:
-            rest = rest[os.write(fd, rest) :]
-        _sync_file(fd)
-        return os.fstat(fd)
+            rest = rest[os.write(descriptor.fd, rest) :]
+        _sync_file(descriptor.fd)
+        written = os.fstat(descriptor.fd)
+        # Explicitly, because network file systems report here what they could not write.
+        os.close(descriptor.detached())
     finally:
-        os.close(fd)
+        descriptor.close()
+    return written
 
 
 def _sync_file(fd: int) -> None:
@@ -110,9 +117,11 @@ def _sync_file(fd: int) -> None:
         # There fsync leaves the data in the disk's own cache.
         import fcntl  # noqa: PLC0415 - not there on Windows
 
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
+        # Disks of other makes and network file systems may not know it.
+        with suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
 
 
 def _place_new(folder: Folder, temporary: str, name: str) -> None:

@@ -125,6 +125,8 @@ _NEXT_STEPS: Final = {
     errno.EACCES: "Check who owns the file and its folder, and their modes",
     errno.EPERM: "Check who owns the file and its folder, and whether it is marked immutable",
     errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
+    errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its folder instead: the file is replaced",
+    errno.EISDIR: "There is a folder where a file should be: remove it, or give another path",
     errno.ENOSPC: "Free some space (and inodes) on this disk",
     errno.EDQUOT: "Free some space, or ask for a larger quota",
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",

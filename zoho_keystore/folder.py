@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from zoho_keystore import trust
+from zoho_keystore.descriptor import Descriptor
 from zoho_keystore.errors import storage_error
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ _SHARING_RETRY_S = 2.5
 class Folder:
     """An open folder and the few things that are done in it; names are those of files directly inside."""
 
-    def __init__(self, path: Path, descriptor: int | None) -> None:
+    def __init__(self, path: Path, descriptor: Descriptor | None) -> None:
         """Take a folder that :meth:`opened` has opened."""
         self.path = path
-        self._fd = descriptor
+        self._fd = None if descriptor is None else descriptor.fd
 
     @classmethod
     @contextmanager
@@ -43,17 +44,19 @@ class Folder:
             StoreFileError: It is not there or cannot be opened.
             UnsafeFileError: Others could replace files in it.
         """
+        descriptor = None
         try:
-            fd = os.open(path, trust.FOLDER_FLAGS) if HAS_FOLDER_DESCRIPTORS else None
-            status = os.stat(path) if fd is None else os.fstat(fd)
+            if HAS_FOLDER_DESCRIPTORS:
+                descriptor = Descriptor(os.open(path, trust.FOLDER_FLAGS))
+            status = os.stat(path) if descriptor is None else os.fstat(descriptor.fd)
         except OSError as error:
             raise storage_error(error, "the folder cannot be opened", path) from error
         try:
             trust.require_folder(status, path)
-            yield cls(path, fd)
+            yield cls(path, descriptor)
         finally:
-            if fd is not None:
-                os.close(fd)
+            if descriptor is not None:
+                descriptor.close()
 
     def _at(self, name: str) -> str:
         return name if self._fd is not None else str(self.path / name)
@@ -62,23 +65,31 @@ class Folder:
         """Return a descriptor of a file."""
         return os.open(self._at(name), flags, trust.PRIVATE_FILE, dir_fd=self._fd)
 
-    def create(self, name: str, *, like: str) -> int:
+    def create(self, name: str, *, like: str) -> Descriptor:
         """Return a descriptor of a new file that is private, whatever the umask.
 
         If we are root, it belongs to the owner of the file ``like``: root that works on another user's store must not
         lock that user out of it.
         """
-        fd = self.open(name, trust.CREATE_FLAGS)
+        descriptor = Descriptor(self.open(name, trust.CREATE_FLAGS))
         try:
-            trust.make_private(fd)
-            if trust.is_root():
-                with suppress(FileNotFoundError):
-                    owner = self.status(like)
-                    os.fchown(fd, owner.st_uid, owner.st_gid)
-        except BaseException:
-            os.close(fd)
+            trust.make_private(descriptor.fd)
+            owner = self.status_if_there(like)
+            if trust.is_root() and owner is not None and owner.st_uid != 0:
+                os.fchown(descriptor.fd, owner.st_uid, owner.st_gid)
+        except OSError:
+            # One that stayed root's would lock the owner out.
+            with suppress(OSError):
+                self.unlink(name)
             raise
-        return fd
+        return descriptor
+
+    def status_if_there(self, name: str) -> os.stat_result | None:
+        """Return the status of a file, or None when it is not there."""
+        try:
+            return self.status(name)
+        except FileNotFoundError:
+            return None
 
     def status(self, name: str) -> os.stat_result:
         """Return the status of a file, of the link itself where it is one."""
@@ -114,7 +125,7 @@ class Folder:
         with suppress(FileExistsError):
             os.mkdir(self._at(name), trust.PRIVATE_FOLDER, dir_fd=self._fd)
             # The umask may have cut the mode down; where the file system keeps no modes, this cannot change it.
-            with suppress(PermissionError):
+            with suppress(OSError):
                 os.chmod(self._at(name), trust.PRIVATE_FOLDER, dir_fd=self._fd)
 
     def sync(self) -> None:

@@ -150,7 +150,8 @@ def key_ring(key: bytes | str | None) -> KeyRing:
     if isinstance(key, str):
         return KeyRing(_source(key))
     raise ConfigurationError(
-        f"the key is a {type(key).__name__}", "Pass a Fernet key as bytes, or a spec such as env:NAME or file:PATH"
+        f"the key is of type {type(key).__name__}",
+        "Pass a Fernet key as bytes, or a spec such as env:NAME or file:PATH",
     )
 
 
@@ -161,19 +162,24 @@ def fingerprint(key: bytes) -> str:
 
 def looks_like_key(text: str) -> bool:
     """Tell whether a text that was given as something else may be a key, so that it must not be repeated."""
-    return re.search(r"[A-Za-z0-9_+/-]{43}=", text) is not None
+    return re.search(r"(^|[:,\s'\"])[A-Za-z0-9_+/-]{43}=?($|[,\s'\"])", text) is not None
 
 
 def _default_source() -> KeySource:
     if os.environ.get(KEY_VARIABLE):
         return _Variable(KEY_VARIABLE)
     if spec := os.environ.get(RING_VARIABLE):
+        if looks_like_key(spec):
+            raise ConfigurationError(
+                f"{RING_VARIABLE} holds what looks like a key itself", f"Put the key into {KEY_VARIABLE} instead"
+            )
         return _source(spec if _scheme(spec) else f"file:{spec}")
     ring = default_key_ring()
     if os.path.lexists(ring):
         return _RingFile(real_path(ring))
     raise KeyUnavailableError(
-        f"no key is set: {KEY_VARIABLE} and {RING_VARIABLE} are empty, and there is no key ring at {ring}",
+        f"no key is set: {KEY_VARIABLE} and {RING_VARIABLE} are empty, and there is no key ring at {ring} "
+        "that this user can see",
         f"{_HOW_TO_MAKE} and put it into {KEY_VARIABLE}, or into a file of mode 0600 that {RING_VARIABLE} names",
     )
 
@@ -238,6 +244,11 @@ class _Variable:
                 f"the environment variable {self._name} {state}",
                 f"It should hold one or more keys, comma-separated, newest first. {_HOW_TO_MAKE}",
             )
+        if _scheme(value):
+            raise MalformedKeyError(
+                f"the environment variable {self._name} holds no key, but says where keys are",
+                f"Put that into {RING_VARIABLE}, or pass it as key=…",
+            )
         keys = value.split(",")
         return _without_repeats(
             _checked(os.fsencode(key), f"key {number} of {len(keys)} in the environment variable {self._name}", None)
@@ -298,7 +309,8 @@ def _checked(key: bytes, name: str, path: Path | None) -> bytes:
     if problem := _key_problem(key):
         raise MalformedKeyError(
             f"{name} {problem}",
-            f"A Fernet key is {_KEY_CHARACTERS} characters: the URL-safe base64 of {_KEY_BYTES} bytes. {_HOW_TO_MAKE}",
+            f"A Fernet key is {_KEY_CHARACTERS} characters, the URL-safe base64 of {_KEY_BYTES} bytes, and nothing "
+            "else: compare it with the copy that you keep",
             path,
         )
     return key

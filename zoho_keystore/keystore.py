@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from zoho_keystore.errors import ConfigurationError, InvalidTokenError, TokenNotFoundError
+from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, InvalidTokenError, TokenNotFoundError
 from zoho_keystore.folder import make_folders
 from zoho_keystore.keys import key_ring, looks_like_key
 from zoho_keystore.paths import default_store, real_path
@@ -66,38 +66,47 @@ class Keystore:
         Returns:
             None when the token means no record.
         """
-        stored = self._vault.get(wanted.id) if wanted.id else None
-        if stored is None:
-            found = _meant(self._vault, wanted)
-            self._warn_if_ambiguous(found)
-            stored = found[0] if found else None
-        return filled(wanted, stored) if stored is not None else None
+        found = _meant(self._vault, wanted)
+        self._warn_if_ambiguous(found)
+        return filled(wanted, found[0]) if found else None
 
-    def save(self, given: TokenRecord) -> TokenRecord:
+    def save(self, given: TokenRecord, *, saved: Callable[[TokenRecord], None] = lambda _record: None) -> TokenRecord:
         """Keep a token, and return its record as it is stored now.
 
         With an id, the record of that id is updated, or made; without, the record that the token means, or a new one.
 
+        Args:
+            given: The token.
+            saved: Called with that record too, also before a DurabilityUnknownError.
+
         Raises:
             InvalidTokenError: The token means no record, and has nothing in it that could be used.
+            DurabilityUnknownError: It is saved, and may not survive a power cut.
         """
         self._require_valid(given)
-        with self._vault.transaction() as transaction:
-            if given.id:
-                named = transaction.get(given.id)
-                found = [named] if named is not None else []
-            else:
-                found = _meant(transaction, given)
-            # Greater than any other, also when the clock stands still or goes back: it tells which was saved last.
-            now_ms = max(self._now_ms(), transaction.last_saved_at + 1)
-            if found:
-                record = updated(found[0], given, now_ms=now_ms)
-            else:
-                self._require_usable(given)
-                record = created(given, id=given.id or transaction.new_id(), now_ms=now_ms)
-            transaction.put(record)
+        record: TokenRecord | None = None
+        try:
+            with self._vault.transaction() as transaction:
+                if given.id:
+                    named = transaction.get(given.id)
+                    found = [named] if named is not None else []
+                else:
+                    found = _meant(transaction, given)
+                # Greater than any other, also when the clock stands still or goes back: it tells which was saved last.
+                now_ms = max(self._now_ms(), transaction.last_saved_at + 1)
+                if found:
+                    record = updated(found[0], given, now_ms=now_ms)
+                else:
+                    self._require_usable(given)
+                    record = created(given, id=given.id or transaction.new_id(), now_ms=now_ms)
+                transaction.put(record)
+        except DurabilityUnknownError:
+            if record is not None:
+                saved(record)
+            raise
         # Not under the lock: a handler of the log may come back to this very store.
         self._warn_if_ambiguous(found)
+        saved(record)
         return record
 
     def delete(self, id: str) -> None:
@@ -161,11 +170,9 @@ class Keystore:
 
 
 def _meant(reads: Reads, wanted: TokenRecord) -> list[TokenRecord]:
-    """Return the records that a token without an id may mean, the one that was saved last first."""
-    for one in criteria(wanted):
-        if found := reads.find(one):
-            return sorted(found, key=lambda record: record.saved_at, reverse=True)
-    return []
+    """Return the records that a token may mean, the one that was saved last first."""
+    found = reads.find(criteria(wanted))
+    return sorted(found, key=lambda record: record.saved_at, reverse=True)
 
 
 def open_memory() -> Keystore:
@@ -217,6 +224,6 @@ def _store_path(path: str | os.PathLike[str] | None) -> Path:
         default = default_store()
         make_folders(default.parent)
         return real_path(default)
-    if looks_like_key(str(given)):
+    if isinstance(given, str | bytes | os.PathLike) and looks_like_key(os.fsdecode(given)):
         raise ConfigurationError("the path holds what looks like a key", "Pass the key as key=…, and a path as path")
     return real_path(given)

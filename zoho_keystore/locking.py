@@ -1,4 +1,4 @@
-"""The one lock: a ``threading.Lock`` between threads, and between processes a lock on a file beside the store.
+"""The one lock: a ``threading`` lock between threads, and between processes a lock on a file beside the store.
 
 The lock file is opened anew each time and never deleted, renamed or judged by its age. A process that dies gives its
 lock back by dying; deleting the file would split those who wait over two files.
@@ -15,58 +15,99 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from zoho_keystore import trust
-from zoho_keystore.errors import LockTimeoutError, StoreFileError, storage_error
+from zoho_keystore.descriptor import Descriptor
+from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileError, storage_error
 from zoho_keystore.folder import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 #: Pauses between two attempts, in seconds: they grow, and vary so that waiters do not march in step.
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
 
+#: For how long a fork waits for an import to end, in seconds.
+_LONGEST_IMPORT_S = 5.0
 
-_forked: weakref.WeakSet[ThreadLock | StoreLock] = weakref.WeakSet()
+# Held while something happens that a child must not be forked in the middle of: an import, whose lock would stay taken
+# in the child, and the moment between opening a lock file and noting that it is open.
+_no_fork = threading.RLock()
+_to_renew: weakref.WeakSet[ThreadLock | StoreLock] = weakref.WeakSet()
 
 
-def _renew_in_child() -> None:
-    for lock in _forked:
+def _before_fork() -> None:
+    # Whoever forks in the middle of an import must not wait for somebody who waits for that import.
+    _no_fork.acquire(timeout=_LONGEST_IMPORT_S)
+
+
+def _after_fork() -> None:
+    with suppress(RuntimeError):
+        _no_fork.release()
+
+
+def _after_fork_in_child() -> None:
+    _after_fork()
+    for lock in list(_to_renew):
         lock.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 class ThreadLock:
     """A lock between threads that is free in a forked child, whoever held it in the parent."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        _forked.add(self)
+        self._lock = threading.RLock()
+        self._holder: int | None = None
+        _to_renew.add(self)
 
-    def acquire(self, timeout_s: float) -> bool:
-        """Take the lock and return True, or return False when it stayed taken for so many seconds."""
-        return self._lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX))
+    @contextmanager
+    def held(self, timeout_s: float, path: Path | None) -> Iterator[None]:
+        """Hold the lock.
 
-    def release(self) -> None:
-        """Give the lock back."""
-        self._lock.release()
+        Args:
+            timeout_s: For how many seconds to wait for it.
+            path: The lock file, for the message of an error.
+
+        Raises:
+            LockTimeoutError: Another thread kept it for longer, or this thread has it already.
+        """
+        if self._holder == threading.get_ident():
+            raise LockTimeoutError(
+                "this thread is saving already; nothing was saved",
+                "A handler of the log or of a signal must not save to the store whose save it interrupts",
+                path,
+            )
+        try:
+            # Inside the try: an RLock knows whose it is, so the release below is right wherever an exception from a
+            # signal handler strikes.
+            if not self._lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+                raise _timed_out(timeout_s, "another thread of this process holds it", path)
+            self._holder = threading.get_ident()
+            yield
+        finally:
+            if self._holder == threading.get_ident():
+                self._holder = None
+            with suppress(RuntimeError):
+                self._lock.release()
 
     def after_fork(self) -> None:
         """Forget the holder: the thread that held the lock does not exist in the child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._holder = None
 
 
 class HeldLock:
     """The lock as its holder has it, and the folder that it was taken in."""
 
-    def __init__(self, folder: Folder, name: str, descriptor: int) -> None:
+    def __init__(self, folder: Folder, name: str, descriptor: Descriptor) -> None:
         """Take what :meth:`StoreLock.held` has locked."""
         self.folder = folder
         self._name = name
-        self._fd = descriptor
+        self._descriptor = descriptor
 
     def verify(self) -> None:
         """Make sure that the lock is still the one that everybody else asks for.
@@ -74,7 +115,7 @@ class HeldLock:
         Raises:
             StoreFileError: Somebody has deleted or replaced the lock file, so another process may hold "the lock" too.
         """
-        if not _is_same(self.folder, self._name, self._fd):
+        if not _is_same(self.folder, self._name, self._descriptor):
             raise StoreFileError(
                 "the lock file was deleted or replaced while it was locked; nothing was saved",
                 "Save again, and find out what removes it: it has to stay",
@@ -96,8 +137,8 @@ class StoreLock:
         self._store_name = name
         self._timeout_s = timeout
         self._threads = ThreadLock()
-        self._fd: int | None = None
-        _forked.add(self)
+        self._descriptor: Descriptor | None = None
+        _to_renew.add(self)
 
     @contextmanager
     def held(self) -> Iterator[HeldLock]:
@@ -109,99 +150,97 @@ class StoreLock:
             UnsafeFileError: The lock file or its folder is not ours alone.
         """
         deadline = time.monotonic() + self._timeout_s
-        if not self._threads.acquire(self._timeout_s):
-            raise self._timed_out("another thread of this process holds it")
+        lock, unlock = self._system_calls()
+        with self._threads.held(self._timeout_s, self.path), Folder.opened(self.path.parent) as folder:
+            try:
+                yield HeldLock(folder, self.path.name, self._locked(folder, deadline, lock))
+            finally:
+                descriptor, self._descriptor = self._descriptor, None
+                if descriptor is not None:
+                    _release(descriptor, unlock)
+
+    def _system_calls(self) -> tuple[Callable[..., bool], Callable[[int], None]]:
+        # Importing it takes 40 ms, which a process that only reads does not need to spend.
         try:
-            with Folder.opened(self.path.parent) as folder:
-                fd = self._locked_descriptor(folder, deadline)
-                try:
-                    yield HeldLock(folder, self.path.name, fd)
-                finally:
-                    self._fd = None
-                    _release(fd)
-        finally:
-            self._threads.release()
+            with _no_fork:
+                from filelock import lock_descriptor, unlock_descriptor  # noqa: PLC0415 - see above
+        except OSError as error:
+            raise storage_error(error, "the store cannot be locked; nothing was saved", self.path) from error
+        return lock_descriptor, unlock_descriptor
 
-    def _locked_descriptor(self, folder: Folder, deadline: float) -> int:
-        # It takes 40 ms to import, which a process that only reads does not need to spend.
-        from filelock import lock_descriptor  # noqa: PLC0415 - see above
-
+    def _locked(self, folder: Folder, deadline: float, lock: Callable[..., bool]) -> Descriptor:
+        pause = _FIRST_PAUSE_S
         while True:
             try:
-                # Noted at once: a child that is forked while we wait has a copy too.
-                self._fd = fd = self._open(folder)
+                # Noted at once, and not in the middle of a fork: a child has to close its copy.
+                with _no_fork:
+                    self._descriptor = descriptor = self._opened(folder)
+                if descriptor is not None:
+                    while not lock(descriptor.fd, blocking=False):
+                        if (left := deadline - time.monotonic()) <= 0:
+                            raise _timed_out(self._timeout_s, "another process holds it", self.path)
+                        time.sleep(min(left, pause * (0.5 + random.random())))  # noqa: S311 - no secret
+                        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+                    if _is_same(folder, self.path.name, descriptor):
+                        return descriptor
             except OSError as error:
-                raise storage_error(error, "the lock file cannot be opened", self.path) from error
-            try:
-                pause = _FIRST_PAUSE_S
-                while not lock_descriptor(fd, blocking=False):
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        raise self._timed_out("another process holds it")
-                    time.sleep(min(left, pause * (0.5 + random.random())))  # noqa: S311 - spreads waiters, no secret
-                    pause = min(pause * 1.5, _LONGEST_PAUSE_S)
-                if _is_same(folder, self.path.name, fd):
-                    return fd
-            except BaseException as error:
-                self._fd = None
-                os.close(fd)
-                if isinstance(error, OSError):
-                    raise storage_error(error, "the lock file cannot be locked", self.path) from error
-                raise
-            # Between opening and locking somebody replaced the file: what we hold is not what others will ask for.
-            self._fd = None
-            _release(fd)
+                raise storage_error(error, "the lock file cannot be opened or locked", self.path) from error
+            # Somebody made, removed or replaced the file meanwhile: what we hold is not what others will ask for.
+            self._descriptor = descriptor = None
             if time.monotonic() >= deadline:
-                raise self._timed_out("the lock file is replaced again and again")
+                raise _timed_out(self._timeout_s, "the lock file is replaced again and again", self.path)
 
-    def _open(self, folder: Folder) -> int:
-        while True:
-            # Opening with O_CREAT fails for a file of another user in a sticky folder, even for root
-            # (fs.protected_regular), so the two are separate steps.
-            with suppress(FileNotFoundError):
-                fd = folder.open(self.path.name, trust.UPDATE_FLAGS)
-                try:
-                    status = os.fstat(fd)
-                    trust.require_regular(status, self.path)
-                    trust.require_owner(status, self.path)
-                    trust.tightened(fd, status, self.path)
-                except BaseException:
-                    os.close(fd)
-                    raise
-                return fd
+    def _opened(self, folder: Folder) -> Descriptor | None:
+        """Open the lock file, or make it; None when somebody else made or removed it in the meantime."""
+        # Opening with O_CREAT fails for a file of another user in a sticky folder, even for root
+        # (fs.protected_regular), so the two are separate steps.
+        try:
+            descriptor = Descriptor(folder.open(self.path.name, trust.UPDATE_FLAGS))
+        except FileNotFoundError:
             with suppress(FileExistsError):
                 return folder.create(self.path.name, like=self._store_name)
-
-    def _timed_out(self, who: str) -> LockTimeoutError:
-        return LockTimeoutError(
-            f"the store's lock was not to be had within {self._timeout_s:g} s: {who}; nothing was saved",
-            "Find out which process hangs (fuser or lsof on this file), or give a longer lock_timeout. "
-            "Do not delete the file",
-            self.path,
-        )
+            return None
+        status = os.fstat(descriptor.fd)
+        try:
+            trust.require_regular(status, self.path)
+            store = folder.status_if_there(self._store_name)
+            # Root that took anybody's lock file could be held up by whoever made one where everybody may (/tmp).
+            trust.require_owner(status, self.path, also=None if store is None else store.st_uid)
+        except UnsafeFileError as error:
+            raise UnsafeFileError(
+                f"the lock file is not to be trusted: {error.problem}",
+                "Find out who put it there, and remove it",
+                self.path,
+            ) from None
+        trust.tightened(descriptor.fd, status, self.path)
+        return descriptor
 
     def after_fork(self) -> None:
         """Close the child's copy of the descriptor, which would keep the lock if the parent died."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            descriptor.close()
 
 
-def _is_same(folder: Folder, name: str, fd: int) -> bool:
-    ours = os.fstat(fd)
+def _timed_out(timeout_s: float, who: str, path: Path | None) -> LockTimeoutError:
+    return LockTimeoutError(
+        f"the store's lock was not to be had within {timeout_s:g} s: {who}; nothing was saved",
+        "Find out who hangs (fuser or lsof on this file), or give a longer lock_timeout. Do not delete the file",
+        path,
+    )
+
+
+def _is_same(folder: Folder, name: str, descriptor: Descriptor) -> bool:
     try:
-        there = folder.status(name)
+        return os.path.samestat(os.fstat(descriptor.fd), folder.status(name))
     except FileNotFoundError:
         return False
-    return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
 
-def _release(fd: int) -> None:
-    from filelock import unlock_descriptor  # noqa: PLC0415 - as in _locked_descriptor
-
+def _release(descriptor: Descriptor, unlock: Callable[[int], None]) -> None:
     # Unlocking explicitly, since a process forked meanwhile has a copy of the descriptor that would keep the lock.
     try:
         with suppress(OSError):
-            unlock_descriptor(fd)
+            unlock(descriptor.fd)
     finally:
-        os.close(fd)
+        descriptor.close()

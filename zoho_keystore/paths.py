@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _APP = "zoho-keystore"
 
@@ -15,14 +19,23 @@ def default_store() -> Path:
     # platformdirs takes 17 ms to import, and most scripts name their store.
     from platformdirs import user_data_path  # noqa: PLC0415 - see above
 
-    return user_data_path(_APP, appauthor=False) / "tokens.keystore"
+    return _of_user(user_data_path) / "tokens.keystore"
 
 
 def default_key_ring() -> Path:
     """Return the key ring file in the user's config folder; nothing is made."""
     from platformdirs import user_config_path  # noqa: PLC0415 - as in default_store
 
-    return user_config_path(_APP, appauthor=False) / "keyring"
+    return _of_user(user_config_path) / "keyring"
+
+
+def _of_user(folder: Callable[..., Path]) -> Path:
+    try:
+        return folder(_APP, appauthor=False)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "this user has no home folder", "Set HOME, or name the store's path and where its key comes from"
+        ) from error
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 #: The fields that an SDK token has, besides its id.
 CREDENTIAL_FIELDS = (
@@ -30,7 +29,32 @@ TEXT_FIELDS = frozenset(("id", *CREDENTIAL_FIELDS))
 #: The longest id that a caller may name.
 MAX_ID_CHARACTERS = 255
 
+#: Numbers of more digits are none that anybody counts with, and soon none that Python converts.
+_LONGEST_NUMBER = 18
+
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+_T = TypeVar("_T")
+
+
+class _Kept(Generic[_T]):
+    """A property that is worked out once and then an attribute.
+
+    ``functools.cached_property`` of Python 3.11 holds a lock meanwhile, which a child that is forked at that moment
+    finds locked for good. Here two threads may both work it out, to the same end.
+    """
+
+    def __init__(self, work_out: Callable[[Any], _T]) -> None:
+        self._work_out = work_out
+        self.__doc__ = work_out.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, record: Any, _owner: type) -> _T:
+        value = record.__dict__[self._name] = self._work_out(record)
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +105,18 @@ class TokenRecord:
         object.__setattr__(record, "__dict__", fields)
         return record
 
-    @cached_property
+    @_Kept
     def as_json(self) -> str:
         """The record as it stands in the document, kept because most records do not change between two saves."""
         own = self.__dict__
         fields = {name: own[name] for name in _WRITTEN if own.get(name) is not None}
         return _encode({**fields, **self.unknown} if self.unknown else fields)
 
-    @cached_property
+    @_Kept
     def expires_at_ms(self) -> int | None:
         """When the access token expires, in milliseconds since the epoch; None when that is not known."""
-        try:
-            return int(self.expires_in or "")
-        except ValueError:
-            return None
+        text = self.expires_in or ""
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER else None
 
 
 _WRITTEN = ("id", *CREDENTIAL_FIELDS, "created_at", "saved_at")
@@ -102,7 +124,7 @@ _WRITTEN = ("id", *CREDENTIAL_FIELDS, "created_at", "saved_at")
 
 def id_number(id: str) -> int:
     """Return the number that an id is, as a counter writes it; 0 for any other id, such as "007" or "abc"."""
-    counted = id.isascii() and id.isdecimal() and id[0] != "0" and len(id) <= MAX_ID_CHARACTERS
+    counted = id.isascii() and id.isdecimal() and id[0] != "0" and len(id) <= _LONGEST_NUMBER
     return int(id) if counted else 0
 
 
@@ -114,6 +136,10 @@ class Criteria(NamedTuple):
     client_id: str | None = None
     without_user: bool = False
 
+    def __repr__(self) -> str:
+        """Name the field, and not the value, which may be a token."""
+        return f"<Criteria on {self.field}>"
+
     def admits(self, record: TokenRecord) -> bool:
         """Tell whether a record that has the value also fits the rest."""
         return (self.client_id is None or record.client_id == self.client_id) and not (
@@ -122,11 +148,13 @@ class Criteria(NamedTuple):
 
 
 def criteria(wanted: TokenRecord) -> Iterator[Criteria]:
-    """Yield the look-ups that tell which stored record a token without an id means.
+    """Yield the look-ups that tell which stored record a token means.
 
     They are to be tried in order; the first that finds something decides. Nothing else ever matches: a token that
     fits no rule means no record, least of all "the first one".
     """
+    if wanted.id:
+        yield Criteria("id", wanted.id)
     if wanted.user_name is None:
         yield from _credential_criteria(wanted, without_user=False)
     elif wanted.user_name:

@@ -55,7 +55,7 @@ class _KeystoreTokenStore(TokenStore):
             SDKException: It is no token, or the store cannot be read.
         """
         with _as_sdk_exception("looking up a token"):
-            wanted = _record_of(token)
+            wanted = _record_of(token, self._keystore.path)
             found = self._keystore.find(wanted)
             if found is None:
                 return None
@@ -74,8 +74,8 @@ class _KeystoreTokenStore(TokenStore):
         """
         with _as_sdk_exception("saving a token"):
             try:
-                given = _record_of(token)
-                _fill(token, given, self._keystore.save(given))
+                given = _record_of(token, self._keystore.path)
+                self._keystore.save(given, saved=lambda record: _fill(token, given, record))
             except KeystoreError as error:
                 # The SDK keeps this to itself from 6_0 on, and the script would go on until its token is lost.
                 _log.error("%s", error)
@@ -88,7 +88,7 @@ class _KeystoreTokenStore(TokenStore):
             SDKException: There is none with this id, or the store cannot be written.
         """
         with _as_sdk_exception("deleting a token"):
-            self._keystore.delete(_require_id(id))
+            self._keystore.delete(_require_id(id, self._keystore.path))
 
     def get_tokens(self) -> list[OAuthToken]:
         """Return all tokens, in the order in which they were first saved; each can be used with ``switch_user``.
@@ -115,7 +115,7 @@ class _KeystoreTokenStore(TokenStore):
             SDKException: The store cannot be read.
         """
         with _as_sdk_exception("looking up a token by its id"):
-            record = self._keystore.get(_require_id(id))
+            record = self._keystore.get(_require_id(id, self._keystore.path))
             return _token_of(record) if record is not None else None
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class _KeystoreTokenStore(TokenStore):
 
     def __reduce__(self) -> NoReturn:
         """Refuse: a pickle would carry keys or tokens."""
-        msg = f"a {type(self).__name__} cannot be pickled; make one in each process that does not come from a fork"
+        msg = f"{type(self).__name__} cannot be pickled or copied; a process that is no fork needs one of its own"
         raise TypeError(msg)
 
 
@@ -201,14 +201,30 @@ def _as_sdk_exception(doing: str) -> Iterator[None]:
         raise SDKException(code="TOKEN_STORE", message=f"{doing} failed: ", cause=error) from error
 
 
-def _record_of(token: Any) -> TokenRecord:
+def _record_of(token: Any, path: Path | None) -> TokenRecord:
     """Return what an SDK token holds, without the fields that are None or empty.
 
     Raises:
         InvalidTokenError: It is no token, or holds what cannot be kept.
     """
     if not isinstance(token, OAuthToken):
-        raise InvalidTokenError(f"this is a {type(token).__name__}, not a token", "Pass an OAuthToken of the SDK")
+        raise InvalidTokenError(
+            f"the argument is of type {type(token).__name__}, and no token", "Pass an OAuthToken of the SDK", path
+        )
+    fields = _fields_of(token)
+    if fields is None:
+        raise InvalidTokenError("the token was not made by its constructor", "Make it with OAuthToken(...)", path)
+    wrong = next((name for name, value in fields.items() if not isinstance(value, str)), None)
+    if wrong is not None:
+        kind = type(fields[wrong]).__name__
+        # Whoever prints the variables of a traceback is not to find the token's fields among them.
+        del fields
+        raise InvalidTokenError(f"the token's {wrong} is of type {kind}, and no text", "Set it to a text", path)
+    return TokenRecord.adopt(fields)
+
+
+def _fields_of(token: OAuthToken) -> dict[str, Any] | None:
+    # An AttributeError carries the token with it, so it ends here.
     try:
         signature = token.get_user_signature()
         values = {
@@ -222,27 +238,20 @@ def _record_of(token: Any) -> TokenRecord:
             "redirect_url": token.get_redirect_url(),
             "api_domain": token.get_api_domain(),
         }
+    except AttributeError:
+        return None
+    fields = {name: value for name, value in values.items() if value is not None and value != ""}
+    if type(fields.get("expires_in")) is int:
+        fields["expires_in"] = str(fields["expires_in"])
+    if signature is not None:
         # An empty name is a name that nobody has; without a signature, the token does not ask for a user.
-        name = None if signature is None else signature.get_name() or ""
-    except AttributeError as error:
-        raise InvalidTokenError("the token was not made by its constructor", "Make it with OAuthToken(...)") from error
-    fields = {field: _text(field, value) for field, value in values.items() if value is not None and value != ""}
-    if name is not None:
-        fields["user_name"] = _text("user_signature's name", name)
-    return TokenRecord.adopt(fields)
+        fields["user_name"] = (signature.get_name() or "") if isinstance(signature, UserSignature) else signature
+    return fields
 
 
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if name == "expires_in" and type(value) is int:
-        return str(value)
-    raise InvalidTokenError(f"the token's {name} is a {type(value).__name__}", "Set it to a text")
-
-
-def _require_id(id: Any) -> str:
+def _require_id(id: Any, path: Path | None) -> str:
     if not isinstance(id, str):
-        raise InvalidTokenError(f"the id is a {type(id).__name__}", 'Pass a text, such as "1"')
+        raise InvalidTokenError(f"the id is of type {type(id).__name__}, and no text", 'Pass a text, such as "1"', path)
     return id
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
@@ -38,6 +39,9 @@ CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
 FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 _NETWORK_KINDS = re.compile(r"nfs|cifs|smb|9p|afs|ceph|gluster|lustre|ocfs|gfs|vboxsf|vmhgfs|virtiofs|drvfs|fuse")
+
+#: As a user in :func:`require_owner`.
+ANYBODY = -1
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -71,18 +75,26 @@ def require_regular(status: os.stat_result, path: Path) -> None:
         raise UnsafeFileError(f"this is a {_kind(status.st_mode)}, not a file", "Give the path of a file", path)
 
 
-def require_owner(status: os.stat_result, path: Path) -> None:
-    """Refuse a file of another user, unless we are root.
+def require_owner(status: os.stat_result, path: Path, *, also: int | None = ANYBODY) -> None:
+    """Refuse a file of another user.
+
+    Args:
+        status: The file's status.
+        path: The file.
+        also: The user whose files root accepts besides its own; None is nobody.
 
     Raises:
         UnsafeFileError: Somebody else owns it.
     """
-    if HAS_OWNERS and not is_root() and os.geteuid() != status.st_uid:
-        raise UnsafeFileError(
-            f"it belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}",
-            "Run as the owner, or give the file to the user that runs this (chown)",
-            path,
-        )
+    if not HAS_OWNERS or status.st_uid == os.geteuid():
+        return
+    if is_root() and also in (ANYBODY, status.st_uid):
+        return
+    raise UnsafeFileError(
+        f"it belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}",
+        "Run as the owner, or give the file to the user that runs this (chown)",
+        path,
+    )
 
 
 def is_open_to_others(status: os.stat_result) -> bool:
@@ -93,7 +105,7 @@ def is_open_to_others(status: os.stat_result) -> bool:
 def tightened(fd: int, status: os.stat_result, path: Path) -> os.stat_result:
     """Return the status of a file of ours after others have been shut out of it.
 
-    A file system that keeps no modes is warned of, not refused: there is nothing that the user could change.
+    A file system that keeps no modes is warned of, once, and not refused: there is nothing that the user could change.
     """
     if not is_open_to_others(status):
         return status
@@ -101,14 +113,19 @@ def tightened(fd: int, status: os.stat_result, path: Path) -> os.stat_result:
     try:
         os.fchmod(fd, PRIVATE_FILE)
     except OSError as error:
-        _log.warning("%s: mode %04o lets other users in, and cannot be changed: %s", path, was, error.strerror)
+        _warn_once(path, f"mode {was:04o} lets other users in, and cannot be changed: {error.strerror}")
         return status
     status = os.fstat(fd)
     if is_open_to_others(status):
-        _log.warning("%s: mode %04o cannot be changed: this file system keeps no modes", path, was)
+        _warn_once(path, f"mode {was:04o} cannot be changed: this file system keeps no modes")
     else:
         _log.warning("%s: mode was %04o and let other users in; it is 0600 now", path, was)
     return status
+
+
+@lru_cache(maxsize=64)
+def _warn_once(path: Path, text: str) -> None:
+    _log.warning("%s: %s", path, text)
 
 
 def make_private(fd: int) -> None:
@@ -117,6 +134,11 @@ def make_private(fd: int) -> None:
         # Where the file system keeps no modes this fails or changes nothing, and whoever reads the file warns of it.
         with suppress(OSError):
             os.fchmod(fd, PRIVATE_FILE)
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Tell whether a file belongs to the user that this process runs as."""
+    return not HAS_OWNERS or status.st_uid == os.geteuid()
 
 
 def is_root() -> bool:
@@ -141,11 +163,11 @@ def require_key_ring(status: os.stat_result, path: Path, fd: int) -> None:
     if not loose or os.fstatvfs(fd).f_flag & os.ST_RDONLY:
         return
     if not _keeps_modes(path.parent):
-        _log.warning("%s: the file system keeps no modes, so other users may be able to read the keys", path)
+        _warn_once(path, "the file system keeps no modes, so other users may be able to read the keys")
         return
     raise UnsafeFileError(
         f"mode {stat.S_IMODE(status.st_mode):04o} lets other users read or change the keys",
-        f"If nobody can have read it: chmod 600 '{path}'. Otherwise make a new key",
+        f"If nobody can have read it: chmod 600 {shlex.quote(str(path))}. Otherwise make a new key",
         path,
     )
 
@@ -162,34 +184,15 @@ def require_folder(status: os.stat_result, path: Path) -> None:
         return
     if status.st_uid != 0:
         require_owner(status, path)
-    if status.st_mode & stat.S_ISVTX or not _others_write(status):
+    if status.st_mode & stat.S_ISVTX or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return
     if not _keeps_modes(path):
         return
     raise UnsafeFileError(
         f"mode {stat.S_IMODE(status.st_mode):04o} lets other users replace files in this folder",
-        f"Use a folder of your own, or: chmod go-w '{path}'",
+        f"Use a folder of your own, or: chmod go-w {shlex.quote(str(path))}",
         path,
     )
-
-
-def _others_write(status: os.stat_result) -> bool:
-    if status.st_mode & stat.S_IWOTH:
-        return True
-    return bool(status.st_mode & stat.S_IWGRP) and not _is_private_group(status.st_gid, status.st_uid)
-
-
-@lru_cache(maxsize=16)
-def _is_private_group(gid: int, uid: int) -> bool:
-    """Tell whether a group is the user's own, as distributions make one for each user and let it write by default."""
-    import grp  # noqa: PLC0415 - not there on Windows, and hardly ever needed
-    import pwd  # noqa: PLC0415 - as above
-
-    try:
-        group, user = grp.getgrgid(gid), pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 @lru_cache(maxsize=16)
@@ -219,7 +222,7 @@ def keeps_inodes(path: Path) -> bool:
             kinds = dict(_mount_points_and_kinds(mounts))
     except OSError:
         return True  # No Linux: there is no way to ask that costs less than it is worth.
-    point = next((str(parent) for parent in path.parents if str(parent) in kinds), "/")
+    point = next((str(place) for place in (path, *path.parents) if str(place) in kinds), "/")
     return not _NETWORK_KINDS.match(kinds.get(point, ""))
 
 

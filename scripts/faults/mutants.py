@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zoho_keystore import durable, locking
+from zoho_keystore.descriptor import Descriptor
 from zoho_keystore.document import Header
 from zoho_keystore.errors import CannotOpenError
 from zoho_keystore.folder import Folder
@@ -17,6 +18,7 @@ from zoho_keystore.vaults.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 class _AnyLock(HeldLock):
@@ -56,23 +58,23 @@ def _no_lock() -> None:
     @contextmanager
     def held(self: StoreLock) -> Iterator[HeldLock]:
         with Folder.opened(self.path.parent) as folder:
-            yield _AnyLock(folder, self.path.name, -1)
+            yield _AnyLock(folder, self.path.name, Descriptor(os.dup(0)))
 
     _put(StoreLock, held=held)
 
 
 def _lock_file_unlinked() -> None:
     release, is_same = locking._release, locking._is_same
-    path_of: dict[int, str] = {}
+    path_of: dict[int, Path] = {}
 
-    def remembering(folder: Folder, name: str, fd: int) -> bool:
-        path_of[fd] = str(folder.path / name)
-        return is_same(folder, name, fd)
+    def remembering(folder: Folder, name: str, descriptor: Descriptor) -> bool:
+        path_of[descriptor.fd] = folder.path / name
+        return is_same(folder, name, descriptor)
 
-    def unlinking(fd: int) -> None:
-        if (path := path_of.pop(fd, None)) is not None and os.path.exists(path):
-            os.unlink(path)
-        release(fd)
+    def unlinking(descriptor: Descriptor, unlock: Callable[[int], None]) -> None:
+        if (path := path_of.pop(descriptor.fd, None)) is not None:
+            path.unlink(missing_ok=True)
+        release(descriptor, unlock)
 
     _put(locking, _is_same=remembering, _release=unlinking)
     _put(HeldLock, verify=lambda _self: None)
@@ -95,8 +97,9 @@ def _unreadable_read_as_empty() -> None:
         try:
             return load(self)
         except CannotOpenError:
-            fd = os.open(self.path, os.O_RDONLY)
-            return file._State(fd, os.fstat(fd), os.pread(fd, 36, 0), Table(Header(store_id="empty"), {}))
+            opened = Descriptor(os.open(self.path, os.O_RDONLY))
+            status = os.fstat(opened.fd)
+            return file._State(opened, status, os.pread(opened.fd, 36, 0), Table(Header(store_id="empty"), {}))
 
     _put(FileVault, _load=lenient)
 

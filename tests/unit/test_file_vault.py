@@ -344,7 +344,7 @@ def test_a_save_is_done_even_if_the_new_file_cannot_be_opened_again(
 ) -> None:
     """The process may have no descriptor left; the next call reads the file."""
     vault: Any = store._vault
-    monkeypatch.setattr(vault, "_adopted", lambda *_: None)
+    monkeypatch.setattr(vault, "_state_written", lambda *_: None)
     store.save(token(3))
     assert len(store.records()) == 3
     assert len(content(store_path, key)["tokens"]) == 3

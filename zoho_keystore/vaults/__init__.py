@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -19,8 +19,8 @@ class Reads(Protocol):
         """Return the record of an id, or None."""
         ...
 
-    def find(self, criteria: Criteria) -> Sequence[TokenRecord]:
-        """Return all records that fit."""
+    def find(self, criteria: Iterable[Criteria]) -> Sequence[TokenRecord]:
+        """Return all records that fit the first of several criteria which any record fits, all of them of one state."""
         ...
 
     def records(self) -> Sequence[TokenRecord]:

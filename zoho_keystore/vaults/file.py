@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoho_keystore import document, durable, trust
+from zoho_keystore.descriptor import Descriptor
 from zoho_keystore.document import MAX_SEALED_BYTES, Header
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -24,11 +25,12 @@ from zoho_keystore.errors import (
     StoreFileError,
     storage_error,
 )
+from zoho_keystore.folder import Folder
 from zoho_keystore.locking import StoreLock
 from zoho_keystore.vaults.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from zoho_keystore.keys import KeyRing
@@ -47,12 +49,16 @@ _READ_PAUSE_S = 0.02
 
 
 class _State:
-    """A state of the vault, and how to tell whether the file still holds it."""
+    """A state of the vault, and how to tell whether the file still holds it.
 
-    __slots__ = ("fd", "head", "stamp", "table")
+    The descriptor is closed with the last reference to the state: only when no thread can compare with it any more may
+    the inode number come back.
+    """
 
-    def __init__(self, fd: int | None, status: os.stat_result, head: bytes, table: Table) -> None:
-        self.fd = fd
+    __slots__ = ("descriptor", "head", "stamp", "table")
+
+    def __init__(self, descriptor: Descriptor | None, status: os.stat_result, head: bytes, table: Table) -> None:
+        self.descriptor = descriptor
         self.stamp = _stamp(status)
         self.head = head
         self.table = table
@@ -60,11 +66,6 @@ class _State:
     def is_of(self, status: os.stat_result) -> bool:
         """Tell whether a status is that of the file which this state was read from, unchanged."""
         return _stamp(status) == self.stamp
-
-    def __del__(self) -> None:
-        # Only now, when no thread can compare with this state any more, may the inode number come back.
-        if self.fd is not None:
-            os.close(self.fd)
 
 
 class FileVault:
@@ -89,17 +90,22 @@ class FileVault:
         self._lock = StoreLock(path.parent, path.name, lock_timeout)
         self._keeps_inodes = trust.keeps_inodes(path)
         self._state: _State | None = None
+        self._newest_seen = ("", 0)
         try:
             self._state = self._load()
         except FileNotFoundError:
             self._state = self._created()
+        else:
+            # A folder in which others could replace the file is to show now, and not at the first refresh.
+            with Folder.opened(path.parent):
+                pass
 
     def get(self, id: str) -> TokenRecord | None:
         """Return the record of an id, or None."""
         return self._current().get(id)
 
-    def find(self, criteria: Criteria) -> Sequence[TokenRecord]:
-        """Return all records that fit."""
+    def find(self, criteria: Iterable[Criteria]) -> Sequence[TokenRecord]:
+        """Return all records that fit the first of several criteria which any record fits."""
         return self._current().find(criteria)
 
     def records(self) -> Sequence[TokenRecord]:
@@ -118,15 +124,16 @@ class FileVault:
         """
         self._require_open()
         with self._lock.held() as held:
-            draft = self._newest().table.copy()
+            base = self._newest()
+            draft = base.table.copy()
             yield draft
             if draft.changed:
                 try:
-                    state = self._written(held, draft)
+                    state = self._written(held, draft, base)
                 except DurabilityUnknownError:
                     self._state = None
                     raise
-                self._state = state if self._keys is not None else None
+                self._adopt(state)
 
     def close(self) -> None:
         """Forget the keys and all records; the vault cannot be used afterwards."""
@@ -137,6 +144,11 @@ class FileVault:
         if self._keys is None:
             raise StoreClosedError("the store is closed", "Make a new one", self.path)
         return self._keys
+
+    def _adopt(self, state: _State | None) -> None:
+        self._state = state
+        if self._keys is None:
+            self._state = None  # Another thread has closed the vault meanwhile: nothing of it may stay.
 
     def _current(self) -> Table:
         state = self._state
@@ -176,51 +188,66 @@ class FileVault:
 
     def _reloaded(self) -> _State:
         try:
-            new = self._load()
+            state = self._load()
         except FileNotFoundError as error:
             raise StoreFileError(
                 "the store is gone: somebody has removed or renamed the file",
                 "Restore it from a backup, or start again with a new, empty store",
                 self.path,
             ) from error
-        old = self._state
-        if old is not None and _is_older(new.table, old.table) and new.is_of(os.stat(self._path_text)):
+        self._warn_if_older(state)
+        self._adopt(state)
+        return state
+
+    def _warn_if_older(self, state: _State) -> None:
+        header = state.table.header
+        store_id, generation = self._newest_seen
+        if store_id == header.store_id and header.generation < generation:
+            try:
+                # A thread that was slow to read has an older state than another one, and nobody has put it back.
+                if not state.is_of(os.stat(self._path_text)):
+                    return
+            except OSError:
+                return
             _log.warning(
                 "%s: an older state was put back (write %d after write %d); what was saved in between is gone",
                 self.path,
-                new.table.header.generation,
-                old.table.header.generation,
+                header.generation,
+                generation,
             )
-        self._state = new
-        return new
+        self._newest_seen = header.store_id, header.generation
 
     def _load(self) -> _State:
         """Read the file.
 
         Somebody may be writing it in place (a copy from a backup): a file that does not open, and changes, is read
         again.
+
+        Raises:
+            FileNotFoundError: There is no such file.
         """
         keys = self._require_open()
         attempts = 0
         while True:
             attempts += 1
-            fd, status, sealed = self._read()
+            descriptor, status, sealed = self._read()
             try:
+                if not sealed:
+                    raise CannotOpenError(
+                        "the file is empty, and so no keystore",
+                        "If it was never one, remove it, and a store is made; otherwise restore it from a backup",
+                        self.path,
+                    )
                 table = Table(*document.decode(keys.open(sealed, path=self.path), path=self.path))
-            except BaseException as error:
-                os.close(fd)
-                if isinstance(error, CannotOpenError) and attempts < _READ_ATTEMPTS and self._is_changing(status):
-                    continue
-                raise
-            return self._state_of(fd, status, sealed, table)
+            except CannotOpenError:
+                if attempts >= _READ_ATTEMPTS or not self._is_changing(status):
+                    raise
+            except MemoryError:
+                raise self._no_memory(status) from None
+            else:
+                return self._state_of(descriptor, status, sealed, table)
 
-    def _state_of(self, fd: int, status: os.stat_result, sealed: bytes, table: Table) -> _State:
-        if self._keeps_inodes:
-            return _State(fd, status, sealed[:_IV_CHARACTERS], table)
-        os.close(fd)
-        return _State(None, status, sealed[:_IV_CHARACTERS], table)
-
-    def _read(self) -> tuple[int, os.stat_result, bytes]:
+    def _read(self) -> tuple[Descriptor, os.stat_result, bytes]:
         """Return an open descriptor of the file, its status from before the reading, and its content.
 
         Raises:
@@ -228,30 +255,27 @@ class FileVault:
             StoreFileError: It cannot be read, or should not be trusted.
         """
         try:
-            fd = os.open(self._path_text, trust.READ_FLAGS)
+            descriptor = Descriptor(os.open(self._path_text, trust.READ_FLAGS))
+            status = os.fstat(descriptor.fd)
+            trust.require_regular(status, self.path)
+            trust.require_owner(status, self.path)
+            status = trust.tightened(descriptor.fd, status, self.path)
+            if status.st_size > MAX_SEALED_BYTES:
+                raise _too_large(status.st_size, self.path)
+            return descriptor, status, _read_all(descriptor.fd, status.st_size)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise storage_error(error, "the store cannot be read", self.path) from error
-        try:
-            status = os.fstat(fd)
-            trust.require_regular(status, self.path)
-            trust.require_owner(status, self.path)
-            status = trust.tightened(fd, status, self.path)
-            if status.st_size > MAX_SEALED_BYTES:
-                raise _too_large(status.st_size, self.path)
-            if not status.st_size:
-                raise CannotOpenError(
-                    "the file is empty, and so no keystore",
-                    "If it was never one, remove it, and a store is made; otherwise restore it from a backup",
-                    self.path,
-                )
-            return fd, status, _read_all(fd, status.st_size)
-        except BaseException as error:
-            os.close(fd)
-            if isinstance(error, OSError):
-                raise storage_error(error, "the store cannot be read", self.path) from error
-            raise
+        except MemoryError:
+            raise self._no_memory(status) from None
+
+    def _no_memory(self, status: os.stat_result) -> StoreFileError:
+        return StoreFileError(
+            f"there is not enough memory to open a file of {status.st_size:,} bytes",
+            "Check the path; give the process more memory",
+            self.path,
+        )
 
     def _is_changing(self, status: os.stat_result) -> bool:
         time.sleep(_READ_PAUSE_S)
@@ -260,38 +284,68 @@ class FileVault:
         except OSError:
             return True
 
+    def _state_of(self, descriptor: Descriptor, status: os.stat_result, sealed: bytes, table: Table) -> _State:
+        return _State(descriptor if self._keeps_inodes else None, status, sealed[:_IV_CHARACTERS], table)
+
     def _created(self) -> _State | None:
         with self._lock.held() as held:
             table = Table(Header(store_id=str(uuid.uuid4())), {})
             try:
-                return self._written(held, table, create=True)
+                return self._written(held, table, None)
             except durable.AlreadyThereError:
-                return self._load()  # Another process was faster.
+                pass  # Another process was faster.
+        return self._reloaded()
 
-    def _written(self, held: HeldLock, table: Table, *, create: bool = False) -> _State | None:
-        """Seal a table, write it durably, and return it as the state that the file now holds."""
+    def _written(self, held: HeldLock, table: Table, base: _State | None) -> _State | None:
+        """Seal a table, write it durably, and return the state that the file now holds; None if that is to be read.
+
+        Args:
+            held: The lock.
+            table: What to write.
+            base: The state that it was made from; None to make a file that must not be there yet.
+        """
         table.header = replace(table.header, generation=table.header.generation + 1)
-        sealed = self._require_open().seal(document.encode(table.header, table.records(), path=self.path))
+        try:
+            sealed = self._require_open().seal(document.encode(table.header, table.records(), path=self.path))
+        except OSError as error:
+            raise storage_error(error, "nothing was saved", self.path) from error
         if len(sealed) > MAX_SEALED_BYTES:
             raise _too_large(len(sealed), self.path)
-        durable.sweep(held.folder, self.path.name)
-        written = durable.write(held.folder, self.path.name, sealed, create=create, before_placing=held.verify)
-        table.changed = False
-        return self._adopted(held, written, sealed, table)
 
-    def _adopted(self, held: HeldLock, written: os.stat_result, sealed: bytes, table: Table) -> _State | None:
-        """Return the state that was just written, without reading it again; None if it is to be read after all."""
+        def verify() -> None:
+            held.verify()
+            if base is not None and not base.is_of(os.stat(self._path_text)):
+                raise StoreFileError(
+                    "somebody else has changed the file during the save, without its lock; nothing was saved",
+                    "Save again",
+                    self.path,
+                )
+
+        name = self.path.name
+        durable.sweep(held.folder, name)
         try:
-            fd = held.folder.open(self.path.name, trust.READ_FLAGS)
+            written = durable.write(held.folder, name, sealed, create=base is None, before_placing=verify)
+        except DurabilityUnknownError:
+            self._newest_seen = table.header.store_id, table.header.generation
+            raise
+        self._newest_seen = table.header.store_id, table.header.generation
+        table.changed = False
+        return self._state_written(held, written, sealed, table)
+
+    def _state_written(self, held: HeldLock, written: os.stat_result, sealed: bytes, table: Table) -> _State | None:
+        try:
+            descriptor = Descriptor(held.folder.open(self.path.name, trust.READ_FLAGS))
+            status = os.fstat(descriptor.fd)
         except OSError:
             return None  # The save is done; that no descriptor is left must not turn it into a failure.
-        status = os.fstat(fd)
-        state = self._state_of(fd, status, sealed, table)
-        return state if os.path.samestat(status, written) else None
+        # All but the time of the status' change, which the rename itself has set: else somebody was there already.
+        if _stamp(status)[:-1] != _stamp(written)[:-1]:
+            return None
+        return self._state_of(descriptor, status, sealed, table)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev
+    return status.st_ino, status.st_mtime_ns, status.st_size, status.st_dev, status.st_ctime_ns
 
 
 def _read_all(fd: int, size: int) -> bytes:
@@ -302,13 +356,9 @@ def _read_all(fd: int, size: int) -> bytes:
     return b"".join(chunks)
 
 
-def _is_older(new: Table, old: Table) -> bool:
-    return new.header.store_id == old.header.store_id and new.header.generation < old.header.generation
-
-
 def _too_large(size: int, path: Path) -> StoreFileError:
     return StoreFileError(
-        f"{size // 1024**2} MiB are more than a store may have ({MAX_SEALED_BYTES // 1024**2} MiB)",
+        f"{size:,} bytes are more than a store may have ({MAX_SEALED_BYTES:,})",
         "Check the path; delete tokens that nobody uses",
         path,
     )

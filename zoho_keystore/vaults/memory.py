@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,10 +12,14 @@ from zoho_keystore.locking import ThreadLock
 from zoho_keystore.vaults.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from zoho_keystore.records import Criteria, TokenRecord
     from zoho_keystore.vaults import Transaction
+
+
+#: Other threads hold the lock for microseconds; a wait without an end would hide that one does not give it back.
+_LONGEST_WAIT_S = 10.0
 
 
 class MemoryVault:
@@ -37,8 +40,8 @@ class MemoryVault:
         """Return the record of an id, or None."""
         return self._current().get(id)
 
-    def find(self, criteria: Criteria) -> Sequence[TokenRecord]:
-        """Return all records that fit."""
+    def find(self, criteria: Iterable[Criteria]) -> Sequence[TokenRecord]:
+        """Return all records that fit the first of several criteria which any record fits."""
         return self._current().find(criteria)
 
     def records(self) -> Sequence[TokenRecord]:
@@ -48,14 +51,11 @@ class MemoryVault:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Hold the lock, and commit at the end what was changed; an exception commits nothing."""
-        self._lock.acquire(math.inf)
-        try:
+        with self._lock.held(_LONGEST_WAIT_S, None):
             draft = self._current().copy()
             yield draft
             self._current()  # It may have been closed meanwhile, and must not come back.
             self._table = draft
-        finally:
-            self._lock.release()
 
     def close(self) -> None:
         """Forget all records; the vault cannot be used afterwards."""

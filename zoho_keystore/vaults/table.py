@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 from zoho_keystore.records import id_number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zoho_keystore.document import Header
     from zoho_keystore.records import Criteria, TokenRecord
 
@@ -38,21 +40,29 @@ class Table:
 
     def copy(self) -> Self:
         """Return a table that can be changed without changing this one."""
-        indexes = {field: index.copy() for field, index in self._indexes.items()}
+        # Of a copy, since a thread that reads may just be adding an index.
+        indexes = {field: index.copy() for field, index in self._indexes.copy().items()}
         return type(self)(self.header, self._records.copy(), indexes, self._last_saved_at)
 
     def get(self, id: str) -> TokenRecord | None:
         """Return the record of an id, or None."""
         return self._records.get(id)
 
-    def find(self, criteria: Criteria) -> list[TokenRecord]:
-        """Return all records that fit."""
-        field = criteria.field
+    def find(self, criteria: Iterable[Criteria]) -> list[TokenRecord]:
+        """Return all records that fit the first of several criteria which any record fits."""
+        for one in criteria:
+            if found := [record for id in self._ids(one) if one.admits(record := self._records[id])]:
+                return found
+        return []
+
+    def _ids(self, criteria: Criteria) -> tuple[str, ...]:
+        field, value = criteria.field, criteria.value
+        if field == "id":
+            return (value,) if value in self._records else ()
         index = self._indexes.get(field)
         if index is None:
             index = self._indexes[field] = self._made_index(field)
-        ids = index.get(criteria.value)
-        return [record for id in ids if criteria.admits(record := self._records[id])] if ids else []
+        return index.get(value, ())
 
     def records(self) -> list[TokenRecord]:
         """Return all records in the order in which they were first put."""

@@ -1,0 +1,43 @@
+"""An open file descriptor that is closed when nobody needs it any more, and that closes nothing else."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+
+class Descriptor:
+    """Owns a descriptor and closes it at the latest when the last reference goes.
+
+    An exception from a signal handler can end a function at any line; a descriptor that is a bare number is then open
+    for good, and with it the lock that it holds. And programs that turn into daemons close every number there is, which
+    the next file gets: so before closing, the file behind the number is looked at.
+    """
+
+    __slots__ = ("_identity", "fd")
+
+    def __init__(self, fd: int) -> None:
+        """Take over an open descriptor."""
+        self.fd = fd
+        self._identity: tuple[int, int] | None = None
+        status = os.fstat(fd)
+        self._identity = status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        """Close it; nothing happens when it is closed already, or somebody else has closed it."""
+        fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        with suppress(OSError):
+            status = os.fstat(fd)
+            if self._identity is None or (status.st_dev, status.st_ino) == self._identity:
+                os.close(fd)
+
+    def detached(self) -> int:
+        """Return the number, and leave it to the caller to close it."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def __del__(self) -> None:
+        """Close it."""
+        self.close()
