@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
@@ -29,9 +30,15 @@ class Descriptor:
         if fd < 0:
             return
         with suppress(OSError):
-            status = os.fstat(fd)
-            if self._identity is None or (status.st_dev, status.st_ino) == self._identity:
+            if self._is_ours(fd):
                 os.close(fd)
+
+    def _is_ours(self, fd: int) -> bool:
+        try:
+            status = os.fstat(fd)
+        except OSError as error:
+            return error.errno != errno.EBADF
+        return self._identity is None or (status.st_dev, status.st_ino) == self._identity
 
     def detached(self) -> int:
         """Return the number, and leave it to the caller to close it."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoho_keystore.errors import DocumentError, NewerVersionError
-from zoho_keystore.records import TEXT_FIELDS, TokenRecord
+from zoho_keystore.records import TEXT_FIELDS, TOO_GREAT, TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,9 +26,6 @@ VERSION = 1
 MAX_SEALED_BYTES = 256 * 1024 * 1024
 
 _HEADER_FIELDS = ("format", "version", "store_id", "generation", "next_id", "tokens")
-#: No count of writes or of ids and no time gets here; from 4,300 digits on a number could not be written again.
-_TOO_GREAT = 2**63
-
 _NOT_JSON = object()
 _TOO_DEEP = object()
 _TEXT_TYPES = {str, type(None)}
@@ -62,8 +59,11 @@ def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None 
         path: The file that it is for, for the message of an error.
 
     Raises:
-        DocumentError: A field that this release does not know is nested too deeply to be written.
+        DocumentError: It could not be read again: a count is too great, or a field that this release does not know is
+            nested too deeply.
     """
+    if max(header.generation, header.next_id) >= TOO_GREAT:
+        raise DocumentError("its count of writes or of ids has come to its end", _RESTORE, path)
     own = {
         "format": FORMAT,
         "version": VERSION,
@@ -125,9 +125,7 @@ def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
     version = document.get("version")
     if type(version) is int and version > VERSION:
         raise _NewerError(version)
-    if version != VERSION or type(version) is not int:
-        msg = "its version is none that there ever was"
-        raise _MalformedError(msg)
+    _whole_number(document, "version", least=1)
     store_id = document.get("store_id")
     if type(store_id) is not str or not store_id:
         msg = "its store_id is not a text"
@@ -170,7 +168,7 @@ def _record(fields: Any, number: int) -> TokenRecord:
         raise _MalformedError(msg)
     created_at = fields.pop("created_at", 0)
     saved_at = fields.pop("saved_at", 0)
-    if type(created_at) is not int or type(saved_at) is not int or max(created_at, saved_at) >= _TOO_GREAT:
+    if type(created_at) is not int or type(saved_at) is not int or max(created_at, saved_at) >= TOO_GREAT:
         msg = f"created_at or saved_at of token {number} is not a whole number, or far too great"
         raise _MalformedError(msg)
     unknown = None
@@ -189,7 +187,7 @@ def _record(fields: Any, number: int) -> TokenRecord:
 
 def _whole_number(document: dict[str, Any], name: str, *, least: int) -> int:
     number = document.get(name)
-    if type(number) is not int or not least <= number < _TOO_GREAT:
+    if type(number) is not int or not least <= number < TOO_GREAT:
         msg = f"its {name} is not a whole number of at least {least}, or far too great"
         raise _MalformedError(msg)
     return number

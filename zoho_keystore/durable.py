@@ -72,9 +72,11 @@ def write(
         if temporary:
             with suppress(OSError):
                 folder.unlink(temporary)
+        path = folder.path / name
+        if isinstance(error, MemoryError):
+            error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         if not isinstance(error, OSError):
             raise
-        path = folder.path / name
         if placed:
             raise DurabilityUnknownError(
                 f"the store is saved, but may not survive a power cut: {os_error_text(error)}",

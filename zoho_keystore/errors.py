@@ -133,6 +133,7 @@ _NEXT_STEPS: Final = {
     errno.EMFILE: "The process has too many open files: close some, or raise the limit (ulimit -n)",
     errno.ENFILE: "The system has too many open files",
     errno.ELOOP: "There is a symbolic link where a file should be: remove it, or give the path of the file itself",
+    errno.ENOMEM: "Give the process more memory",
     errno.ENAMETOOLONG: "Use a shorter file name",
 }
 

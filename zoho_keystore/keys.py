@@ -37,6 +37,9 @@ _MAX_RING_BYTES = 64 * 1024
 _KEY_CHARACTERS = 44
 _KEY_BYTES = 32
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+# Fernet takes keys in the usual alphabet too, and people lose the padding.
+_KEY_LIKE = re.compile(r"[A-Za-z0-9_+/-]{43}=?")
+_KEY_AS_NAME = re.compile(r"[A-Za-z0-9_-]{43}=")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOW_TO_MAKE = (
     'Make one with: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
@@ -162,7 +165,8 @@ def fingerprint(key: bytes) -> str:
 
 def looks_like_key(text: str) -> bool:
     """Tell whether a text that was given as something else may be a key, so that it must not be repeated."""
-    return re.search(r"(^|[:,\s'\"])[A-Za-z0-9_+/-]{43}=?($|[,\s'\"])", text) is not None
+    parts = re.split(r"[:,\s'\"]", text)
+    return any(_KEY_LIKE.fullmatch(part) or _KEY_AS_NAME.fullmatch(os.path.basename(part)) for part in parts)
 
 
 def _default_source() -> KeySource:

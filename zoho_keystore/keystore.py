@@ -12,7 +12,7 @@ from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, Inv
 from zoho_keystore.folder import make_folders
 from zoho_keystore.keys import key_ring, looks_like_key
 from zoho_keystore.paths import default_store, real_path
-from zoho_keystore.records import MAX_ID_CHARACTERS, TokenRecord, created, criteria, filled, updated
+from zoho_keystore.records import MAX_ID_CHARACTERS, TOO_GREAT, TokenRecord, created, criteria, filled, updated
 from zoho_keystore.vaults.file import FileVault
 from zoho_keystore.vaults.memory import MemoryVault
 
@@ -93,7 +93,7 @@ class Keystore:
                 else:
                     found = _meant(transaction, given)
                 # Greater than any other, also when the clock stands still or goes back: it tells which was saved last.
-                now_ms = max(self._now_ms(), transaction.last_saved_at + 1)
+                now_ms = min(max(self._now_ms(), transaction.last_saved_at + 1), TOO_GREAT - 1)
                 if found:
                     record = updated(found[0], given, now_ms=now_ms)
                 else:

@@ -44,13 +44,18 @@ def real_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         ConfigurationError: No file can have this path.
     """
+    real = _resolved(path)
+    if real is None:
+        # The path is not repeated, and no exception that does hangs on this one: what is no path may be a key.
+        raise ConfigurationError("the path cannot be the path of a file", "Give the path of a file, as text")
+    return real
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path | None:
     try:
         given = os.fspath(path)
         if not isinstance(given, str) or not given:
-            raise ConfigurationError("the path is not a text, or empty", "Give the path of a file")
+            return None
         return Path(os.path.realpath(Path(given).expanduser()))
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        # The path is not repeated: what is no path may be a key that was passed in the wrong place.
-        raise ConfigurationError("the path cannot be the path of a file", "Give the path of a file") from error
+    except (TypeError, ValueError, RuntimeError, OSError):
+        return None

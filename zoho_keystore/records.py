@@ -32,6 +32,9 @@ MAX_ID_CHARACTERS = 255
 #: Numbers of more digits are none that anybody counts with, and soon none that Python converts.
 _LONGEST_NUMBER = 18
 
+#: No count of writes or of ids and no time gets here; from 4,300 digits on a number could not be written again.
+TOO_GREAT = 2**63
+
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 

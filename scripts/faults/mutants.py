@@ -64,12 +64,12 @@ def _no_lock() -> None:
 
 
 def _lock_file_unlinked() -> None:
-    release, is_same = locking._release, locking._is_same
+    release = locking._release
     path_of: dict[int, Path] = {}
 
     def remembering(folder: Folder, name: str, descriptor: Descriptor) -> bool:
         path_of[descriptor.fd] = folder.path / name
-        return is_same(folder, name, descriptor)
+        return True
 
     def unlinking(descriptor: Descriptor, unlock: Callable[[int], None]) -> None:
         if (path := path_of.pop(descriptor.fd, None)) is not None:

@@ -124,12 +124,18 @@ class FileVault:
         """
         self._require_open()
         with self._lock.held() as held:
-            base = self._newest()
-            draft = base.table.copy()
-            yield draft
-            if draft.changed:
+            # Before the file is looked at: a leftover may be a second name of it, and removing that changes its status.
+            durable.sweep(held.folder, self.path.name)
+            try:
+                base = self._newest()
+                draft = base.table.copy()
+                yield draft
+                sealed = self._sealed(draft) if draft.changed else None
+            except MemoryError:
+                raise self._no_memory("nothing was saved") from None
+            if sealed is not None:
                 try:
-                    state = self._written(held, draft, base)
+                    state = self._written(held, draft, sealed, base)
                 except DurabilityUnknownError:
                     self._state = None
                     raise
@@ -243,9 +249,10 @@ class FileVault:
                 if attempts >= _READ_ATTEMPTS or not self._is_changing(status):
                     raise
             except MemoryError:
-                raise self._no_memory(status) from None
-            else:
-                return self._state_of(descriptor, status, sealed, table)
+                raise self._no_memory(f"{status.st_size:,} bytes cannot be opened") from None
+            # Not before it is known to be a keystore: anything else is not ours to change.
+            status = trust.tightened(descriptor.fd, status, self.path)
+            return self._state_of(descriptor, status, sealed, table)
 
     def _read(self) -> tuple[Descriptor, os.stat_result, bytes]:
         """Return an open descriptor of the file, its status from before the reading, and its content.
@@ -259,7 +266,6 @@ class FileVault:
             status = os.fstat(descriptor.fd)
             trust.require_regular(status, self.path)
             trust.require_owner(status, self.path)
-            status = trust.tightened(descriptor.fd, status, self.path)
             if status.st_size > MAX_SEALED_BYTES:
                 raise _too_large(status.st_size, self.path)
             return descriptor, status, _read_all(descriptor.fd, status.st_size)
@@ -268,14 +274,10 @@ class FileVault:
         except OSError as error:
             raise storage_error(error, "the store cannot be read", self.path) from error
         except MemoryError:
-            raise self._no_memory(status) from None
+            raise self._no_memory(f"{status.st_size:,} bytes cannot be read") from None
 
-    def _no_memory(self, status: os.stat_result) -> StoreFileError:
-        return StoreFileError(
-            f"there is not enough memory to open a file of {status.st_size:,} bytes",
-            "Check the path; give the process more memory",
-            self.path,
-        )
+    def _no_memory(self, what: str) -> StoreFileError:
+        return StoreFileError(f"{what}: not enough memory", "Check the path; give the process more memory", self.path)
 
     def _is_changing(self, status: os.stat_result) -> bool:
         time.sleep(_READ_PAUSE_S)
@@ -289,21 +291,18 @@ class FileVault:
 
     def _created(self) -> _State | None:
         with self._lock.held() as held:
-            table = Table(Header(store_id=str(uuid.uuid4())), {})
+            durable.sweep(held.folder, self.path.name)
             try:
-                return self._written(held, table, None)
+                table = Table(Header(store_id=str(uuid.uuid4())), {})
+                return self._written(held, table, self._sealed(table), None)
             except durable.AlreadyThereError:
                 pass  # Another process was faster.
+            except OSError as error:  # The system's source of random numbers may fail.
+                raise storage_error(error, "the store cannot be made", self.path) from error
         return self._reloaded()
 
-    def _written(self, held: HeldLock, table: Table, base: _State | None) -> _State | None:
-        """Seal a table, write it durably, and return the state that the file now holds; None if that is to be read.
-
-        Args:
-            held: The lock.
-            table: What to write.
-            base: The state that it was made from; None to make a file that must not be there yet.
-        """
+    def _sealed(self, table: Table) -> bytes:
+        """Count the write in a table, and return what the file is to hold."""
         table.header = replace(table.header, generation=table.header.generation + 1)
         try:
             sealed = self._require_open().seal(document.encode(table.header, table.records(), path=self.path))
@@ -311,6 +310,17 @@ class FileVault:
             raise storage_error(error, "nothing was saved", self.path) from error
         if len(sealed) > MAX_SEALED_BYTES:
             raise _too_large(len(sealed), self.path)
+        return sealed
+
+    def _written(self, held: HeldLock, table: Table, sealed: bytes, base: _State | None) -> _State | None:
+        """Write durably, and return the state that the file now holds; None if that is to be read.
+
+        Args:
+            held: The lock.
+            table: What is written.
+            sealed: The same, sealed.
+            base: The state that it was made from; None to make a file that must not be there yet.
+        """
 
         def verify() -> None:
             held.verify()
@@ -322,7 +332,6 @@ class FileVault:
                 )
 
         name = self.path.name
-        durable.sweep(held.folder, name)
         try:
             written = durable.write(held.folder, name, sealed, create=base is None, before_placing=verify)
         except DurabilityUnknownError:
@@ -336,7 +345,7 @@ class FileVault:
         try:
             descriptor = Descriptor(held.folder.open(self.path.name, trust.READ_FLAGS))
             status = os.fstat(descriptor.fd)
-        except OSError:
+        except (OSError, MemoryError):
             return None  # The save is done; that no descriptor is left must not turn it into a failure.
         # All but the time of the status' change, which the rename itself has set: else somebody was there already.
         if _stamp(status)[:-1] != _stamp(written)[:-1]:
