@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import ConfigurationError
+from zoho_keystore.trust import require_no_planted_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ def real_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ConfigurationError: No file can have this path.
+        UnsafeFileError: It leads over a link that another user may have put there to lead us elsewhere.
     """
     real = _resolved(path)
     if real is None:
@@ -56,6 +58,9 @@ def _resolved(path: str | os.PathLike[str]) -> Path | None:
         given = os.fspath(path)
         if not isinstance(given, str) or not given:
             return None
-        return Path(os.path.realpath(Path(given).expanduser()))
+        # Not normalized: behind a link, ".." is the folder above its target.
+        path = os.path.join(os.getcwd(), Path(given).expanduser())
+        require_no_planted_link(path)
+        return Path(os.path.realpath(path))
     except (TypeError, ValueError, RuntimeError, OSError):
         return None

@@ -13,13 +13,13 @@ import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import UnsafeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
@@ -193,6 +193,39 @@ def require_folder(status: os.stat_result, path: Path) -> None:
         f"Use a folder of your own, or: chmod go-w {shlex.quote(str(path))}",
         path,
     )
+
+
+def require_no_planted_link(path: str, *, depth: int = 40) -> None:
+    """Refuse a path that leads over a symbolic link which another user has put where everybody may (such as /tmp).
+
+    It is the rule of Linux (fs.protected_symlinks), which does not hold for links that a program resolves itself.
+
+    Args:
+        path: The absolute path.
+        depth: How many links may follow one another; what is deeper, the system refuses itself.
+
+    Raises:
+        UnsafeFileError: There is such a link.
+        OSError: A part of the path cannot be looked at.
+    """
+    if not HAS_OWNERS or depth == 0:
+        return
+    parts = Path(path).parts
+    for end in range(2, len(parts) + 1):
+        link = os.path.join(*parts[:end])
+        if not os.path.islink(link):
+            continue
+        folder, owner = os.stat(os.path.dirname(link)), os.lstat(link).st_uid
+        everybodys = folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH
+        if everybodys and owner not in (os.geteuid(), folder.st_uid):
+            raise UnsafeFileError(
+                f"this is a symbolic link of user {owner} in a folder that everybody may write to",
+                "Give the path of the file itself, in a folder of your own",
+                Path(link),
+            )
+        target = os.path.join(os.path.dirname(link), os.readlink(link), *parts[end:])
+        require_no_planted_link(target, depth=depth - 1)
+        return
 
 
 @lru_cache(maxsize=16)

@@ -1,8 +1,8 @@
 """Engines that attack the store: kills, power cuts, failing system calls, races, stale reads, hostile files.
 
 Each engine is a function that tries something a number of times and returns a :class:`Result`. The tests in
-``tests/faults`` run them small, ``scripts/torture.py`` runs them large. Both run them on mutants too: the store with one
-protection taken out, which an engine must catch.
+``tests/faults`` run them small, ``scripts/torture.py`` runs them large. The tests run them on mutants too: the store
+with one protection taken out, which an engine must catch.
 """
 
 from __future__ import annotations

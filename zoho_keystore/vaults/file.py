@@ -250,9 +250,10 @@ class FileVault:
                     raise
             except MemoryError:
                 raise self._no_memory(f"{status.st_size:,} bytes cannot be opened") from None
-            # Not before it is known to be a keystore: anything else is not ours to change.
-            status = trust.tightened(descriptor.fd, status, self.path)
-            return self._state_of(descriptor, status, sealed, table)
+            else:
+                # Not before it is known to be a keystore: anything else is not ours to change.
+                status = trust.tightened(descriptor.fd, status, self.path)
+                return self._state_of(descriptor, status, sealed, table)
 
     def _read(self) -> tuple[Descriptor, os.stat_result, bytes]:
         """Return an open descriptor of the file, its status from before the reading, and its content.

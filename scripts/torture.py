@@ -1,0 +1,204 @@
+"""The long campaign against the store: each method until its target is reached or its share of the time is over.
+
+``--minutes`` is the time for all of it; what an engine does in one walk (every system call, every bit) is always done
+whole. Run as root to have all methods; those that a machine cannot do are named with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faults import Result, disks, hostile, kills, powercuts, races, secrets, staleness, syscalls
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: A fuzzing campaign starts here, and the next one where it ended, so that every figure can be had again.
+_SEED = 20_260_000_000
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to attack.
+
+    Attributes:
+        name: What the table calls it.
+        run: Tries so many times, telling each time, and returns what came of it.
+        target: How often to try.
+        batch: How often to try in one go; 0 for what is one walk, whose length the engine knows.
+        share: The part of the time that it may take, in parts of the sum of all.
+        why_not: Why this machine cannot do it, or None.
+    """
+
+    name: str
+    run: Callable[[Path, int, Callable[[], None]], Result]
+    target: int
+    batch: int = 0
+    share: float = 0.0
+    why_not: Callable[[], str | None] = lambda: None
+
+
+def _walk(engine: Callable[..., Result], *arguments: object, **options: object) -> Method:
+    """Return a method that is one walk."""
+
+    def run(folder: Path, _count: int, told: Callable[[], None]) -> Result:
+        return engine(folder, *arguments, progress=told, **options)
+
+    return Method(getattr(engine, "__name__", "walk").replace("_", " "), run, 1)
+
+
+def _once(engine: Callable[..., Result]) -> Method:
+    """Return a method that is one walk, of an engine that tells nothing on the way."""
+    return Method(engine.__name__.replace("_", " "), lambda folder, _count, _told: engine(folder), 1)
+
+
+def methods() -> list[Method]:
+    """Return all methods, with the targets of a full run."""
+    started = _SEED
+
+    def fuzz(folder: Path, count: int, told: Callable[[], None]) -> Result:
+        nonlocal started
+        first, started = started, started + count
+        processes = os.cpu_count() or 1
+        return hostile.fuzz(folder, inputs=count, seed=first, processes=processes, progress=told)
+
+    def cuts(file_system: str) -> Method:
+        def run(folder: Path, count: int, told: Callable[[], None]) -> Result:
+            return powercuts.power_cuts(folder, file_system, times=count, progress=told)
+
+        name = f"power cuts, {file_system}"
+        return Method(name, run, 10_000, 1_000, 20, partial(powercuts.why_not, file_system))
+
+    return [
+        Method("kills at operations", lambda f, n, t: kills.fork_kills(f, times=n, progress=t), 100_000, 5_000, 10),
+        Method("kills at any moment", lambda f, n, t: kills.random_kills(f, times=n, progress=t), 2_000, 100, 3),
+        *[
+            Method(
+                name,
+                lambda folder, _count, told, engine=engine: engine(folder, progress=told),
+                1,
+                why_not=syscalls.why_not,
+            )
+            for name, engine in {
+                "SIGKILL at every system call": syscalls.kill_at_every_call,
+                "an error at every system call": syscalls.fail_every_call,
+            }.items()
+        ],
+        *[cuts(file_system) for file_system in powercuts.FILE_SYSTEMS],
+        *[_disk(trouble) for trouble in disks.TROUBLES],
+        *[_once(engine) for engine in (races.writers, races.forks, races.creators, races.killed_holders)],
+        *[_once(engine) for engine in (races.hanging_holder, races.forks_beside_threads)],
+        Method(
+            "read, modify, write under kills",
+            lambda f, n, t: races.read_modify_write(f, increments=n, progress=t),
+            1_000_000,
+            25_000,
+            20,
+        ),
+        Method(
+            "finds after replacements",
+            lambda f, n, t: staleness.stale_reads(f, replacements=n, progress=t),
+            100_000,
+            5_000,
+            5,
+        ),
+        Method(
+            "finds after writes in place",
+            lambda f, n, t: staleness.in_place_writes(f, writes=n, progress=t),
+            10_000,
+            1_000,
+            2,
+        ),
+        _walk(hostile.flip_every_bit),
+        _walk(hostile.cut_everywhere),
+        _walk(hostile.edit_everywhere),
+        _walk(hostile.odd_files),
+        Method("fuzzed seals and documents", fuzz, 10_000_000, 250_000, 15),
+        _walk(secrets.hunt),
+    ]
+
+
+def _disk(trouble: str) -> Method:
+    def run(folder: Path, _count: int, told: Callable[[], None]) -> Result:
+        return disks.disks(folder, trouble, progress=told)
+
+    return Method(f"a disk that is {trouble}", run, 1, why_not=disks.TROUBLES[trouble].lacks)
+
+
+def campaign(method: Method, time_s: float, bar: Progress) -> Result:
+    """Run one method until its target or the end of its time."""
+    total = Result(method.name)
+    task = bar.add_task(method.name, total=method.target if method.batch else None)
+    ends = time.monotonic() + time_s
+
+    def told() -> None:
+        bar.advance(task)
+
+    while True:
+        count = min(method.batch, method.target - total.tried) if method.batch else 1
+        with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+            result = method.run(Path(folder), count, told)
+        total.tried += result.tried
+        total.failures += result.failures
+        total.figures |= result.figures
+        bar.update(task, completed=total.tried)
+        if not method.batch or total.tried >= method.target or time.monotonic() >= ends:
+            bar.update(task, total=total.tried)
+            return total
+
+
+def show(results: list[Result], left_out: dict[str, str], console: Console) -> None:
+    """Print the table of what was done and seen."""
+    table = Table("method", title=f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
+    table.add_column("tried", justify="right")
+    table.add_column("failed", justify="right")
+    table.add_column("figures")
+    for result in results:
+        figures = ", ".join(f"{name} {figure:,.6g}" for name, figure in result.figures.items())
+        table.add_row(result.method, f"{result.tried:,}", f"{len(result.failures):,}", figures)
+    console.print(table)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name}: {reason}")
+    for result in results:
+        for failure in result.failures[:20]:
+            console.print(f"FAILED: {result.method}: {failure}", style="bold red", markup=False)
+
+
+def main() -> int:
+    """Run the campaign, and return 0 if nothing failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=90.0, metavar="N", help="for all of it; default: 90")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only the methods whose names hold this text")
+    options = parser.parse_args()
+    console = Console()
+    chosen = [method for method in methods() if options.only in method.name]
+    if not chosen:
+        parser.error("no method has this text in its name; there are: " + ", ".join(m.name for m in methods()))
+    shares = sum(method.share for method in chosen) or 1.0
+    results: list[Result] = []
+    left_out: dict[str, str] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        for method in chosen:
+            if (reason := method.why_not()) is not None:
+                left_out[method.name] = reason
+            else:
+                results.append(campaign(method, options.minutes * 60 * method.share / shares, bar))
+    show(results, left_out, console)
+    return 1 if any(result.failures for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
