@@ -50,13 +50,9 @@ class Method:
     why_not: Callable[[], str | None] = lambda: None
 
 
-def _walk(engine: Callable[..., Result], *arguments: object, **options: object) -> Method:
+def _walk(name: str, engine: Callable[..., Result], *, why_not: Callable[[], str | None] = lambda: None) -> Method:
     """Return a method that is one walk."""
-
-    def run(folder: Path, _count: int, told: Callable[[], None]) -> Result:
-        return engine(folder, *arguments, progress=told, **options)
-
-    return Method(getattr(engine, "__name__", "walk").replace("_", " "), run, 1)
+    return Method(name, lambda folder, _count, told: engine(folder, progress=told), 1, why_not=why_not)
 
 
 def _once(engine: Callable[..., Result]) -> Method:
@@ -79,23 +75,13 @@ def methods() -> list[Method]:
             return powercuts.power_cuts(folder, file_system, times=count, progress=told)
 
         name = f"power cuts, {file_system}"
-        return Method(name, run, 10_000, 1_000, 20, partial(powercuts.why_not, file_system))
+        return Method(name, run, 10_000, 1_000, 20, partial(powercuts.missing_for, powercuts.FILE_SYSTEMS[file_system]))
 
     return [
         Method("kills at operations", lambda f, n, t: kills.fork_kills(f, times=n, progress=t), 100_000, 5_000, 10),
         Method("kills at any moment", lambda f, n, t: kills.random_kills(f, times=n, progress=t), 2_000, 100, 3),
-        *[
-            Method(
-                name,
-                lambda folder, _count, told, engine=engine: engine(folder, progress=told),
-                1,
-                why_not=syscalls.why_not,
-            )
-            for name, engine in {
-                "SIGKILL at every system call": syscalls.kill_at_every_call,
-                "an error at every system call": syscalls.fail_every_call,
-            }.items()
-        ],
+        _walk("SIGKILL at every system call", syscalls.kill_at_every_call, why_not=syscalls.why_not),
+        _walk("an error at every system call", syscalls.fail_every_call, why_not=syscalls.why_not),
         *[cuts(file_system) for file_system in powercuts.FILE_SYSTEMS],
         *[_disk(trouble) for trouble in disks.TROUBLES],
         *[_once(engine) for engine in (races.writers, races.forks, races.creators, races.killed_holders)],
@@ -121,12 +107,12 @@ def methods() -> list[Method]:
             1_000,
             2,
         ),
-        _walk(hostile.flip_every_bit),
-        _walk(hostile.cut_everywhere),
-        _walk(hostile.edit_everywhere),
-        _walk(hostile.odd_files),
+        _walk("every bit flipped", hostile.flip_every_bit),
+        _walk("cut off everywhere", hostile.cut_everywhere),
+        _walk("edited everywhere", hostile.edit_everywhere),
+        _walk("odd files", hostile.odd_files),
         Method("fuzzed seals and documents", fuzz, 10_000_000, 250_000, 15),
-        _walk(secrets.hunt),
+        _walk("the hunt for secrets", secrets.hunt),
     ]
 
 
