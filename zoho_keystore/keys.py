@@ -38,8 +38,8 @@ _KEY_CHARACTERS = 44
 _KEY_BYTES = 32
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # Fernet takes keys in the usual alphabet too, and people lose the padding.
-_KEY_LIKE = re.compile(r"[A-Za-z0-9_+/-]{43}=?")
-_KEY_AS_NAME = re.compile(r"[A-Za-z0-9_-]{43}=")
+_KEY_LIKE = re.compile(r"[A-Za-z0-9_+/-]{43}=|[A-Za-z0-9_+-]{43}")
+_KEY_AS_NAME = re.compile(r"(.*=)?[A-Za-z0-9_-]{43}=")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOW_TO_MAKE = (
     'Make one with: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
@@ -145,6 +145,7 @@ def key_ring(key: bytes | str | None) -> KeyRing:
         ConfigurationError: The argument is none of these.
         KeyUnavailableError: No key is there.
         MalformedKeyError: What is there is not a key.
+        UnsafeFileError: The path of a key ring leads over a link that another user planted.
     """
     if key is None:
         return KeyRing(_default_source())

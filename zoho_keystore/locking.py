@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
 
+#: How often it is tried to open the lock file, whatever the timeout: others may make it at the same moment.
+_FREE_CHANCES = 3
+
 #: For how long a fork waits for an import to end, in seconds.
 _LONGEST_IMPORT_S = 5.0
 
@@ -34,6 +37,17 @@ _LONGEST_IMPORT_S = 5.0
 # in the child, and the moment between opening a lock file and noting that it is open.
 _no_fork = threading.RLock()
 _to_renew: weakref.WeakSet[ThreadLock | StoreLock] = weakref.WeakSet()
+
+
+@contextmanager
+def _unforked() -> Iterator[None]:
+    """Put off forks meanwhile; without waiting long for a thread that hangs here because of another store's disk."""
+    has_gate = _no_fork.acquire(timeout=_LONGEST_PAUSE_S)
+    try:
+        yield
+    finally:
+        if has_gate:
+            _no_fork.release()
 
 
 def _before_fork() -> None:
@@ -47,7 +61,8 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _after_fork()
+    global _no_fork  # noqa: PLW0603 - the lock of the parent may belong to a thread that is not there
+    _no_fork = threading.RLock()
     for lock in list(_to_renew):
         lock.after_fork()
 
@@ -162,7 +177,7 @@ class StoreLock:
     def _system_calls(self) -> tuple[Callable[..., bool], Callable[[int], None]]:
         # Importing it takes 40 ms, which a process that only reads does not need to spend.
         try:
-            with _no_fork:
+            with _unforked():
                 from filelock import lock_descriptor, unlock_descriptor  # noqa: PLC0415 - see above
         except OSError as error:
             raise storage_error(error, "the store cannot be locked; nothing was saved", self.path) from error
@@ -170,10 +185,11 @@ class StoreLock:
 
     def _locked(self, folder: Folder, deadline: float, lock: Callable[..., bool]) -> Descriptor:
         pause = _FIRST_PAUSE_S
+        chances = _FREE_CHANCES
         while True:
             try:
                 # Noted at once, and not in the middle of a fork: a child has to close its copy.
-                with _no_fork:
+                with _unforked():
                     self._descriptor = descriptor = self._opened(folder)
                 if descriptor is not None:
                     while not lock(descriptor.fd, blocking=False):
@@ -187,8 +203,10 @@ class StoreLock:
                 raise storage_error(error, "the lock file cannot be opened or locked", self.path) from error
             # Somebody made, removed or replaced the file meanwhile: what we hold is not what others will ask for.
             self._descriptor = descriptor = None
-            if time.monotonic() >= deadline:
+            chances -= 1
+            if chances <= 0 and time.monotonic() >= deadline:
                 raise _timed_out(self._timeout_s, "the lock file is replaced again and again", self.path)
+            time.sleep(pause)
 
     def _opened(self, folder: Folder) -> Descriptor | None:
         """Open the lock file, or make it; None when somebody else made or removed it in the meantime."""
@@ -207,6 +225,7 @@ class StoreLock:
             # Root that took anybody's lock file could be held up by whoever made one where everybody may (/tmp).
             trust.require_owner(status, self.path, also=None if store is None else store.st_uid)
         except UnsafeFileError as error:
+            descriptor.close()
             raise UnsafeFileError(
                 f"the lock file is not to be trusted: {error.problem}",
                 "Find out who put it there, and remove it",

@@ -59,7 +59,9 @@ def _resolved(path: str | os.PathLike[str]) -> Path | None:
         if not isinstance(given, str) or not given:
             return None
         # Not normalized: behind a link, ".." is the folder above its target.
-        path = os.path.join(os.getcwd(), Path(given).expanduser())
+        path = str(Path(given).expanduser())
+        if not os.path.isabs(path):
+            path = os.path.join(os.getcwd(), path)
         require_no_planted_link(path)
         return Path(os.path.realpath(path))
     except (TypeError, ValueError, RuntimeError, OSError):

@@ -364,7 +364,12 @@ class StoreContract:
 
     @pytest.mark.parametrize(
         ("setter", "value"),
-        [("set_client_id", 9_876_543_210), ("set_access_token", b"a"), ("set_expires_in", "soon"), ("set_id", "9" * 256)],
+        [
+            ("set_client_id", 9_876_543_210),
+            ("set_access_token", b"a"),
+            ("set_expires_in", "soon"),
+            ("set_id", "9" * 256),
+        ],
     )
     def test_a_field_that_cannot_be_kept_raises_and_is_not_repeated(
         self, store: Store, setter: str, value: object

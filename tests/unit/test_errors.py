@@ -116,6 +116,12 @@ def test_an_error_survives_pickling(kind: type[KeystoreError], protocol: int) ->
 
 
 @EVERY_ERROR
+def test_the_repr_of_an_error_has_all_of_it(kind: type[KeystoreError]) -> None:
+    """Logs of other programs show errors that way."""
+    assert repr(kind("the problem", "The advice", PATH)) == f"{kind.__name__}('the problem', 'The advice', {PATH!r})"
+
+
+@EVERY_ERROR
 def test_an_error_can_be_copied(kind: type[KeystoreError]) -> None:
     """Test frameworks and task queues copy errors."""
     copied = copy.copy(kind("the problem", "The advice", PATH))
@@ -152,6 +158,8 @@ def test_an_os_error_without_a_number_gives_its_text() -> None:
         (errno.EACCES, "Check who owns the file and its folder"),
         (errno.EPERM, "marked immutable"),
         (errno.EROFS, "InMemoryStore"),
+        (errno.EBUSY, "mount its folder instead"),
+        (errno.EISDIR, "a folder where a file should be"),
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "quota"),
         (errno.EFBIG, "ulimit -f"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -368,11 +369,12 @@ def test_two_that_make_the_store_at_once_get_the_same_one(
 def test_no_descriptor_is_left_open_by_states_that_came_and_went(store: Keystore, store_path: Path, key: bytes) -> None:
     """One at most is open for each store."""
     other = open_file(store_path, key=key)
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(3, 30):
         other.save(token(number))
         assert len(store.records()) == number
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_the_vault_never_asks_for_a_key_itself(store_path: Path, key: bytes) -> None:
