@@ -40,6 +40,7 @@ class Method:
         batch: How often to try in one go; 0 for what is one walk, whose length the engine knows.
         share: The part of the time that it may take, in parts of the sum of all.
         why_not: Why this machine cannot do it, or None.
+        step: How many tries each telling stands for.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Method:
     batch: int = 0
     share: float = 0.0
     why_not: Callable[[], str | None] = lambda: None
+    step: int = 1
 
 
 def _walk(name: str, engine: Callable[..., Result], *, why_not: Callable[[], str | None] = lambda: None) -> Method:
@@ -111,7 +113,7 @@ def methods() -> list[Method]:
         _walk("cut off everywhere", hostile.cut_everywhere),
         _walk("edited everywhere", hostile.edit_everywhere),
         _walk("odd files", hostile.odd_files),
-        Method("fuzzed seals and documents", fuzz, 10_000_000, 250_000, 15),
+        Method("fuzzed seals and documents", fuzz, 10_000_000, 250_000, 15, step=hostile.STEP),
         _walk("the hunt for secrets", secrets.hunt),
     ]
 
@@ -130,7 +132,8 @@ def campaign(method: Method, time_s: float, bar: Progress) -> Result:
     ends = time.monotonic() + time_s
 
     def told() -> None:
-        bar.advance(task)
+        bar.advance(task, method.step)
+        bar.refresh()
 
     while True:
         count = min(method.batch, method.target - total.tried) if method.batch else 1
@@ -176,7 +179,8 @@ def main() -> int:
     results: list[Result] = []
     left_out: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    # Without a thread of its own: engines fork, and a child must not find a lock that a thread held.
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
         for method in chosen:
             if (reason := method.why_not()) is not None:
                 left_out[method.name] = reason

@@ -26,6 +26,9 @@ VERSION = 1
 MAX_SEALED_BYTES = 256 * 1024 * 1024
 
 _HEADER_FIELDS = ("format", "version", "store_id", "generation", "next_id", "tokens")
+#: How deep a field that this release does not know may be nested. Python's own limit depends on who calls.
+_DEEPEST = 100
+
 _NOT_JSON = object()
 _TOO_DEEP = object()
 _TEXT_TYPES = {str, type(None)}
@@ -134,7 +137,7 @@ def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
         store_id=store_id,
         generation=_whole_number(document, "generation", least=0),
         next_id=_whole_number(document, "next_id", least=1),
-        unknown={name: value for name, value in document.items() if name not in _HEADER_FIELDS},
+        unknown=_kept({name: value for name, value in document.items() if name not in _HEADER_FIELDS}),
     )
     tokens = document.get("tokens")
     if type(tokens) is not list:
@@ -174,7 +177,7 @@ def _record(fields: Any, number: int) -> TokenRecord:
     unknown = None
     # Whole-record set operations, since this runs for every record at every reading.
     if not fields.keys() <= TEXT_FIELDS:
-        unknown = {name: fields.pop(name) for name in list(fields) if name not in TEXT_FIELDS}
+        unknown = _kept({name: fields.pop(name) for name in list(fields) if name not in TEXT_FIELDS})
     if not _TEXT_TYPES.issuperset(map(type, fields.values())):
         name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
         msg = f"{name} of token {number} is not a text"
@@ -183,6 +186,22 @@ def _record(fields: Any, number: int) -> TokenRecord:
     fields["saved_at"] = saved_at
     fields["unknown"] = unknown
     return TokenRecord.adopt(fields)
+
+
+def _kept(unknown: dict[str, Any]) -> dict[str, Any]:
+    """Return fields that this release does not know, if they can be written again wherever a save may happen."""
+    level: list[Any] = [unknown]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return unknown
+    msg = "a field of an unknown kind is nested too deeply"
+    raise _MalformedError(msg)
 
 
 def _whole_number(document: dict[str, Any], name: str, *, least: int) -> int:

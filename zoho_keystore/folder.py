@@ -7,6 +7,7 @@ in this module.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -120,6 +121,10 @@ class Folder:
                     raise
                 time.sleep(0.02)
 
+    def chmod(self, name: str) -> None:
+        """Make a file private."""
+        os.chmod(self._at(name), trust.PRIVATE_FILE, dir_fd=self._fd)
+
     def make_folder(self, name: str) -> None:
         """Make a folder that is ours alone, whatever the umask; one that is there stays as it is."""
         with suppress(FileExistsError):
@@ -130,8 +135,14 @@ class Folder:
 
     def sync(self) -> None:
         """Make the names durable; where a folder cannot be opened, the system does it by itself."""
-        if self._fd is not None:
+        if self._fd is None:
+            return
+        try:
             os.fsync(self._fd)
+        except OSError as error:
+            # Some file systems cannot sync a folder and say so; there is nothing more that could be done.
+            if error.errno != errno.EINVAL:
+                raise
 
 
 def make_folders(path: Path) -> None:

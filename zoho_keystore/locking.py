@@ -212,14 +212,24 @@ class StoreLock:
         """Open the lock file, or make it; None when somebody else made or removed it in the meantime."""
         # Opening with O_CREAT fails for a file of another user in a sticky folder, even for root
         # (fs.protected_regular), so the two are separate steps.
+        name = self.path.name
         try:
-            descriptor = Descriptor(folder.open(self.path.name, trust.UPDATE_FLAGS))
+            descriptor = Descriptor(folder.open(name, trust.UPDATE_FLAGS))
         except FileNotFoundError:
             with suppress(FileExistsError):
-                return folder.create(self.path.name, like=self._store_name)
+                return folder.create(name, like=self._store_name)
+            return None
+        except PermissionError:
+            # Who made it was killed before it could undo what an odd umask had taken from the file's mode.
+            status = folder.status(name)
+            if not trust.is_ours(status) or not trust.is_closed_to_owner(status):
+                raise
+            folder.chmod(name)
             return None
         status = os.fstat(descriptor.fd)
         try:
+            if status.st_nlink > 1:
+                raise UnsafeFileError("it is another file's second name", "", self.path)
             trust.require_regular(status, self.path)
             store = folder.status_if_there(self._store_name)
             # Root that took anybody's lock file could be held up by whoever made one where everybody may (/tmp).

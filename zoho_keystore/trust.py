@@ -102,6 +102,11 @@ def is_open_to_others(status: os.stat_result) -> bool:
     return HAS_OWNERS and bool(status.st_mode & _OTHERS)
 
 
+def is_closed_to_owner(status: os.stat_result) -> bool:
+    """Tell whether a regular file's mode keeps even its owner from using it."""
+    return stat.S_ISREG(status.st_mode) and (status.st_mode & PRIVATE_FILE) != PRIVATE_FILE
+
+
 def tightened(fd: int, status: os.stat_result, path: Path) -> os.stat_result:
     """Return the status of a file of ours after others have been shut out of it.
 
@@ -186,7 +191,7 @@ def require_folder(status: os.stat_result, path: Path) -> None:
         require_owner(status, path)
     if status.st_mode & stat.S_ISVTX or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return
-    if not _keeps_modes(path):
+    if os.statvfs(path).f_flag & os.ST_RDONLY or not _keeps_modes(path):
         return
     raise UnsafeFileError(
         f"mode {stat.S_IMODE(status.st_mode):04o} lets other users replace files in this folder",
@@ -228,7 +233,6 @@ def require_no_planted_link(path: str, *, depth: int = 40) -> None:
         return
 
 
-@lru_cache(maxsize=16)
 def _keeps_modes(folder: Path) -> bool:
     """Tell whether new files in a folder get the mode that they are made with.
 
@@ -236,10 +240,15 @@ def _keeps_modes(folder: Path) -> bool:
     changed. Where no file can be made to find out, the mode is taken at its word.
     """
     try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            return not is_open_to_others(os.fstat(probe.fileno()))
+        return _new_files_are_private(folder)
     except OSError:
         return True
+
+
+@lru_cache(maxsize=16)
+def _new_files_are_private(folder: Path) -> bool:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        return not is_open_to_others(os.fstat(probe.fileno()))
 
 
 def keeps_inodes(path: Path) -> bool:

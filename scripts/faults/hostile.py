@@ -51,7 +51,6 @@ from zoho_keystore.vaults.table import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 #: What went wrong in one attempt, or None.
 Verdict = str | None
 #: Makes attempts in a folder of their own.
@@ -231,6 +230,7 @@ class _Child:
 
     def __init__(self, attempts: Attempts, folder: Path, mutant: str | None) -> None:
         self.reports, sender = Pipe(duplex=False)
+        self._tried = 0
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid:
@@ -258,16 +258,21 @@ class _Child:
             self._heard = time.monotonic()
             try:
                 tried, failures = self.reports.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 status = self._ended()
-                return 0, [f"a process ended with status {status}"] if status else []
+                return 0, [self._lost(f"ended with status {status}")] if status else []
+            self._tried += tried
             return tried, failures
         if time.monotonic() - self._heard > _SILENCE_S:
             self.kill()
-            return 0, [f"a process did nothing for {_SILENCE_S:g} s"]
+            return 0, [self._lost(f"did nothing for {_SILENCE_S:g} s")]
         return 0, []
 
+    def _lost(self, what: str) -> str:
+        return f"a process {what}, in its attempts {self._tried} to {self._tried + STEP}"
+
     def kill(self) -> None:
+        """End it."""
         os.kill(self.pid, signal.SIGKILL)
         self._ended()
 
@@ -282,7 +287,8 @@ def _prepare_child(mutant: str | None) -> None:
     # A file that does not open is looked at once more after a pause, since somebody may be writing it. Nobody is.
     FileVault._is_changing = _is_not_changing  # type: ignore[method-assign]
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, hard))
+    unlimited = hard == resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES if unlimited else min(_MEMORY_BYTES, hard), hard))
     logger = logging.getLogger("zoho_keystore")
     logger.handlers, logger.propagate = [_Formatting()], False
     mutate(mutant)

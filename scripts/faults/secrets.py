@@ -317,9 +317,9 @@ def _logs_watched(evidence: Evidence, where: str) -> Iterator[_Records]:
         for record in handler.records:
             evidence.look_at(f"{where}: a log record", logging.Formatter().format(record))
             evidence.look_into(f"{where}: the parts of a log record", record.__dict__)
-            for arg in record.args if isinstance(record.args, tuple) else ():
-                if isinstance(arg, BaseException):
-                    evidence.look_at_error(f"{where}: an error in the log", arg)
+            for part in (*(record.args or ()), *(record.exc_info or ())):
+                if isinstance(part, BaseException):
+                    evidence.look_at_error(f"{where}: an error in the log", part)
 
 
 @contextmanager
@@ -335,11 +335,9 @@ def _files_watched(evidence: Evidence, where: str, scene: Scene) -> Iterator[Non
     def looking(real: Callable[..., None]) -> Callable[..., None]:
         def moved(name: Any, *args: Any, **options: Any) -> None:
             with suppress(OSError):
-                fd = real_open(
-                    name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=options.get("src_dir_fd", options.get("dir_fd"))
-                )
-                with open(fd, "rb") as file:
-                    evidence.look_at(f"{where}: a temporary file", file.read())
+                folder = options.get("src_dir_fd", options.get("dir_fd"))
+                with open(real_open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as old:
+                    evidence.look_at(f"{where}: a temporary file", old.read())
             return real(name, *args, **options)
 
         return moved

@@ -83,6 +83,9 @@ def open_to_others() -> None:
     _put(trust, PRIVATE_FILE=0o644)
 
 
+# Twenty seconds on a machine that is ten times overloaded.
+pytestmark = pytest.mark.timeout(300)
+
 #: Each with what it is to be caught for.
 FURTHER_MUTANTS = [
     (no_sweep, "left after the next save"),

@@ -135,6 +135,7 @@ def test_an_unknown_user_does_not_mean_the_record_of_another_user() -> None:
     """Rule 2: equal credentials do not make Bob's record Ann's."""
     bobs = TokenRecord(id="1", user_name="bob", client_id="c", client_secret="s", refresh_token="r", grant_token="g")
     assert meant(replace(bobs, id="", user_name="ann"), bobs) == []
+    assert meant(TokenRecord(user_name="ann", access_token="a"), TokenRecord(user_name="bob", access_token="a")) == []
 
 
 def test_an_unknown_user_with_nothing_else_means_nothing() -> None:
