@@ -228,9 +228,9 @@ class StoreLock:
             return None
         status = os.fstat(descriptor.fd)
         try:
+            trust.require_regular(status, self.path)
             if status.st_nlink > 1:
                 raise UnsafeFileError("it is another file's second name", "", self.path)
-            trust.require_regular(status, self.path)
             store = folder.status_if_there(self._store_name)
             # Root that took anybody's lock file could be held up by whoever made one where everybody may (/tmp).
             trust.require_owner(status, self.path, also=None if store is None else store.st_uid)

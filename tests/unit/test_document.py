@@ -265,6 +265,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a fraction that no float can hold": (document(later="x").replace(b'"x"', b"1e999"), "not valid JSON"),
     "a number of 5000 digits": (document(TOKEN, later="x").replace(b'"x"', b"1" * 5000), "not valid JSON"),
     "a generation of 5000 digits": (document(generation="x").replace(b'"x"', b"1" * 5000), "not valid JSON"),
+    "a few lists too many": (document(later="x").replace(b'"x"', nested(101).encode()), "nested too deeply"),
     "100,000 lists": (nested(100_000).encode(), "nested too deeply"),
     "100,000 lists in a field": (document(later="x").replace(b'"x"', nested(100_000).encode()), "nested too deeply"),
     "100,000 lists in a token": (document(token(x="x")).replace(b'"x"}', nested(100_000).encode() + b"}"), "nested"),

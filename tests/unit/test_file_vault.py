@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -9,6 +10,7 @@ import os
 import shutil
 import stat
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,13 +19,18 @@ from cryptography.fernet import Fernet
 from zoho_keystore import (
     CannotOpenError,
     DocumentError,
+    DurabilityUnknownError,
     KeystoreError,
     NewerVersionError,
+    StoreClosedError,
     StoreFileError,
     UnsafeFileError,
     document,
+    durable,
+    trust,
 )
-from zoho_keystore.keys import key_ring
+from zoho_keystore.folder import Folder
+from zoho_keystore.keys import KeyRing, key_ring
 from zoho_keystore.keystore import Keystore, open_file
 from zoho_keystore.records import TokenRecord
 from zoho_keystore.vaults import file as file_module
@@ -381,3 +388,175 @@ def test_the_vault_never_asks_for_a_key_itself(store_path: Path, key: bytes) -> 
     """It is given the ring."""
     vault = FileVault(store_path, key_ring(key), lock_timeout=1)
     assert vault.records() == []
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    """Return a function that fails with an error."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+def test_memory_that_runs_out_during_a_save_is_a_typed_error(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is saved."""
+    before = store_path.read_bytes()
+    monkeypatch.setattr(document, "encode", failing(MemoryError()))
+    with pytest.raises(StoreFileError, match="nothing was saved: not enough memory"):
+        store.save(token(3))
+    assert store_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("owner", "name"), [(document, "decode"), (os, "read")], ids=["decoding", "reading"])
+def test_memory_that_runs_out_during_a_find_is_a_typed_error(
+    owner: object, name: str, store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be taken for damage."""
+    os.utime(store_path)
+    monkeypatch.setattr(owner, name, failing(MemoryError()))
+    with pytest.raises(StoreFileError, match="not enough memory"):
+        store.records()
+
+
+def test_a_disk_that_cannot_be_read_is_a_typed_error(
+    store_path: Path, key: bytes, store: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the system says."""
+    store.close()
+    monkeypatch.setattr(os, "read", failing(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(StoreFileError, match="the store cannot be read: input/output error"):
+        open_file(store_path, key=key)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("seal", "nothing was saved"), ("uuid4", "the store cannot be made")], ids=["seal", "uuid4"]
+)
+def test_a_system_without_random_numbers_is_a_typed_error(
+    name: str, message: str, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No store is made then."""
+    owner: object = KeyRing if name == "seal" else uuid
+    monkeypatch.setattr(owner, name, failing(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(StoreFileError, match=message):
+        open_file(store_path, key=key)
+    assert not store_path.exists()
+
+
+def test_a_file_that_is_changed_during_a_save_is_not_overwritten(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody copies a backup over it while the new state is on its way to the disk."""
+    backup = store_path.read_bytes()
+    store.save(token(3))
+    sync = durable._sync_file
+    monkeypatch.setattr(durable, "_sync_file", lambda fd: (sync(fd), store_path.write_bytes(backup)))
+    with pytest.raises(StoreFileError, match="somebody else has changed the file during the save"):
+        store.save(token(4))
+    assert store_path.read_bytes() == backup
+
+
+def test_a_file_that_is_changed_right_after_a_save_is_read(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is not what is there any more."""
+    backup = store_path.read_bytes()
+    sync = Folder.sync
+    monkeypatch.setattr(Folder, "sync", lambda self: (sync(self), store_path.write_bytes(backup)))
+    store.save(token(3))
+    assert len(store.records()) == 2
+
+
+def test_a_save_is_done_even_if_no_descriptor_is_left_afterwards(
+    store: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call reads the file."""
+    really_open = Folder.open
+
+    def opened(self: Folder, name: str, flags: int) -> int:
+        if name == "tokens.keystore":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return really_open(self, name, flags)
+
+    monkeypatch.setattr(Folder, "open", opened)
+    store.save(token(3))
+    assert len(store.records()) == 3
+
+
+def test_a_save_whose_durability_is_unknown_is_seen_and_can_be_repeated(
+    store: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the caller hears of the record all the same."""
+    sync, saved = Folder.sync, list[TokenRecord]()
+    monkeypatch.setattr(Folder, "sync", failing(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(DurabilityUnknownError, match="saved, but may not survive a power cut"):
+        store.save(token(3), saved=saved.append)
+    assert [record.id for record in saved] == ["3"]
+    monkeypatch.setattr(Folder, "sync", sync)
+    store.save(token(4))
+    assert [record.refresh_token for record in store.records()] == ["r1", "r2", "r3", "r4"]
+
+
+def test_a_store_that_is_closed_during_a_save_stays_closed(
+    store: Keystore, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The save is done, and nothing of it stays in memory."""
+    write = durable.write
+
+    def closing(*arguments: Any, **options: Any) -> os.stat_result:
+        store.close()
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(durable, "write", closing)
+    store.save(token(3))
+    with pytest.raises(StoreClosedError):
+        store.records()
+    assert len(content(store_path, key)["tokens"]) == 3
+
+
+def test_where_inode_numbers_cannot_be_relied_on_a_file_is_known_by_its_content(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows and on network file systems: no descriptor stays open, and what others save is seen."""
+    monkeypatch.setattr(trust, "keeps_inodes", lambda _path: False)
+    first, second = open_file(store_path, key=key), open_file(store_path, key=key)
+    monkeypatch.setattr(file_module, "_stamp", lambda _status: (0, 0, 0, 0, 0))
+    for number in range(1, 4):
+        first.save(token(number))
+        assert len(second.records()) == number
+    links = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert str(store_path) not in links
+    monkeypatch.setattr(FileVault, "_load", lambda _self: pytest.fail("read again"))
+    assert len(second.records()) == 3
+
+
+def test_a_reader_that_was_slower_than_another_one_warns_of_nothing(
+    store: Keystore, store_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has an older state than was seen, and nobody has put it back: the path shows a newer one, or none."""
+    vault: Any = store._vault
+    slow = vault._load()
+    store.save(token(3))
+    vault._warn_if_older(slow)
+    store_path.unlink()
+    vault._warn_if_older(slow)
+    assert caplog.records == []
+
+
+def test_a_bad_file_that_vanishes_is_looked_at_again(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may just be replaced."""
+    whole = store_path.read_bytes()
+    store_path.write_bytes(whole[:50])
+    really_stat = os.stat
+
+    def stat_once(path: Any) -> os.stat_result:
+        monkeypatch.setattr(os, "stat", really_stat)
+        store_path.write_bytes(whole)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    monkeypatch.setattr(time, "sleep", lambda _s: monkeypatch.setattr(os, "stat", stat_once))
+    assert len(store.records()) == 2

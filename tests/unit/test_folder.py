@@ -498,6 +498,13 @@ def test_an_error_of_syncing_goes_through(monkeypatch: pytest.MonkeyPatch, place
         folder.sync()
 
 
+def test_a_file_system_that_cannot_sync_a_folder_is_no_failure(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """It says EINVAL to every save, and nothing more could be done."""
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    with Folder.opened(place) as folder:
+        folder.sync()
+
+
 # --- What differs on Windows ---
 
 

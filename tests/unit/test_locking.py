@@ -28,6 +28,7 @@ import pytest
 from zoho_keystore import folder as folder_module
 from zoho_keystore import locking
 from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileError
+from zoho_keystore.folder import Folder
 from zoho_keystore.locking import StoreLock, ThreadLock
 
 if TYPE_CHECKING:
@@ -1256,3 +1257,66 @@ def test_an_unlock_that_fails_does_not_fail_the_save(
     with flocked(lock_file):
         pass
     assert hold_once(lock) == "held"
+
+
+def test_a_lock_file_without_a_mode_is_mended(
+    lock: StoreLock, lock_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made it under an odd umask was killed before it could give the file its mode."""
+    lock_file.touch(mode=0o600)
+    lock_file.chmod(0)
+    really_open = Folder.open
+
+    def opened(self: Folder, name: str, flags: int) -> int:
+        if self.status(name).st_mode & 0o600 != 0o600:  # Root would be let in.
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really_open(self, name, flags)
+
+    monkeypatch.setattr(Folder, "open", opened)
+    with lock.held() as held:
+        held.verify()
+    assert lock_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_file_that_may_not_be_opened_for_another_reason_is_a_typed_error(
+    lock: StoreLock, lock_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to mend."""
+    lock_file.touch(mode=0o600)
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Folder, "open", refused)
+    with pytest.raises(StoreFileError, match="permission denied"), lock.held():
+        pass
+
+
+def test_a_second_name_of_another_file_is_no_lock_file(lock: StoreLock, lock_file: Path) -> None:
+    """Somebody would have us change that file's mode."""
+    other = lock_file.with_name("other")
+    other.touch(mode=0o644)
+    os.link(other, lock_file)
+    with pytest.raises(UnsafeFileError, match="second name"), lock.held():
+        pass
+    assert other.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_thread_that_hangs_in_opening_a_lock_file_stops_no_other_store(lock: StoreLock) -> None:
+    """Its disk may be one of a network that is gone."""
+    hangs, may_end = threading.Event(), threading.Event()
+
+    def hanging() -> None:
+        with locking._unforked():
+            hangs.set()
+            may_end.wait()
+
+    thread = threading.Thread(target=hanging)
+    thread.start()
+    hangs.wait()
+    try:
+        with lock.held() as held:
+            held.verify()
+    finally:
+        may_end.set()
+        thread.join()
