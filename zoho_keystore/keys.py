@@ -292,7 +292,7 @@ class _RingFile:
         except OSError as error:
             raise KeyUnavailableError(
                 f"the key ring cannot be read: {os_error_text(error)}",
-                f"Check the path, or set {KEY_VARIABLE} instead",
+                "Check the path, and who may read it",
                 self._path,
             ) from error
         if len(content) > _MAX_RING_BYTES:
