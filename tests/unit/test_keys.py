@@ -798,7 +798,7 @@ def test_a_device_is_no_ring() -> None:
 def test_a_ring_that_is_not_there_is_named(tmp_path: Path, path: str) -> None:
     """The error names the file and the way out."""
     (tmp_path / "file").touch()
-    with pytest.raises(KeyUnavailableError, match="the key ring cannot be read.*who may read it") as caught:
+    with pytest.raises(KeyUnavailableError, match=r"the key ring cannot be read.*who may read it") as caught:
         key_ring(f"file:{tmp_path / path}")
     assert caught.value.path == tmp_path / path
     assert isinstance(caught.value.__cause__, OSError)
