@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faults import Result, disks, hostile, kills, powercuts, races, secrets, staleness, syscalls
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from faults import Result, disks, hostile, kills, powercuts, races, secrets, staleness, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

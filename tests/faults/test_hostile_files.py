@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults import MUTANTS, hostile
 
+from faults import MUTANTS, hostile
 from zoho_keystore import document, keys
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from faults.kills import ACKNOWLEDGED, fork_kills, random_kills
 from faults.mutants import MUTANTS, _AnyLock, _put
-
 from zoho_keystore import durable, trust
 from zoho_keystore.descriptor import Descriptor
 from zoho_keystore.errors import LockTimeoutError

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from faults.powercuts import FILE_SYSTEMS, missing_for, power_cuts
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(120)]

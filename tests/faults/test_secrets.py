@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from faults import secrets
 
+from faults import secrets
 from zoho_keystore import document, errors, keys, keystore
 from zoho_keystore.keys import KeyRing
 from zoho_keystore.keystore import Keystore

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+
 from faults.staleness import FINDS, SAME_INODE, SAME_LOOK, in_place_writes, running_reads, stale_reads
 
 if TYPE_CHECKING:

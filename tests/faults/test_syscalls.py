@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from faults.kills import ALL_DEEDS
 from faults.mutants import MUTANTS, _put
 from faults.syscalls import NOT_SAVED, SAVED, UNKNOWN, fail_every_call, kill_at_every_call, why_not
-
 from zoho_keystore import durable
 from zoho_keystore.folder import Folder
 from zoho_keystore.locking import StoreLock

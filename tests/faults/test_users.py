@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from faults.disks import as_user, in_own_tmp
 from faults.model import BEFORE, Store, prepare, token
 from faults.mutants import mutate
 from faults.powercuts import missing_for_mounts
-
 from zoho_keystore import KeystoreError, StoreFileError, UnsafeFileError
 
 if TYPE_CHECKING:

@@ -7,30 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import failing
 from zoho_keystore.descriptor import Descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-
-def descriptors() -> set[str]:
-    """Return the open descriptors of this process and what they are."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
-        except FileNotFoundError:
-            continue  # The descriptor of the listing itself.
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    """Make sure that nothing is left open, in every test."""
-    before = descriptors()
-    yield
-    assert not descriptors() - before
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 
 @pytest.fixture
@@ -50,15 +34,6 @@ def other(tmp_path: Path) -> Iterator[int]:
 def is_open(fd: int) -> bool:
     """Tell whether a number is one of an open file."""
     return os.path.lexists(f"/proc/self/fd/{fd}")
-
-
-def failing(number: int) -> Callable[..., None]:
-    """Return a system call that fails."""
-
-    def fails(*_args: object, **_kwargs: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fails
 
 
 def test_it_is_the_number_that_it_was_given(fd: int) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gc
 import os
 import re
 import resource
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
 NAME = "tokens.keystore"
 TEMPORARY = re.compile(r"\.tokens\.keystore\.[0-9a-f]{16}\.tmp")
 OLD, NEW = b"the old content", b"the new content" * 10
@@ -32,27 +33,6 @@ without_links = pytest.mark.parametrize(
     sorted({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}),
     ids=errno.errorcode.get,
 )
-
-
-def descriptors() -> set[str]:
-    """Return the open descriptors of this process and what they are."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
-        except FileNotFoundError:
-            continue  # The descriptor of the listing itself.
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    """Make sure that nothing is left open, in every test, faults included."""
-    before = descriptors()
-    yield
-    if descriptors() != before:
-        gc.collect()  # An error that a test has looked at keeps the frames that it went through.
-    assert descriptors() <= before
 
 
 @pytest.fixture
@@ -77,15 +57,6 @@ def folder(place: Path) -> Iterator[Folder]:
     """Give the open folder."""
     with Folder.opened(place) as opened:
         yield opened
-
-
-@pytest.fixture
-def umask() -> Iterator[Callable[[int], int]]:
-    """Give the call that sets the umask, which is as it was afterwards."""
-    was = os.umask(0o022)
-    os.umask(was)
-    yield os.umask
-    os.umask(was)
 
 
 def contents(place: Path) -> dict[str, bytes]:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import shutil
-import signal
 import stat
 import tempfile
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import NOBODY, as_nobody, failing
 from zoho_keystore import folder as module
 from zoho_keystore import trust
 from zoho_keystore.errors import StoreFileError, UnsafeFileError
@@ -22,40 +21,10 @@ if TYPE_CHECKING:
 
     from zoho_keystore.descriptor import Descriptor
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
 whatever_the_umask = pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o277, 0o777])
-
-NOBODY = 65534
-
-
-def descriptors() -> set[str]:
-    """Return the open descriptors of this process and what they are."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
-        except FileNotFoundError:
-            continue  # The descriptor of the listing itself.
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    """Make sure that nothing is left open, in every test, refusals included."""
-    before = descriptors()
-    yield
-    if descriptors() != before:
-        gc.collect()  # An error that a test has looked at keeps the frames that it went through.
-    assert descriptors() <= before
-
-
-@pytest.fixture
-def umask() -> Iterator[Callable[[int], int]]:
-    """Give the call that sets the umask, which is as it was afterwards."""
-    was = os.umask(0o022)
-    os.umask(was)
-    yield os.umask
-    os.umask(was)
 
 
 @pytest.fixture
@@ -107,37 +76,6 @@ class Clock:
         self.slept.append(seconds)
         self.now_s += seconds
         self._on_sleep(self)
-
-
-def failing(number: int) -> Callable[..., None]:
-    """Return a system call that fails."""
-
-    def fails(*_args: object, **_kwargs: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fails
-
-
-def as_nobody(work: Callable[[], object]) -> str:
-    """Return what came of some work in a child process of another user."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            signal.alarm(20)
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            os.write(write, str(work()).encode())
-        except BaseException as error:  # noqa: BLE001 - the parent looks at it
-            os.write(write, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as answer:
-        text = answer.read().decode()
-    os.waitpid(child, 0)
-    return text
 
 
 def write(descriptor: Descriptor, content: bytes) -> None:

@@ -21,7 +21,9 @@ from zoho_keystore.errors import CannotOpenError, ConfigurationError, KeyUnavail
 from zoho_keystore.keys import KEY_VARIABLE, RING_VARIABLE, KeyRing, fingerprint, key_ring, looks_like_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
 
@@ -86,25 +88,6 @@ def write_ring(path: Path, *lines: bytes, end: bytes = b"\n") -> Path:
     path.write_bytes(b"".join(line + end for line in lines))
     path.chmod(0o600)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    """Make sure that nothing is left open, in every test, failing calls included."""
-    before = descriptors()
-    yield
-    assert descriptors() <= before
-
-
-def descriptors() -> set[str]:
-    """Return the open descriptors of this process and what they are."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
-        except FileNotFoundError:
-            continue  # The descriptor of the listing itself.
-    return found
 
 
 @pytest.fixture

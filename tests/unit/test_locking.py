@@ -3,7 +3,6 @@ from __future__ import annotations
 import builtins
 import errno
 import fcntl
-import gc
 import importlib
 import math
 import os
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import filelock  # noqa: F401 - a child that has become another user could not import it any more
 import pytest
 
+from support import descriptors, failing
 from zoho_keystore import folder as folder_module
 from zoho_keystore import locking
 from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
 forks_beside_threads = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -42,27 +44,6 @@ NAME = "tokens.keystore"
 NOBODY, SOMEBODY = 65534, 65533
 #: Long enough for anything that is about to happen, in seconds; nothing waits so long unless it is broken.
 PLENTY_S = 20.0
-
-
-def descriptors() -> set[str]:
-    """Return the open descriptors of this process and what they are."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
-        except FileNotFoundError:
-            continue  # The descriptor of the listing itself.
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    """Make sure that nothing is left open, in every test, failures included."""
-    before = descriptors()
-    yield
-    if not descriptors() <= before:
-        gc.collect()  # An error that a test has looked at keeps the frames that it went through.
-    assert descriptors() <= before
 
 
 @pytest.fixture
@@ -83,15 +64,6 @@ def lock_file(place: Path) -> Path:
 def lock(place: Path) -> StoreLock:
     """Give a lock that does not wait."""
     return StoreLock(place, NAME, 0)
-
-
-@pytest.fixture
-def umask() -> Iterator[Callable[[int], int]]:
-    """Give the call that sets the umask, which is as it was afterwards."""
-    was = os.umask(0o022)
-    os.umask(was)
-    yield os.umask
-    os.umask(was)
 
 
 @pytest.fixture
@@ -244,15 +216,6 @@ def hold_once(lock: StoreLock) -> str:
     with lock.held() as held:
         held.verify()
     return "held"
-
-
-def failing(number: int) -> Callable[..., None]:
-    """Return a system call that fails."""
-
-    def fails(*_args: object, **_kwargs: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fails
 
 
 # --- Holding ---

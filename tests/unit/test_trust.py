@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import shutil
-import signal
 import socket
 import stat
 import tempfile
@@ -15,15 +14,17 @@ from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
+from support import NOBODY, as_nobody, failing
 from zoho_keystore import trust
 from zoho_keystore.errors import UnsafeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
 
-NOBODY = 65534
 SOMEWHERE = Path("/some/where")
 LOOSE_MODES = [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o666, 0o777]
 
@@ -31,34 +32,6 @@ LOOSE_MODES = [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o666, 0o777]
 def status_of(mode: int, *, uid: int | None = None) -> os.stat_result:
     """Make up the status of a file; its owner is us unless another is named."""
     return os.stat_result((mode, 1, 1, 1, os.geteuid() if uid is None else uid, 0, 0, 0, 0, 0))
-
-
-def descriptors() -> set[str]:
-    """Return the open descriptors of this process and what they are."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")
-        except FileNotFoundError:
-            continue  # The descriptor of the listing itself.
-    return found
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    """Make sure that nothing is left open, in every test, refusals included."""
-    before = descriptors()
-    yield
-    assert descriptors() <= before
-
-
-@pytest.fixture
-def umask() -> Iterator[Callable[[int], int]]:
-    """Give the call that sets the umask, which is as it was afterwards."""
-    was = os.umask(0o022)
-    os.umask(was)
-    yield os.umask
-    os.umask(was)
 
 
 @pytest.fixture
@@ -79,28 +52,6 @@ def public() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def as_nobody(work: Callable[[], object]) -> str:
-    """Return what came of some work in a child process of another user."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            signal.alarm(20)
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            os.write(write, str(work()).encode())
-        except BaseException as error:  # noqa: BLE001 - the parent looks at it
-            os.write(write, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as answer:
-        text = answer.read().decode()
-    os.waitpid(child, 0)
-    return text
-
-
 def without_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the file system one that shows a fixed mode for every file, as drives of another system do."""
     fstat = os.fstat
@@ -111,15 +62,6 @@ def without_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fstat", fixed)
     monkeypatch.setattr(os, "fchmod", lambda _fd, _mode: None)
-
-
-def failing(number: int) -> Callable[..., None]:
-    """Return a system call that fails."""
-
-    def fails(*_args: object, **_kwargs: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fails
 
 
 # --- Opening a file for reading ---
