@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: Pauses between two attempts, in seconds: they grow, and vary so that waiters do not march in step.
+#: Pauses between two attempts, in seconds: they grow, and vary so that waiters do not march in step. Whoever has waited
+#: for longer than the last figure asks more and more often: else those who come would be served before those who wait.
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
+_PATIENT_FOR_S = 1.0
 
 #: How often it is tried to open the lock file, whatever the timeout: others may make it at the same moment.
 _FREE_CHANCES = 3
@@ -42,12 +44,13 @@ _to_renew: weakref.WeakSet[ThreadLock | StoreLock] = weakref.WeakSet()
 @contextmanager
 def _unforked() -> Iterator[None]:
     """Put off forks meanwhile; without waiting long for a thread that hangs here because of another store's disk."""
-    has_gate = _no_fork.acquire(timeout=_LONGEST_PAUSE_S)
+    gate = _no_fork  # A child that this thread forks meanwhile has another one.
+    has_gate = gate.acquire(timeout=_LONGEST_PAUSE_S)
     try:
         yield
     finally:
         if has_gate:
-            _no_fork.release()
+            gate.release()
 
 
 def _before_fork() -> None:
@@ -184,6 +187,7 @@ class StoreLock:
         return lock_descriptor, unlock_descriptor
 
     def _locked(self, folder: Folder, deadline: float, lock: Callable[..., bool]) -> Descriptor:
+        start = time.monotonic()
         pause = _FIRST_PAUSE_S
         chances = _FREE_CHANCES
         while True:
@@ -193,10 +197,12 @@ class StoreLock:
                     self._descriptor = descriptor = self._opened(folder)
                 if descriptor is not None:
                     while not lock(descriptor.fd, blocking=False):
-                        if (left := deadline - time.monotonic()) <= 0:
+                        now = time.monotonic()
+                        if now >= deadline:
                             raise _timed_out(self._timeout_s, "another process holds it", self.path)
-                        time.sleep(min(left, pause * (0.5 + random.random())))  # noqa: S311 - no secret
-                        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+                        time.sleep(min(deadline - now, pause * (0.5 + random.random())))  # noqa: S311 - no secret
+                        longest = _LONGEST_PAUSE_S / max(1.0, (now - start) / _PATIENT_FOR_S) ** 3
+                        pause = max(min(pause * 1.5, longest), _FIRST_PAUSE_S)
                     if _is_same(folder, self.path.name, descriptor):
                         return descriptor
             except OSError as error:

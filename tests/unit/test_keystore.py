@@ -171,17 +171,26 @@ def test_a_save_calls_back_once_with_the_record_that_is_stored(keystore: Keystor
     assert told == stored
 
 
+class FailingVault(MemoryVault):
+    """A vault whose transactions end in an error: before the commit, or after it where only durability is in doubt."""
+
+    def __init__(self, error: StoreFileError) -> None:
+        super().__init__()
+        self._error = error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Fail at the end."""
+        with super().transaction() as transaction:
+            yield transaction
+            if not isinstance(self._error, DurabilityUnknownError):
+                raise self._error
+        raise self._error
+
+
 def test_a_save_calls_back_also_when_it_may_not_survive_a_power_cut() -> None:
     """The token is stored all the same, and the caller's has to have its id."""
-
-    class Vault(MemoryVault):
-        @contextmanager
-        def transaction(self) -> Iterator[Transaction]:
-            with super().transaction() as transaction:
-                yield transaction
-            raise DurabilityUnknownError("the folder cannot be synced")
-
-    keystore = Keystore(Vault())
+    keystore = Keystore(FailingVault(DurabilityUnknownError("the folder cannot be synced")))
     told: list[TokenRecord] = []
     with pytest.raises(DurabilityUnknownError):
         keystore.save(FULL, saved=told.append)
@@ -189,8 +198,17 @@ def test_a_save_calls_back_also_when_it_may_not_survive_a_power_cut() -> None:
     assert len(told) == 1
 
 
-def test_a_save_that_fails_calls_nobody_back(vault: MemoryVault, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before or after the record was made, and also where it was not known to be durable before there was one."""
+def test_a_save_that_is_not_committed_calls_nobody_back() -> None:
+    """Otherwise the caller's token would have an id that no record has."""
+    keystore = Keystore(FailingVault(StoreFileError("the disk is full")))
+    told: list[TokenRecord] = []
+    with pytest.raises(StoreFileError):
+        keystore.save(FULL, saved=told.append)
+    assert told == keystore.records() == []
+
+
+def test_a_save_that_comes_to_no_record_calls_nobody_back(vault: MemoryVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the token or the vault is to blame."""
     told: list[TokenRecord] = []
     keystore = Keystore(vault)
     with pytest.raises(InvalidTokenError):
