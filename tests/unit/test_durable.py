@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import descriptors
 from zoho_keystore import folder as folder_module
 from zoho_keystore.durable import AlreadyThereError, sweep, write
 from zoho_keystore.errors import DurabilityUnknownError, LockTimeoutError, StoreFileError, UnsafeFileError
@@ -383,6 +384,7 @@ def test_a_fault_leaves_the_old_state_and_nothing_else(
 ) -> None:
     """The error says that nothing was saved, and what to do; no temporary file is left."""
     before = state_before(store, create=create)
+    open_before = descriptors()
     with monkeypatch.context() as patch:
         for name in call.split(" and "):
             patch.setattr(os, name, fails_with(number))
@@ -392,6 +394,7 @@ def test_a_fault_leaves_the_old_state_and_nothing_else(
     assert caught.value.path == store
     assert advice in caught.value.advice
     assert isinstance(caught.value.__cause__, OSError)
+    assert descriptors() == open_before, "while the error is kept"
     assert contents(store.parent) == before
 
 

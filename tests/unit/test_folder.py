@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import NOBODY, as_nobody, failing
+from support import NOBODY, as_nobody, descriptors, failing
 from zoho_keystore import folder as module
 from zoho_keystore import trust
 from zoho_keystore.errors import StoreFileError, UnsafeFileError
@@ -177,6 +177,16 @@ def test_a_folder_that_others_may_write_to_is_refused(
     with pytest.raises(UnsafeFileError, match="mode 0777 lets other users replace files"), Folder.opened(place):
         pass
     assert mode_of(place) == 0o777
+
+
+def test_a_refused_folder_is_closed_while_its_error_is_kept(place: Path) -> None:
+    """Programs keep errors, and errors keep the frames that they went through."""
+    place.chmod(0o777)
+    before = descriptors()
+    with pytest.raises(UnsafeFileError) as kept, Folder.opened(place):
+        pass
+    assert descriptors() == before
+    assert kept.value.path == place
 
 
 def test_a_sticky_folder_is_accepted(place: Path) -> None:

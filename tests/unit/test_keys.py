@@ -535,6 +535,7 @@ USUAL = CANARY.replace(b"-", b"+").replace(b"_", b"/")
         USUAL.decode(),
         f"/a/{CANARY.decode()}",
         f"./{CANARY.decode()}",
+        f"KEY={CANARY.decode()}",
         f"a, {CANARY.decode()} and more",
         f"file:{USUAL.decode()}",
         f"b'{CANARY.decode()}'",

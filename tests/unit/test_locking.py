@@ -450,8 +450,11 @@ def test_never_are_two_inside_at_once(place: Path) -> None:
 
 def test_a_timeout_is_an_error_that_names_the_lock_file(clock: Clock, place: Path, lock_file: Path) -> None:
     """It says how long was waited, that nothing was saved, and what to do: not to delete the file."""
-    with flocked(lock_file), pytest.raises(LockTimeoutError) as caught:
-        hold_once(StoreLock(place, NAME, 2.5))
+    with flocked(lock_file):
+        before = descriptors()
+        with pytest.raises(LockTimeoutError) as caught:
+            hold_once(StoreLock(place, NAME, 2.5))
+        assert descriptors() == before, "while the error is kept"
     assert caught.value.path == lock_file
     message = str(caught.value)
     assert message.startswith(f"{lock_file}: the store's lock was not to be had within 2.5 s: another process holds it")
@@ -619,6 +622,7 @@ def test_a_file_system_whose_inode_numbers_change_costs_the_timeout(
     monkeypatch.setattr(locking, "_is_same", never_the_same)
     with pytest.raises((LockTimeoutError, StoreFileError)):
         hold_once(StoreLock(place, NAME, 5))
+    assert clock.slept, "it does not spin"
 
 
 # --- Holders that die or hang ---

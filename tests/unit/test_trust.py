@@ -363,6 +363,23 @@ def test_a_loose_key_ring_is_refused_and_left_as_it_is(file: tuple[int, Path], m
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+def test_a_cure_can_be_copied_to_a_shell(tmp_path: Path) -> None:
+    """A name with blanks, quotes and dollar signs is given as one word."""
+    odd = tmp_path / "it's my $HOME"
+    odd.mkdir()
+    odd.chmod(0o777)
+    with pytest.raises(UnsafeFileError) as folder:
+        trust.require_folder(odd.stat(), odd)
+    ring = odd / "ring"
+    ring.touch()
+    ring.chmod(0o644)
+    with trust.opened(ring) as (fd, status), pytest.raises(UnsafeFileError) as file:
+        trust.require_key_ring(status, ring, fd)
+    assert shlex.split(folder.value.advice.partition("or: ")[2]) == ["chmod", "go-w", str(odd)]
+    command = file.value.advice.partition("read it: ")[2].partition(". Otherwise")[0]
+    assert shlex.split(command) == ["chmod", "600", str(ring)]
+
+
 def test_a_loose_key_ring_on_a_read_only_file_system_is_accepted(
     file: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
