@@ -32,6 +32,7 @@ _DEEPEST = 100
 _NOT_JSON = object()
 _TOO_DEEP = object()
 _TEXT_TYPES = {str, type(None)}
+_LEASE_TYPES = {dict, type(None)}
 _RESTORE = "It was left as it is: restore the store from a backup"
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -174,17 +175,22 @@ def _record(fields: Any, number: int) -> TokenRecord:
     if type(created_at) is not int or type(saved_at) is not int or max(created_at, saved_at) >= TOO_GREAT:
         msg = f"created_at or saved_at of token {number} is not a whole number, or far too great"
         raise _MalformedError(msg)
-    unknown = None
+    refresh = unknown = None
     # Whole-record set operations, since this runs for every record at every reading.
     if not fields.keys() <= TEXT_FIELDS:
         unknown = _kept({name: fields.pop(name) for name in list(fields) if name not in TEXT_FIELDS})
+        refresh = unknown.pop("refresh", None)
+        if type(refresh) not in _LEASE_TYPES:
+            msg = f"refresh of token {number} is not an object"
+            raise _MalformedError(msg)
     if not _TEXT_TYPES.issuperset(map(type, fields.values())):
         name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
         msg = f"{name} of token {number} is not a text"
         raise _MalformedError(msg)
     fields["created_at"] = created_at
     fields["saved_at"] = saved_at
-    fields["unknown"] = unknown
+    fields["refresh"] = refresh
+    fields["unknown"] = unknown or None
     return TokenRecord.adopt(fields)
 
 

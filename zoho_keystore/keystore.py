@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, InvalidTokenError, TokenNotFoundError
@@ -13,6 +14,7 @@ from zoho_keystore.folder import make_folders
 from zoho_keystore.keys import key_ring, looks_like_key
 from zoho_keystore.paths import default_store, real_path
 from zoho_keystore.records import MAX_ID_CHARACTERS, TOO_GREAT, TokenRecord, created, criteria, filled, updated
+from zoho_keystore.refresh import Turns, is_due
 from zoho_keystore.vaults.file import FileVault
 from zoho_keystore.vaults.memory import MemoryVault
 
@@ -39,11 +41,14 @@ class Keystore:
     Args:
         vault: Where the records rest.
         now_ms: The clock, in milliseconds since the epoch.
+        refresh_wait: For how many seconds a token that is due for a refresh waits for another thread or process that
+            refreshes it; 0 for whoever only looks at tokens.
     """
 
-    def __init__(self, vault: Vault, now_ms: Callable[[], int] = _now_ms) -> None:
+    def __init__(self, vault: Vault, now_ms: Callable[[], int] = _now_ms, *, refresh_wait: float = 0.0) -> None:
         self._vault = vault
         self._now_ms = now_ms
+        self._turns = Turns(vault, refresh_wait, now_ms=now_ms)
 
     @property
     def path(self) -> Path | None:
@@ -51,8 +56,10 @@ class Keystore:
         return self._vault.path
 
     def get(self, id: str) -> TokenRecord | None:
-        """Return the record of an id, or None."""
+        """Return the record of an id, or None; one that is due for a refresh in its turn, or as another renewed it."""
         record = self._vault.get(id)
+        if record is not None and is_due(record, self._now_ms()):
+            record = self._turns.taken(record)
         if record is None:
             _log.warning("%s: there is no token with the id %r", self._name, id)
         return record
@@ -61,14 +68,21 @@ class Keystore:
         """Return what the caller should go on with: its token, with what it lacks from the record that it means.
 
         Args:
-            wanted: What the caller knows of the token. With an id, the record of that id is meant, if there is one.
+            wanted: What the caller knows of the token. With an id, the record of that id is meant, if there is one; so
+                asks who looks at a token or revokes it, and not who is about to refresh it.
 
         Returns:
             None when the token means no record.
         """
         found = _meant(self._vault, wanted)
         self._warn_if_ambiguous(found)
-        return filled(wanted, found[0]) if found else None
+        if not found:
+            return None
+        token = filled(wanted, found[0])
+        if not wanted.id and is_due(token, self._now_ms()):
+            record = self._turns.taken(found[0], seen_as=partial(filled, wanted))
+            return None if record is None else filled(wanted, record)
+        return token
 
     def save(self, given: TokenRecord, *, saved: Callable[[TokenRecord], None] = lambda _record: None) -> TokenRecord:
         """Keep a token, and return its record as it is stored now.
@@ -175,9 +189,13 @@ def _meant(reads: Reads, wanted: TokenRecord) -> list[TokenRecord]:
     return sorted(found, key=lambda record: record.saved_at, reverse=True)
 
 
-def open_memory() -> Keystore:
-    """Return a keystore in memory."""
-    return Keystore(MemoryVault())
+def open_memory(*, refresh_wait: float = 0.0) -> Keystore:
+    """Return a keystore in memory.
+
+    Args:
+        refresh_wait: As for :class:`Keystore`.
+    """
+    return Keystore(MemoryVault(), refresh_wait=as_seconds("refresh_wait", refresh_wait))
 
 
 def open_file(
@@ -185,6 +203,7 @@ def open_file(
     *,
     key: bytes | str | None = None,
     lock_timeout: float = 10.0,
+    refresh_wait: float = 0.0,
 ) -> Keystore:
     """Return the keystore in a file, which is made, empty and sealed, when it is not there.
 
@@ -193,13 +212,15 @@ def open_file(
             folder, which is made if need be; the folder of a file that was named has to be there.
         key: As for :func:`zoho_keystore.keys.key_ring`.
         lock_timeout: For how many seconds a write waits for the store's lock.
+        refresh_wait: As for :class:`Keystore`.
 
     Raises:
         KeystoreError: One of its kinds, for whatever stands in the way; nothing was changed then.
     """
     timeout_s = as_seconds("lock_timeout", lock_timeout)
+    wait_s = as_seconds("refresh_wait", refresh_wait)
     ring = key_ring(key)
-    return Keystore(FileVault(_store_path(path), ring, lock_timeout=timeout_s))
+    return Keystore(FileVault(_store_path(path), ring, lock_timeout=timeout_s), refresh_wait=wait_s)
 
 
 def as_seconds(name: str, value: float) -> float:

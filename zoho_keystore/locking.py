@@ -6,6 +6,7 @@ lock back by dying; deleting the file would split those who wait over two files.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -159,19 +160,23 @@ class StoreLock:
         _to_renew.add(self)
 
     @contextmanager
-    def held(self) -> Iterator[HeldLock]:
+    def held(self, longest_wait_s: float = math.inf) -> Iterator[HeldLock]:
         """Hold the lock.
+
+        Args:
+            longest_wait_s: For how many seconds to wait for it, if that is less than the timeout.
 
         Raises:
             LockTimeoutError: It stayed taken for longer than the timeout.
             StoreFileError: The lock file cannot be opened or made.
             UnsafeFileError: The lock file or its folder is not ours alone.
         """
-        deadline = time.monotonic() + self._timeout_s
+        timeout_s = min(self._timeout_s, longest_wait_s)
+        start = time.monotonic()
         lock, unlock = self._system_calls()
-        with self._threads.held(self._timeout_s, self.path), Folder.opened(self.path.parent) as folder:
+        with self._threads.held(timeout_s, self.path), Folder.opened(self.path.parent) as folder:
             try:
-                yield HeldLock(folder, self.path.name, self._locked(folder, deadline, lock))
+                yield HeldLock(folder, self.path.name, self._locked(folder, start, timeout_s, lock))
             finally:
                 descriptor, self._descriptor = self._descriptor, None
                 if descriptor is not None:
@@ -186,8 +191,8 @@ class StoreLock:
             raise storage_error(error, "the store cannot be locked; nothing was saved", self.path) from error
         return lock_descriptor, unlock_descriptor
 
-    def _locked(self, folder: Folder, deadline: float, lock: Callable[..., bool]) -> Descriptor:
-        start = time.monotonic()
+    def _locked(self, folder: Folder, start: float, timeout_s: float, lock: Callable[..., bool]) -> Descriptor:
+        deadline = start + timeout_s
         pause = _FIRST_PAUSE_S
         chances = _FREE_CHANCES
         while True:
@@ -199,7 +204,7 @@ class StoreLock:
                     while not lock(descriptor.fd, blocking=False):
                         now = time.monotonic()
                         if now >= deadline:
-                            raise _timed_out(self._timeout_s, "another process holds it", self.path)
+                            raise _timed_out(timeout_s, "another process holds it", self.path)
                         time.sleep(min(deadline - now, pause * (0.5 + random.random())))  # noqa: S311 - no secret
                         longest = _LONGEST_PAUSE_S / max(1.0, (now - start) / _PATIENT_FOR_S) ** 3
                         pause = max(min(pause * 1.5, longest), _FIRST_PAUSE_S)
@@ -211,7 +216,7 @@ class StoreLock:
             self._descriptor = descriptor = None
             chances -= 1
             if chances <= 0 and time.monotonic() >= deadline:
-                raise _timed_out(self._timeout_s, "the lock file is replaced again and again", self.path)
+                raise _timed_out(timeout_s, "the lock file is replaced again and again", self.path)
             time.sleep(pause)
 
     def _opened(self, folder: Folder) -> Descriptor | None:

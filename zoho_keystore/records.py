@@ -80,6 +80,7 @@ class TokenRecord:
         created_at: When the record was first saved, in milliseconds since the epoch.
         saved_at: When it was last saved, likewise; later saves of one store have greater values, also when the
             clock does not move.
+        refresh: Who is refreshing the token just now, as :mod:`zoho_keystore.refresh` writes it.
         unknown: Fields that this release does not know, kept as they are.
     """
 
@@ -95,6 +96,7 @@ class TokenRecord:
     api_domain: str | None = None
     created_at: int = 0
     saved_at: int = 0
+    refresh: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
     unknown: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
 
     @classmethod
@@ -122,7 +124,7 @@ class TokenRecord:
         return int(text) if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER else None
 
 
-_WRITTEN = ("id", *CREDENTIAL_FIELDS, "created_at", "saved_at")
+_WRITTEN = ("id", *CREDENTIAL_FIELDS, "created_at", "saved_at", "refresh")
 
 
 def id_number(id: str) -> int:
@@ -199,15 +201,15 @@ def filled(own: TokenRecord, stored: TokenRecord) -> TokenRecord:
 
 
 def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRecord:
-    """Return the stored record as a save of the given token leaves it: what the token lacks stays."""
+    """Return the stored record as a save of the given token leaves it: what the token lacks stays, no lease does."""
     changes = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
     if not given.access_token:
         changes.pop("expires_in", None)
     elif not given.expires_in and given.access_token != stored.access_token:
         changes["expires_in"] = None
-    return replace(stored, **changes, saved_at=now_ms)
+    return replace(stored, **changes, saved_at=now_ms, refresh=None)
 
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:
     """Return the new record that a save of the given token makes."""
-    return replace(given, id=id, user_name=given.user_name or None, created_at=now_ms, saved_at=now_ms)
+    return replace(given, id=id, user_name=given.user_name or None, created_at=now_ms, saved_at=now_ms, refresh=None)

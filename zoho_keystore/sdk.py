@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
-from zoho_keystore.keystore import Keystore, as_seconds, open_file, open_memory
+from zoho_keystore.keystore import Keystore, open_file, open_memory
 from zoho_keystore.records import CREDENTIAL_FIELDS, TokenRecord
 
 try:
@@ -151,7 +151,8 @@ class EncryptedFileStore(_KeystoreTokenStore):
             first that is there of ``ZOHO_KEYSTORE_KEY`` (one or more keys, comma-separated, newest first),
             ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file) and the key ring in the user's config folder.
         lock_timeout: For how many seconds a write waits for another one to end.
-        refresh_wait: For how many seconds a token waits for another process that refreshes it.
+        refresh_wait: For how many seconds a token that has expired waits for another process or thread that refreshes
+            it, so that one refresh serves all; 0 switches this off.
 
     Raises:
         KeystoreError: One of its kinds, for whatever stands in the way; nothing was changed then.
@@ -165,8 +166,7 @@ class EncryptedFileStore(_KeystoreTokenStore):
         lock_timeout: float = 10.0,
         refresh_wait: float = 10.0,
     ) -> None:
-        as_seconds("refresh_wait", refresh_wait)
-        super().__init__(open_file(path, key=key, lock_timeout=lock_timeout))
+        super().__init__(open_file(path, key=key, lock_timeout=lock_timeout, refresh_wait=refresh_wait))
 
     @property
     def path(self) -> Path | None:
@@ -183,10 +183,13 @@ class InMemoryStore(_KeystoreTokenStore):
 
     For tests, and for containers without a place to write to. The tokens are gone with the process; a forked process
     goes on with a copy of its own.
+
+    Args:
+        refresh_wait: As for :class:`EncryptedFileStore`, between threads.
     """
 
-    def __init__(self) -> None:
-        super().__init__(open_memory())
+    def __init__(self, *, refresh_wait: float = 10.0) -> None:
+        super().__init__(open_memory(refresh_wait=refresh_wait))
 
     def __repr__(self) -> str:
         """Name the class."""

@@ -166,9 +166,23 @@ def test_unknown_fields_of_the_document_are_kept() -> None:
 
 
 def test_unknown_fields_of_a_record_are_kept() -> None:
-    """The lease of a refresh is one of them in this release."""
-    lease = {"owner": "a process", "deadline": 5}
-    assert decode(document(token(refresh=lease)))[1]["CANARY-id"].unknown == {"refresh": lease}
+    """A later release of the same version may have written them."""
+    assert decode(document(token(later={"deep": [1]})))[1]["CANARY-id"].unknown == {"later": {"deep": [1]}}
+
+
+def test_the_lease_of_a_record_is_kept_whatever_is_in_it() -> None:
+    """A later release may write more into it."""
+    record = decode(document(token(refresh={"owner": {"later": 1}, "deadline": None})))[1]["CANARY-id"]
+    assert record.refresh == {"owner": {"later": 1}, "deadline": None}
+    assert record.unknown is None
+    assert decode(document(token(refresh=None)))[1]["CANARY-id"].refresh is None
+
+
+@pytest.mark.parametrize("lease", ["a text", 5, [], True])
+def test_a_lease_that_is_no_object_is_malformed(lease: object) -> None:
+    """As a token whose fields are no texts."""
+    with pytest.raises(DocumentError, match="refresh of token 1 is not an object"):
+        decode(document(token(refresh=lease)))
 
 
 def test_unknown_fields_survive_a_change_of_the_record() -> None:
@@ -506,7 +520,7 @@ GOLDEN_RECORDS = [
         refresh_token="1000.golden.refresh.2",
         created_at=1763780000002,
         saved_at=1763786400001,
-        unknown={"refresh": {"owner": "host:4711:9f3c", "deadline": 1763786430000}},
+        refresh={"owner": "host:4711:9f3c", "deadline": 1763786430000},
     ),
     TokenRecord(
         id="5",

@@ -179,9 +179,9 @@ class FailingVault(MemoryVault):
         self._error = error
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, longest_wait_s: float = math.inf) -> Iterator[Transaction]:
         """Fail at the end."""
-        with super().transaction() as transaction:
+        with super().transaction(longest_wait_s) as transaction:
             yield transaction
             if not isinstance(self._error, DurabilityUnknownError):
                 raise self._error

@@ -39,7 +39,8 @@ FULL = TokenRecord(
     api_domain="https://www.zohoapis.eu",
     created_at=11,
     saved_at=22,
-    unknown={"refresh": {"owner": "SECRET-owner", "deadline": 5}},
+    refresh={"owner": "SECRET-owner", "deadline": 5},
+    unknown={"later": "SECRET-later"},
 )
 
 
@@ -519,7 +520,7 @@ def test_a_save_keeps_what_the_token_lacks(field: str, nothing: str | None) -> N
 def test_a_save_keeps_id_creation_and_unknown_fields() -> None:
     """Only its time of saving is new."""
     given_token = TokenRecord(id="another", created_at=1, saved_at=2, unknown={"mine": 1})
-    assert updated(FULL, given_token, now_ms=99) == replace(FULL, saved_at=99)
+    assert updated(FULL, given_token, now_ms=99) == replace(FULL, saved_at=99, refresh=None)
 
 
 def saved_pair(given_pair: tuple[str | None, str | None], stored: tuple[str | None, str | None]) -> tuple[Any, Any]:
@@ -584,7 +585,7 @@ def test_a_save_changes_neither_the_token_nor_the_record() -> None:
 
 def test_a_new_record_has_all_of_the_token_and_both_times() -> None:
     """It is created and saved at the same moment."""
-    assert created(FULL, id="8", now_ms=99) == replace(FULL, id="8", created_at=99, saved_at=99)
+    assert created(FULL, id="8", now_ms=99) == replace(FULL, id="8", created_at=99, saved_at=99, refresh=None)
 
 
 def test_a_new_record_has_no_empty_user_name() -> None:
@@ -674,7 +675,7 @@ def test_a_changed_copy_does_not_inherit_what_the_record_keeps() -> None:
 
 def test_the_text_fields_are_the_id_and_the_credentials() -> None:
     """Whoever adds a field has to say what it is."""
-    others = {"created_at", "saved_at", "unknown"}
+    others = {"created_at", "saved_at", "refresh", "unknown"}
     assert {field.name for field in fields(TokenRecord)} == set(TEXT_FIELDS) | others
     assert set(TEXT_FIELDS) == {"id", *CREDENTIAL_FIELDS}
 
@@ -695,6 +696,7 @@ def test_json_has_every_field_and_the_unknown_ones_beside_them() -> None:
         "created_at": 11,
         "saved_at": 22,
         "refresh": {"owner": "SECRET-owner", "deadline": 5},
+        "later": "SECRET-later",
     }
 
 

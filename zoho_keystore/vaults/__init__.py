@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -61,8 +62,12 @@ class Vault(Reads, Protocol):
         """The file, for messages; None where there is none."""
         ...
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
-        """Hold the vault's write lock, and commit at the end what was changed; an exception commits nothing."""
+    def transaction(self, longest_wait_s: float = math.inf) -> AbstractContextManager[Transaction]:
+        """Hold the vault's write lock, and commit at the end what was changed; an exception commits nothing.
+
+        Args:
+            longest_wait_s: For how many seconds to wait for the lock, where the vault itself would wait longer.
+        """
         ...
 
     def close(self) -> None:

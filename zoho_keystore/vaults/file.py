@@ -8,6 +8,7 @@ another file's.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import uuid
@@ -113,8 +114,11 @@ class FileVault:
         return self._current().records()
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, longest_wait_s: float = math.inf) -> Iterator[Transaction]:
         """Hold the file's lock, and replace the file at the end if anything was changed; an exception changes nothing.
+
+        Args:
+            longest_wait_s: For how many seconds to wait for the lock, if that is less than the lock timeout.
 
         Raises:
             LockTimeoutError: The lock was not to be had.
@@ -123,7 +127,7 @@ class FileVault:
             StoreFileError: The file cannot be read or replaced.
         """
         self._require_open()
-        with self._lock.held() as held:
+        with self._lock.held(longest_wait_s) as held:
             # Before the file is looked at: a leftover may be a second name of it, and removing that changes its status.
             durable.sweep(held.folder, self.path.name)
             try:

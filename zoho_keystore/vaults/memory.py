@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -49,9 +50,9 @@ class MemoryVault:
         return self._current().records()
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, longest_wait_s: float = math.inf) -> Iterator[Transaction]:
         """Hold the lock, and commit at the end what was changed; an exception commits nothing."""
-        with self._lock.held(_LONGEST_WAIT_S, None):
+        with self._lock.held(min(longest_wait_s, _LONGEST_WAIT_S), None):
             draft = self._current().copy()
             yield draft
             self._current()  # It may have been closed meanwhile, and must not come back.

@@ -1,0 +1,208 @@
+"""One refresh for all processes: the real SDK in real processes and threads, against a stand-in for Zoho on loopback.
+
+Where the number of requests is what a test is about, the same is done with leases switched off, and has to come out
+otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.fernet import Fernet
+from refreshes import FILE_STORE, MEETINGS, OURS, WITHOUT_LEASES, Crew, Meeting, Outcome, Setting, meet
+
+from zoho_keystore.keystore import open_file
+from zoho_keystore.refresh import Lease
+from zoho_standin import ZohoStandin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BY_NAME = {meeting.who: meeting for meeting in MEETINGS}
+RACES = [
+    *[meeting for meeting in MEETINGS if meeting.tokens == 1],
+    Meeting("24 processes, Zoho answers at once", BY_NAME["24 processes"].make, delay_s=0),
+]
+SIDE_BY_SIDE = next(meeting for meeting in MEETINGS if meeting.tokens > 1)
+
+
+def names(meeting: Meeting) -> str:
+    """Name the case of a test."""
+    return meeting.who
+
+
+def test_the_cases_of_this_module_are_those_that_are_asked_for() -> None:
+    """The README's table is made from the same ones."""
+    assert [(meeting.who, meeting.delay_s) for meeting in RACES] == [
+        ("5 processes", 0.3),
+        ("8 processes", 0.3),
+        ("24 processes", 0.3),
+        ("8 processes, Zoho answers at once", 0),
+        ("8 threads of a process", 0.3),
+        ("8 children, forked after it was opened", 0.3),
+        ("24 processes, Zoho answers at once", 0),
+    ]
+    assert (SIDE_BY_SIDE.tokens, SIDE_BY_SIDE.delay_s) == (6, 0.5)
+
+
+@pytest.mark.parametrize("meeting", RACES, ids=names)
+def test_one_of_all_refreshes_an_expired_token(meeting: Meeting, tmp_path: Path) -> None:
+    """And all end with the same access token, soon after Zoho's reply."""
+    seen = meet(meeting, OURS, tmp_path)
+    assert [outcome.error for outcome in seen.outcomes if outcome.error] == []
+    assert seen.refreshes == 1
+    assert len({outcome.access_token for outcome in seen.outcomes}) == 1
+    replied_s = min(outcome.ended_s for outcome in seen.outcomes)
+    assert max(outcome.ended_s for outcome in seen.outcomes) - replied_s < 3
+
+
+@pytest.mark.parametrize("meeting", RACES, ids=names)
+def test_without_leases_several_refresh_it(meeting: Meeting, tmp_path: Path) -> None:
+    """So the test above would show it if nobody saw to it that one does."""
+    seen = meet(meeting, WITHOUT_LEASES, tmp_path)
+    assert [outcome.error for outcome in seen.outcomes if outcome.error] == []
+    assert seen.refreshes > 1
+
+
+def test_with_filestore_five_processes_make_five_refreshes(tmp_path: Path) -> None:
+    """That is what people have today; a lost token in the file may make it one or two less."""
+    assert meet(BY_NAME["5 processes"], FILE_STORE, tmp_path).refreshes >= 3
+
+
+def test_different_tokens_are_refreshed_side_by_side(tmp_path: Path) -> None:
+    """One after the other, the six would take 3 s."""
+    seen = meet(SIDE_BY_SIDE, OURS, tmp_path)
+    assert [outcome.error for outcome in seen.outcomes if outcome.error] == []
+    assert seen.refreshes == 6
+    assert len({outcome.access_token for outcome in seen.outcomes}) == 6
+    assert max(outcome.ended_s for outcome in seen.outcomes) - min(outcome.started_s for outcome in seen.outcomes) < 3
+
+
+# --- when something goes wrong --------------------------------------------------------------------------------------
+
+
+class Scene:
+    """A stand-in for Zoho, and a store in which a token is good until it is let expire."""
+
+    def __init__(self, zoho: ZohoStandin, path: Path, refresh_wait: float) -> None:
+        self.zoho = zoho
+        self.setting = Setting(OURS, path, Fernet.generate_key(), zoho.url, refresh_wait)
+        self.setting.keep(zoho, 1)
+        self._keystore = open_file(path, key=self.setting.key)
+
+    def refresher(self) -> int:
+        """Return the process that has the lease, once it has asked Zoho for a new access token."""
+        wait_until(lambda: self.zoho.count("refresh") == 1)
+        lease = Lease.of(self._keystore.records()[0])
+        assert lease is not None
+        return lease.owner.pid
+
+
+@pytest.fixture
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """Give a scene, with the refresh wait that the test asks for."""
+    with ZohoStandin() as zoho:
+        yield Scene(zoho, tmp_path / "tokens.keystore", getattr(request, "param", 10.0))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    ends = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+def errors(outcomes: list[Outcome]) -> list[str]:
+    """Return what went wrong."""
+    return [outcome.error for outcome in outcomes if outcome.error]
+
+
+def test_when_the_refreshing_process_is_killed_another_takes_over(scene: Scene) -> None:
+    """At once, and not when the lease would have ended."""
+    scene.zoho.delay_s = 60
+    with Crew(scene.setting, 4) as crew:
+        scene.setting.expire()
+        crew.go()
+        refresher = scene.refresher()
+        scene.zoho.delay_s = 0
+        assert refresher in [process.pid for process in crew.processes]
+        os.kill(refresher, signal.SIGKILL)
+        killed_s = time.monotonic()
+        outcomes = crew.outcomes()
+    assert errors(outcomes) == []
+    assert len(outcomes) == 3
+    assert max(outcome.ended_s for outcome in outcomes) - killed_s < 2
+    assert {outcome.access_token for outcome in outcomes} == {scene.zoho.issued[-1]}
+    assert scene.zoho.count("refresh") == 2
+
+
+@pytest.mark.parametrize("scene", [2.0], indirect=True)
+def test_when_the_refreshing_process_hangs_the_others_go_on(scene: Scene) -> None:
+    """After the refresh wait, as they would without leases."""
+    scene.zoho.delay_s = 60
+    with Crew(scene.setting, 4) as crew:
+        scene.setting.expire()
+        crew.go()
+        refresher = scene.refresher()
+        os.kill(refresher, signal.SIGSTOP)
+        scene.zoho.delay_s = 0
+        others = [end for end, process in zip(crew.ends, crew.processes, strict=True) if process.pid != refresher]
+        outcomes = crew.outcomes(others)
+    assert errors(outcomes) == []
+    assert len(outcomes) == 3
+    assert all(1.9 < outcome.lasted_s < 5 for outcome in outcomes)
+    assert all(outcome.access_token in scene.zoho.issued for outcome in outcomes)
+
+
+@pytest.mark.parametrize("scene", [2.0], indirect=True)
+@pytest.mark.parametrize("trouble", ["an error of the server", "a page of a gateway", "Access Denied"])
+def test_when_zoho_fails_all_hear_of_it_and_the_next_call_works(scene: Scene, trouble: str) -> None:
+    """Nobody waits longer than the refresh wait for one whose refresh has failed."""
+
+    def fail(times: int) -> None:
+        if trouble == "Access Denied":
+            scene.zoho.deny_next(times)
+        else:
+            scene.zoho.fail_next(times, html=trouble == "a page of a gateway")
+
+    with Crew(scene.setting, 6) as crew:
+        scene.setting.expire()
+        fail(1000)
+        failed = crew.request()
+        fail(0)
+        asked = scene.zoho.count("refresh")
+        succeeded = crew.request()
+    assert len(errors(failed)) == 6
+    assert all("SDKException" in error for error in errors(failed))
+    assert max(outcome.lasted_s for outcome in failed) < 2 + 3
+    assert errors(succeeded) == []
+    assert {outcome.access_token for outcome in succeeded} == {scene.zoho.issued[-1]}
+    assert scene.zoho.count("refresh") == asked + 1
+
+
+def test_a_process_that_runs_on_follows_what_another_has_refreshed(scene: Scene) -> None:
+    """Time after time, also with requests in between."""
+    with Crew(scene.setting, 3) as crew:
+        for times in range(1, 4):
+            scene.setting.expire()
+            outcomes = [*crew.request(), *crew.request()]
+            assert errors(outcomes) == []
+            assert {outcome.access_token for outcome in outcomes} == {scene.zoho.issued[-1]}
+            assert scene.zoho.count("refresh") == times
+
+
+def test_listing_tokens_refreshes_and_leases_nothing(scene: Scene) -> None:
+    """Also when they have expired."""
+    scene.setting.expire()
+    store: Any = scene.setting.open()
+    before = scene.setting.path.read_bytes()
+    [token] = store.get_tokens()
+    assert token.get_access_token() == "not asked for yet"
+    assert scene.setting.path.read_bytes() == before
+    assert scene.zoho.count("refresh") == 0
