@@ -185,10 +185,11 @@ def check_document(data: bytes) -> None:
 
 
 def _spelled_out(whole: dict[str, Any]) -> dict[str, Any]:
-    """Return a document as the store spells it: without nulls where text belongs, and with both times."""
+    """Return a document as the store spells it: without nulls that mean "absent", and with both times."""
+    may_be_null = {*TEXT_FIELDS, "refresh"}
     tokens = []
     for given in whole["tokens"]:
-        fields = {name: value for name, value in given.items() if value is not None or name not in TEXT_FIELDS}
+        fields = {name: value for name, value in given.items() if value is not None or name not in may_be_null}
         tokens.append({"created_at": 0, "saved_at": 0, **fields})
     return {**whole, "tokens": tokens}
 

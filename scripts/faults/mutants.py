@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def _truncate_in_place() -> None:
 
 def _no_lock() -> None:
     @contextmanager
-    def held(self: StoreLock) -> Iterator[HeldLock]:
+    def held(self: StoreLock, _longest_wait_s: float = math.inf) -> Iterator[HeldLock]:
         with Folder.opened(self.path.parent) as folder:
             yield _AnyLock(folder, self.path.name, Descriptor(os.dup(0)))
 

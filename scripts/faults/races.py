@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib
 import json
+import math
 import mmap
 import multiprocessing
 import os
@@ -221,7 +222,7 @@ def vault_of(keystore: Keystore) -> FileVault:
 
 def _soft_lock() -> None:
     @contextmanager
-    def held(self: StoreLock) -> Iterator[HeldLock]:
+    def held(self: StoreLock, _longest_wait_s: float = math.inf) -> Iterator[HeldLock]:
         deadline = time.monotonic() + self._timeout_s
         with Folder.opened(self.path.parent) as folder:
             while True:

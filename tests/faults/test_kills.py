@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def lock_that_is_the_existence_of_a_file() -> None:
     """Lock as programs did before there were kernel locks."""
 
     @contextmanager
-    def held(self: StoreLock) -> Iterator[HeldLock]:
+    def held(self: StoreLock, _longest_wait_s: float = math.inf) -> Iterator[HeldLock]:
         with Folder.opened(self.path.parent) as folder:
             if self.path.exists() and self.path.read_bytes():
                 raise LockTimeoutError("somebody holds it", "", self.path)
