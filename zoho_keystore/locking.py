@@ -264,7 +264,7 @@ class StoreLock:
 
 def _timed_out(timeout_s: float, who: str, path: Path | None) -> LockTimeoutError:
     return LockTimeoutError(
-        f"the store's lock was not to be had within {timeout_s:g} s: {who}; nothing was saved",
+        f"the store's lock was not to be had within {round(timeout_s, 2):g} s: {who}; nothing was saved",
         "Find out who hangs (fuser or lsof on this file), or give a longer lock_timeout. Do not delete the file",
         path,
     )

@@ -169,8 +169,6 @@ class Turns:
         Raises:
             KeystoreError: The vault cannot be read any more.
         """
-        if self._wait_s <= 0:
-            return record
         until_s = self._monotonic_s() + self._wait_s
         me = Owner.current()
         pause_s = _FIRST_PAUSE_S

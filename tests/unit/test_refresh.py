@@ -547,3 +547,31 @@ def test_memory_has_leases_between_threads() -> None:
     keystore.save(TokenRecord(id="1", access_token="new", expires_in=later))
     thread.join(20)
     assert [record and record.access_token for record in got] == ["new"]
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_lease_is_given_up_when_the_lock_is_taken_for_too_long(
+    kind: str, store_path: Path, key: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refresh wait counts then, and not the longer one of the lock."""
+    caplog.set_level(logging.DEBUG)
+    keystore = open_file(store_path, key=key, refresh_wait=0.2) if kind == "file" else open_memory(refresh_wait=0.2)
+    keystore.save(replace(STALE, id="1", expires_in="1"))
+    taken, done = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with keystore._vault.transaction():
+            taken.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    taken.wait(20)
+    try:
+        record = keystore.get("1")
+    finally:
+        done.set()
+        thread.join()
+    assert record is not None
+    assert record.access_token == "old"
+    assert "was not to be had within 0.2 s: another thread" in caplog.text
