@@ -7,6 +7,7 @@ often it is asked for a new access token. Run as a script, it prints the table o
 from __future__ import annotations
 
 import argparse
+import inspect
 import multiprocessing
 import sys
 import tempfile
@@ -74,8 +75,8 @@ class Setting:
     def environment(self) -> Any:
         """Return the SDK's environment that leads to the stand-in."""
         arguments = [self.url, self.url + "/oauth/v2/token", self.url]
-        # 5_0 takes a name as well.
-        return DataCenter.Environment(*arguments, *(["standin"] if hasattr(DataCenter.Environment, "get_name") else []))
+        wants_name = "name" in inspect.signature(DataCenter.Environment).parameters  # 5_0
+        return DataCenter.Environment(*arguments, *(["standin"] if wants_name else []))
 
     def initialize(self, store: Any, token_id: str) -> None:
         """Prepare the SDK as a program does that knows nothing but the id of its token."""
