@@ -139,7 +139,11 @@ def campaign(method: Method, time_s: float, bar: Progress) -> Result:
     while True:
         count = min(method.batch, method.target - total.tried) if method.batch else 1
         with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-            result = method.run(Path(folder), count, told)
+            try:
+                result = method.run(Path(folder), count, told)
+            except RuntimeError as error:
+                total.failures.append(f"the attack itself has failed: {error}")
+                return total
         total.tried += result.tried
         total.failures += result.failures
         total.figures |= result.figures
@@ -185,8 +189,11 @@ def main() -> int:
         for method in chosen:
             if (reason := method.why_not()) is not None:
                 left_out[method.name] = reason
-            else:
-                results.append(campaign(method, options.minutes * 60 * method.share / shares, bar))
+                continue
+            result = campaign(method, options.minutes * 60 * method.share / shares, bar)
+            results.append(result)
+            # Told at once, so that what was done is known when the rest is broken off.
+            console.print(f"{result.method}: tried {result.tried:,}, failed {len(result.failures):,}", markup=False)
     show(results, left_out, console)
     return 1 if any(result.failures for result in results) else 0
 

@@ -79,8 +79,8 @@ def write(
             raise
         if placed:
             raise DurabilityUnknownError(
-                f"the store is saved, but may not survive a power cut: {os_error_text(error)}",
-                "All processes see the new state. Look at the disk, then save once more",
+                f"it is saved, but may not survive a power cut: {os_error_text(error)}",
+                "All processes see the new state. Look at the disk, then do it once more",
                 path,
             ) from error
         raise storage_error(error, "nothing was saved", path) from error

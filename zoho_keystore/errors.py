@@ -13,6 +13,7 @@ The families, each of which may be caught as a whole::
     ├── StoreFileError              the file or its folder cannot be read, made or replaced
     │   ├── UnsafeFileError         its kind, owner or permissions let others in
     │   └── DurabilityUnknownError  the new state is saved and visible, and may not survive a power cut
+    ├── RotationUnfinishedError     a key rotation stopped half-way; all stays readable, and the next one finishes it
     ├── LockTimeoutError            another process or thread kept the store's lock for too long
     ├── StoreClosedError            the store was used after ``close()``
     └── TokenError                  the token or id that a method was given
@@ -92,6 +93,10 @@ class UnsafeFileError(StoreFileError):
 
 class DurabilityUnknownError(StoreFileError):
     """The new state is saved and visible to all, and it is not known whether it would survive a power cut."""
+
+
+class RotationUnfinishedError(KeystoreError):
+    """A key rotation stopped half-way. What the ring holds opens the store, and another rotation finishes the work."""
 
 
 class LockTimeoutError(KeystoreError):

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, InvalidTokenError, TokenNotFoundError
 from zoho_keystore.folder import make_folders
-from zoho_keystore.keys import key_ring, looks_like_key
+from zoho_keystore.keys import key_ring
 from zoho_keystore.paths import default_store, real_path
 from zoho_keystore.records import MAX_ID_CHARACTERS, TOO_GREAT, TokenRecord, created, criteria, filled, updated
 from zoho_keystore.refresh import Turns, is_due
+from zoho_keystore.sources import looks_like_key
 from zoho_keystore.vaults.file import FileVault
 from zoho_keystore.vaults.memory import MemoryVault
 
@@ -204,15 +205,17 @@ def open_file(
     key: bytes | str | None = None,
     lock_timeout: float = 10.0,
     refresh_wait: float = 0.0,
+    make: bool = True,
 ) -> Keystore:
-    """Return the keystore in a file, which is made, empty and sealed, when it is not there.
+    """Return the keystore in a file.
 
     Args:
         path: The file. None is the one that ``ZOHO_KEYSTORE_FILE`` names, else ``tokens.keystore`` in the user's data
             folder, which is made if need be; the folder of a file that was named has to be there.
-        key: As for :func:`zoho_keystore.keys.key_ring`.
+        key: As for :func:`zoho_keystore.sources.key_source`.
         lock_timeout: For how many seconds a write waits for the store's lock.
         refresh_wait: As for :class:`Keystore`.
+        make: Whether to make it, empty and sealed, when it is not there.
 
     Raises:
         KeystoreError: One of its kinds, for whatever stands in the way; nothing was changed then.
@@ -220,7 +223,10 @@ def open_file(
     timeout_s = as_seconds("lock_timeout", lock_timeout)
     wait_s = as_seconds("refresh_wait", refresh_wait)
     ring = key_ring(key)
-    return Keystore(FileVault(_store_path(path), ring, lock_timeout=timeout_s), refresh_wait=wait_s)
+    file = store_path(path)
+    if make and path is None and not os.environ.get(FILE_VARIABLE):
+        make_folders(file.parent)
+    return Keystore(FileVault(file, ring, lock_timeout=timeout_s, make=make), refresh_wait=wait_s)
 
 
 def as_seconds(name: str, value: float) -> float:
@@ -239,12 +245,18 @@ def as_seconds(name: str, value: float) -> float:
     raise ConfigurationError(f"{name} is not a number of seconds", "Give 0 or more")
 
 
-def _store_path(path: str | os.PathLike[str] | None) -> Path:
+def store_path(path: str | os.PathLike[str] | None) -> Path:
+    """Return the file that a path argument means: a given one, else that of ``ZOHO_KEYSTORE_FILE``, else the default.
+
+    Nothing is made.
+
+    Raises:
+        ConfigurationError: It is no path.
+        UnsafeFileError: It leads over a link that another user planted.
+    """
     given = path if path is not None else os.environ.get(FILE_VARIABLE) or None
     if given is None:
-        default = default_store()
-        make_folders(default.parent)
-        return real_path(default)
+        return real_path(default_store())
     if isinstance(given, str | bytes | os.PathLike) and looks_like_key(os.fsdecode(given)):
         raise ConfigurationError("the path holds what looks like a key", "Pass the key as key=…, and a path as path")
     return real_path(given)

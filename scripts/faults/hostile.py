@@ -538,7 +538,7 @@ class _Fuzzer:
             raise StoreProblem(msg)
 
     def _check_signed(self, sealed: bytes) -> None:
-        check_document(self._ring.open(sealed))
+        check_document(self._ring.open(sealed).document)
 
     def _check_store(self, sealed: bytes) -> None:
         path = self._store.path

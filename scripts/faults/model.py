@@ -28,7 +28,7 @@ class Store:
     path: Path
     key: bytes
 
-    def open(self, **options: float) -> Keystore:
+    def open(self, **options: Any) -> Keystore:
         """Open the store, or make it."""
         return open_file(self.path, key=self.key, **options)
 

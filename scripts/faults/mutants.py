@@ -100,7 +100,7 @@ def _unreadable_read_as_empty() -> None:
         except CannotOpenError:
             opened = Descriptor(os.open(self.path, os.O_RDONLY))
             status = os.fstat(opened.fd)
-            return file._State(opened, status, os.pread(opened.fd, 36, 0), Table(Header(store_id="empty"), {}))
+            return file._State(opened, status, os.pread(opened.fd, 36, 0), Table(Header(store_id="empty"), {})), ""
 
     _put(FileVault, _load=lenient)
 

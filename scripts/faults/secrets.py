@@ -38,9 +38,10 @@ from faults import Result
 from zoho_keystore import errors, keys, trust
 from zoho_keystore.document import FORMAT
 from zoho_keystore.errors import KeystoreError
-from zoho_keystore.keys import KEY_VARIABLE, RING_VARIABLE, key_ring
+from zoho_keystore.keys import key_ring
 from zoho_keystore.keystore import FILE_VARIABLE, open_file, open_memory
 from zoho_keystore.records import TokenRecord
+from zoho_keystore.sources import KEY_VARIABLE, RING_VARIABLE
 from zoho_keystore.vaults import file
 
 if TYPE_CHECKING:

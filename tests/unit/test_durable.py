@@ -591,7 +591,7 @@ def test_a_folder_that_cannot_be_synced_is_saved_with_unknown_durability(
         with pytest.raises(DurabilityUnknownError, match="is saved, but may not survive a power cut: input") as caught:
             write(folder, NAME, NEW, create=create)
     assert caught.value.path == store
-    assert "save once more" in caught.value.advice
+    assert "do it once more" in caught.value.advice
     assert isinstance(caught.value.__cause__, OSError)
     assert contents(store.parent) == {NAME: NEW}
 

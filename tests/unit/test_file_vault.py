@@ -537,7 +537,7 @@ def test_a_reader_that_was_slower_than_another_one_warns_of_nothing(
 ) -> None:
     """It has an older state than was seen, and nobody has put it back: the path shows a newer one, or none."""
     vault: Any = store._vault
-    slow = vault._load()
+    slow, _ = vault._load()
     store.save(token(3))
     vault._warn_if_older(slow)
     store_path.unlink()

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from zoho_keystore import keys
+from zoho_keystore import sources
 from zoho_keystore.errors import CannotOpenError, ConfigurationError, KeyUnavailableError, MalformedKeyError
-from zoho_keystore.keys import KEY_VARIABLE, RING_VARIABLE, KeyRing, fingerprint, key_ring, looks_like_key
+from zoho_keystore.keys import KeyRing, fingerprint, key_ring
+from zoho_keystore.sources import KEY_VARIABLE, RING_VARIABLE, looks_like_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,14 +102,14 @@ def new_key() -> bytes:
 
 def test_the_official_fernet_vector_opens() -> None:
     """Our ring opens what any implementation of Fernet has sealed."""
-    assert key_ring(VECTOR_KEY).open(VECTOR) == b"hello"
+    assert key_ring(VECTOR_KEY).open(VECTOR).document == b"hello"
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 100_000])
 def test_what_was_sealed_opens_unchanged(key: bytes, size: int) -> None:
     """Any bytes come back as they were."""
     ring, document = key_ring(key), os.urandom(size)
-    assert ring.open(ring.seal(document)) == document
+    assert ring.open(ring.seal(document)).document == document
 
 
 def test_the_seal_is_one_plain_fernet_token(key: bytes) -> None:
@@ -129,7 +130,7 @@ def test_the_newest_key_seals(monkeypatch: pytest.MonkeyPatch, key: bytes, new_k
     """What is sealed with two keys opens with the first one alone, and not with the second."""
     monkeypatch.setenv("RING", f"{new_key.decode()},{key.decode()}")
     sealed = key_ring("env:RING").seal(b"a document")
-    assert key_ring(new_key).open(sealed) == b"a document"
+    assert key_ring(new_key).open(sealed).document == b"a document"
     with pytest.raises(CannotOpenError):
         key_ring(key).open(sealed)
 
@@ -139,7 +140,7 @@ def test_every_key_of_the_ring_opens(monkeypatch: pytest.MonkeyPatch, key: bytes
     monkeypatch.setenv("RING", f"{new_key.decode()},{VECTOR_KEY.decode()},{key.decode()}")
     ring = key_ring("env:RING")
     for old in (key, VECTOR_KEY, new_key):
-        assert ring.open(key_ring(old).seal(b"a document")) == b"a document"
+        assert ring.open(key_ring(old).seal(b"a document")).document == b"a document"
 
 
 def test_a_wrong_key_is_an_error_that_says_what_to_check(key: bytes, new_key: bytes) -> None:
@@ -245,7 +246,7 @@ def test_only_one_spelling_of_the_last_character_opens(size: int, padding: bytes
     meaning_the_same = [one for one in spellings if base64.urlsafe_b64decode(one) == base64.urlsafe_b64decode(sealed)]
     assert len(meaning_the_same) == {0: 1, 1: 4, 2: 16}[len(padding)]
     assert all(refuses(one, ring) for one in spellings if one != sealed)
-    assert ring.open(sealed) == bytes(size)
+    assert ring.open(sealed).document == bytes(size)
 
 
 @pytest.mark.parametrize(
@@ -613,10 +614,12 @@ def test_no_name_of_a_variable_is_refused() -> None:
         key_ring("env:")
 
 
-@pytest.mark.parametrize("spec", ["", "nonsense", "keyring:x", "FILE:/x", "/a/path", "file", "env"])
+@pytest.mark.parametrize("spec", ["", "nonsense", "vault:x", "FILE:/x", "/a/path", "file", "env", "keyring", "command"])
 def test_a_spec_of_an_unknown_kind_is_refused(spec: str) -> None:
     """The error tells the kinds that there are."""
-    with pytest.raises(ConfigurationError, match=r"no known kind.*env:NAME or file:PATH") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"no known kind.*env:NAME, file:PATH, keyring:"
+    ) as caught:
         key_ring(spec)
     assert "nonsense" not in str(caught.value)
 
@@ -670,7 +673,7 @@ def test_root_may_use_the_ring_of_a_user(tmp_path: Path) -> None:
     """Root works on the stores of others, whose keys it could read anyway."""
     ring = write_ring(tmp_path / "ring", VECTOR_KEY)
     os.chown(ring, 65534, 65534)
-    assert key_ring(f"file:{ring}").open(VECTOR) == b"hello"
+    assert key_ring(f"file:{ring}").open(VECTOR).document == b"hello"
 
 
 @needs_root
@@ -678,7 +681,7 @@ def test_a_ring_of_root_is_accepted_by_all(monkeypatch: pytest.MonkeyPatch, tmp_
     """Root could change anything anyway, and administrators hand out keys."""
     ring = write_ring(tmp_path / "ring", VECTOR_KEY)
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    assert key_ring(f"file:{ring}").open(VECTOR) == b"hello"
+    assert key_ring(f"file:{ring}").open(VECTOR).document == b"hello"
 
 
 def test_a_ring_that_others_may_read_is_accepted_on_a_read_only_file_system(
@@ -688,7 +691,7 @@ def test_a_ring_that_others_may_read_is_accepted_on_a_read_only_file_system(
     ring = write_ring(tmp_path / "ring", VECTOR_KEY)
     ring.chmod(0o444)
     monkeypatch.setattr(os, "fstatvfs", lambda _fd: SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID))
-    assert key_ring(f"file:{ring}").open(VECTOR) == b"hello"
+    assert key_ring(f"file:{ring}").open(VECTOR).document == b"hello"
 
 
 def test_a_ring_on_a_file_system_without_modes_is_warned_of(
@@ -703,7 +706,7 @@ def test_a_ring_on_a_file_system_without_modes_is_warned_of(
         return os.stat_result((status.st_mode | 0o777, *status[1:]))
 
     monkeypatch.setattr(os, "fstat", fixed_mode)
-    assert key_ring(f"file:{ring}").open(VECTOR) == b"hello"
+    assert key_ring(f"file:{ring}").open(VECTOR).document == b"hello"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"{ring}: the file system keeps no modes" in caplog.text
 
@@ -712,7 +715,7 @@ def test_a_large_ring_is_accepted(tmp_path: Path) -> None:
     """64 KiB are still a ring."""
     content = VECTOR_KEY + b"\n"
     ring = write_ring(tmp_path / "ring", content + b"#" * (65536 - len(content)), end=b"")
-    assert key_ring(f"file:{ring}").open(VECTOR) == b"hello"
+    assert key_ring(f"file:{ring}").open(VECTOR).document == b"hello"
 
 
 def test_a_ring_that_is_too_large_is_refused(tmp_path: Path) -> None:
@@ -791,7 +794,7 @@ def test_a_ring_that_is_not_there_is_named(tmp_path: Path, path: str) -> None:
 def test_a_link_that_was_put_there_later_is_not_followed(tmp_path: Path, key: bytes) -> None:
     """After the path was resolved no symbolic link at its end is believed."""
     target = write_ring(tmp_path / "ring", key)
-    source = keys._source(f"file:{tmp_path / 'other'}")
+    source = sources._source(f"file:{tmp_path / 'other'}")
     (tmp_path / "other").symlink_to(target)
     with pytest.raises(KeyUnavailableError, match="cannot be read: too many levels of symbolic links"):
         source.load()

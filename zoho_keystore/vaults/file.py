@@ -31,7 +31,7 @@ from zoho_keystore.locking import StoreLock
 from zoho_keystore.vaults.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from zoho_keystore.keys import KeyRing
@@ -76,15 +76,16 @@ class FileVault:
         path: The file; symbolic links are to be resolved already.
         keys: What seals and opens it.
         lock_timeout: For how many seconds a write waits for the lock.
+        make: Whether to make it when it is not there.
 
     Raises:
         CannotOpenError: The file does not open with these keys.
         DocumentError: It opens, and is not a keystore document of a known version.
-        StoreFileError: It cannot be read or made.
+        StoreFileError: It cannot be read or made, or is not there and is not to be made.
         LockTimeoutError: It was to be made, and the lock was not to be had.
     """
 
-    def __init__(self, path: Path, keys: KeyRing, *, lock_timeout: float) -> None:
+    def __init__(self, path: Path, keys: KeyRing, *, lock_timeout: float, make: bool = True) -> None:
         self.path = path
         self._path_text = str(path)
         self._keys: KeyRing | None = keys
@@ -93,8 +94,10 @@ class FileVault:
         self._state: _State | None = None
         self._newest_seen = ("", 0)
         try:
-            self._state = self._load()
-        except FileNotFoundError:
+            self._state, _ = self._load()
+        except FileNotFoundError as error:
+            if not make:
+                raise storage_error(error, "there is no store", path) from None
             self._state = self._created()
         else:
             # A folder in which others could replace the file is to show now, and not at the first refresh.
@@ -138,12 +141,45 @@ class FileVault:
             except MemoryError:
                 raise self._no_memory("nothing was saved") from None
             if sealed is not None:
-                try:
-                    state = self._written(held, draft, sealed, base)
-                except DurabilityUnknownError:
-                    self._state = None
-                    raise
-                self._adopt(state)
+                self._commit(held, draft, sealed, base)
+
+    def reseal(self, prepare: Callable[[str], KeyRing]) -> None:
+        """Seal the file anew, and open it with the newest key alone before it replaces the old one.
+
+        Args:
+            prepare: Called under the lock with the fingerprint of the key that the file is sealed with; returns the
+                ring that is used from now on.
+
+        Raises:
+            KeystoreError: As :meth:`transaction`, or what ``prepare`` raises. The file is as it was.
+            DurabilityUnknownError: It is sealed anew, and may not survive a power cut.
+        """
+        self._require_open()
+        with self._lock.held() as held:
+            durable.sweep(held.folder, self.path.name)
+            try:
+                base, key = self._reloaded_with_its_key()
+                self._keys = keys = prepare(key)
+                draft = base.table.copy()
+                sealed = self._sealed(draft)
+                again = keys.with_newest(sealed)
+                if again is None or not draft.is_same(Table(*document.decode(again))):
+                    raise StoreFileError(
+                        "what was sealed anew does not open to the same; the file was left as it is",
+                        "Check this machine's memory",
+                        self.path,
+                    )
+            except MemoryError:
+                raise self._no_memory("nothing was sealed anew") from None
+            self._commit(held, draft, sealed, base)
+
+    def _commit(self, held: HeldLock, draft: Table, sealed: bytes, base: _State) -> None:
+        try:
+            state = self._written(held, draft, sealed, base)
+        except DurabilityUnknownError:
+            self._state = None
+            raise
+        self._adopt(state)
 
     def close(self) -> None:
         """Forget the keys and all records; the vault cannot be used afterwards."""
@@ -197,8 +233,11 @@ class FileVault:
             os.close(fd)
 
     def _reloaded(self) -> _State:
+        return self._reloaded_with_its_key()[0]
+
+    def _reloaded_with_its_key(self) -> tuple[_State, str]:
         try:
-            state = self._load()
+            state, key = self._load()
         except FileNotFoundError as error:
             raise StoreFileError(
                 "the store is gone: somebody has removed or renamed the file",
@@ -207,7 +246,7 @@ class FileVault:
             ) from error
         self._warn_if_older(state)
         self._adopt(state)
-        return state
+        return state, key
 
     def _warn_if_older(self, state: _State) -> None:
         header = state.table.header
@@ -227,8 +266,8 @@ class FileVault:
             )
         self._newest_seen = header.store_id, header.generation
 
-    def _load(self) -> _State:
-        """Read the file.
+    def _load(self) -> tuple[_State, str]:
+        """Read the file, and return its state and the fingerprint of the key that opened it.
 
         Somebody may be writing it in place (a copy from a backup): a file that does not open, and changes, is read
         again.
@@ -248,7 +287,8 @@ class FileVault:
                         "If it was never one, remove it, and a store is made; otherwise restore it from a backup",
                         self.path,
                     )
-                table = Table(*document.decode(keys.open(sealed, path=self.path), path=self.path))
+                opened = keys.open(sealed, path=self.path)
+                table = Table(*document.decode(opened.document, path=self.path))
             except CannotOpenError:
                 if attempts >= _READ_ATTEMPTS or not self._is_changing(status):
                     raise
@@ -257,7 +297,7 @@ class FileVault:
             else:
                 # Not before it is known to be a keystore: anything else is not ours to change.
                 status = trust.tightened(descriptor.fd, status, self.path)
-                return self._state_of(descriptor, status, sealed, table)
+                return self._state_of(descriptor, status, sealed, table), opened.fingerprint
 
     def _read(self) -> tuple[Descriptor, os.stat_result, bytes]:
         """Return an open descriptor of the file, its status from before the reading, and its content.

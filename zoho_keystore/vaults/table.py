@@ -44,6 +44,10 @@ class Table:
         indexes = {field: index.copy() for field, index in self._indexes.copy().items()}
         return type(self)(self.header, self._records.copy(), indexes, self._last_saved_at)
 
+    def is_same(self, other: Table) -> bool:
+        """Tell whether another table says the same."""
+        return (self.header, self.records()) == (other.header, other.records())
+
     def get(self, id: str) -> TokenRecord | None:
         """Return the record of an id, or None."""
         return self._records.get(id)

@@ -1,0 +1,187 @@
+"""Key rotation, in steps between which a crash leaves everything readable.
+
+The new key joins the ring; the store is sealed with it; only when that is durable do the old keys leave the ring. So no
+two files ever have to change together, and doing it again finishes what was left half-way.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zoho_keystore import trust
+from zoho_keystore.document import MAX_SEALED_BYTES
+from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError, RotationUnfinishedError
+from zoho_keystore.keys import KeyRing, fingerprint, new_key
+from zoho_keystore.keystore import as_seconds, store_path
+from zoho_keystore.sources import GivenKeys, WritableSource, key_source
+from zoho_keystore.vaults.file import FileVault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from zoho_keystore.sources import KeySource
+
+#: How every Fernet token starts: a version byte, and the time, for some thousand years to come.
+_FERNET_START = b"gAAAA"
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What a rotation came to; keys are named by their fingerprints.
+
+    Attributes:
+        path: The store.
+        source: Where its keys come from, as a spec.
+        key: What the store is sealed with now.
+        dropped: What has left the ring.
+        needed: What has stayed in the ring because other files are sealed with it, and these files.
+        is_handed_out: Whether somebody has to hand out the keys by hand, as the source cannot be written.
+    """
+
+    path: Path
+    source: str
+    key: str
+    dropped: tuple[str, ...]
+    needed: Mapping[str, tuple[Path, ...]]
+    is_handed_out: bool
+
+
+def rotate(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    key: str | None = None,
+    new: str | None = None,
+    keep_old: bool = False,
+    lock_timeout: float = 10.0,
+) -> Rotation:
+    """Seal a store with a new key.
+
+    A store that is not sealed with the newest key of its ring gets that one, and no other is made: then a rotation was
+    left half-way, or somebody has put a new key there.
+
+    Args:
+        path: The store, as for :class:`EncryptedFileStore`. It has to be there.
+        key: Where its keys come from, likewise.
+        new: Where the new key comes from, as a spec, of which the newest is taken; None makes one. Sources that cannot
+            be written (``env:``, ``command:``) have no place for one that is made.
+        keep_old: Leave the old keys in the ring.
+        lock_timeout: For how many seconds to wait for the store's lock, and for another rotation.
+
+    Raises:
+        KeystoreError: One of its kinds; nothing was changed.
+        RotationUnfinishedError: Something was, and the next rotation finishes it.
+        DurabilityUnknownError: Likewise.
+    """
+    timeout_s = as_seconds("lock_timeout", lock_timeout)
+    source = key_source(key)
+    given = None if new is None else key_source(new)
+    file = store_path(path)
+    writable = source if isinstance(source, WritableSource) else None
+    with nullcontext() if writable is None else writable.lock(timeout_s):
+        vault = FileVault(file, KeyRing(source), lock_timeout=timeout_s, make=False)
+        newest = _sealed_anew(vault, source, given)
+        dropped: tuple[str, ...] = ()
+        needed: Mapping[str, tuple[Path, ...]] = {}
+        if writable is not None and not keep_old:
+            with _unfinished("the store is sealed with the new key, but the old ones could not leave the ring"):
+                dropped, needed = _without_old(writable, newest, file)
+    return Rotation(file, str(source), fingerprint(newest), dropped, needed, writable is None)
+
+
+def _sealed_anew(vault: FileVault, source: KeySource, given: KeySource | None) -> bytes:
+    """Seal the store with the key that is now to be its newest, and return that key."""
+    newest = b""
+    has_joined = False
+
+    def prepare(sealed_with: str) -> KeyRing:
+        nonlocal newest, has_joined
+        keys = source.load()
+        newest = _newest(source, keys, sealed_with, given)
+        if isinstance(source, WritableSource) and newest != keys[0]:
+            source.add(newest)
+            has_joined = True
+            if source.load()[0] != newest:
+                raise KeyUnavailableError(f"{source} does not hold the new key that was put there", "Look at it")
+        return KeyRing(GivenKeys([newest, *keys]))
+
+    try:
+        vault.reseal(prepare)
+    except KeystoreError:
+        if not has_joined:
+            raise
+        with _unfinished("a new key is in the ring, but the store is not sealed with it"):
+            raise
+    return newest
+
+
+def _newest(source: KeySource, keys: Sequence[bytes], sealed_with: str, given: KeySource | None) -> bytes:
+    if given is not None:
+        return given.load()[0]
+    if fingerprint(keys[0]) != sealed_with:
+        return keys[0]
+    if isinstance(source, WritableSource):
+        return new_key()
+    raise ConfigurationError(
+        f"the store is sealed with the newest key of {source} already, and a new one cannot be put there from here",
+        "Make a new key; hand NEW,OLD to all processes (newest first); run this again with NEW,OLD, or with the new "
+        "one as --new-key; then hand out NEW alone",
+    )
+
+
+def _without_old(
+    source: WritableSource, newest: bytes, store: Path
+) -> tuple[tuple[str, ...], Mapping[str, tuple[Path, ...]]]:
+    """Take the old keys out of the ring that nothing needs; return those, and what the others are needed for."""
+    old = [key for key in source.load() if key != newest]
+    needed = files_sealed_with(old, store)
+    dropped = [key for key in old if fingerprint(key) not in needed]
+    if dropped:
+        source.remove(dropped)
+    return tuple(fingerprint(key) for key in dropped), needed
+
+
+def files_sealed_with(keys: Sequence[bytes], store: Path) -> dict[str, tuple[Path, ...]]:
+    """Return which files a store's old keys still open, by the keys' fingerprints.
+
+    Looked at are the files beside the store, where backups lie, and the store that is used by default; not beyond.
+
+    Args:
+        keys: The keys.
+        store: The store, which does not count.
+    """
+    found: dict[str, tuple[Path, ...]] = {}
+    rings = [KeyRing(GivenKeys([key])) for key in keys]
+    for file in _sealed_files(store):
+        with suppress(OSError, KeystoreError), trust.opened(file) as (fd, status):
+            if status.st_size > MAX_SEALED_BYTES or os.read(fd, len(_FERNET_START)) != _FERNET_START:
+                continue
+            os.lseek(fd, 0, os.SEEK_SET)
+            with open(fd, "rb", closefd=False) as content:
+                sealed = content.read(MAX_SEALED_BYTES)
+            for ring in rings:
+                if ring.with_newest(sealed) is not None:
+                    [name] = ring.fingerprints
+                    found[name] = (*found.get(name, ()), file)
+    return found
+
+
+def _sealed_files(store: Path) -> Iterator[Path]:
+    files: set[Path] = set()
+    with suppress(OSError):
+        files.update(store.parent / name for name in os.listdir(store.parent))
+    with suppress(KeystoreError):
+        files.add(store_path(None))
+    yield from sorted(files - {store})
+
+
+@contextmanager
+def _unfinished(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KeystoreError as error:
+        advice = f"{error.advice}. Nothing is lost; then rotate again, which finishes it"
+        raise RotationUnfinishedError(f"{what}: {error.problem}", advice, error.path) from error
