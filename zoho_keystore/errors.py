@@ -16,6 +16,7 @@ The families, each of which may be caught as a whole::
     ├── RotationUnfinishedError     a key rotation stopped half-way; all stays readable, and the next one finishes it
     ├── LockTimeoutError            another process or thread kept the store's lock for too long
     ├── StoreClosedError            the store was used after ``close()``
+    ├── ImportSourceError           the source of an import cannot be read, or is not one
     └── TokenError                  the token or id that a method was given
         ├── InvalidTokenError       it is not a token, or not one that can be kept
         └── TokenNotFoundError      no record has this id
@@ -105,6 +106,10 @@ class LockTimeoutError(KeystoreError):
 
 class StoreClosedError(KeystoreError):
     """The store was used after it had been closed."""
+
+
+class ImportSourceError(KeystoreError):
+    """The source of an import cannot be read, or is not one; nothing was taken from it."""
 
 
 class TokenError(KeystoreError):
