@@ -71,6 +71,7 @@ _PROBLEMS = {
     2013: _UNREACHABLE,
     2055: _UNREACHABLE,
     2026: _NO_TLS,
+    3024: ("the server has not answered in time", "Check the host and the port; try again when it is less busy"),
 }
 
 
@@ -170,7 +171,8 @@ def _table(
     with closing(connect(**options)) as connection, closing(connection.cursor()) as cursor:
         # The servers' own limit is a day.
         cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT_S}")
-        connection.start_transaction(readonly=True)
+        # Not start_transaction(): MariaDB says that it is version 5.5.5, and the library refuses a read-only one there.
+        cursor.execute("START TRANSACTION READ ONLY")
         cursor.execute(f"SELECT * FROM `{table}`")  # noqa: S608 - the name was checked, to the letter
         rows = cursor.fetchall()
         connection.rollback()
