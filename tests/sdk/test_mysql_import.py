@@ -245,6 +245,8 @@ def test_the_password_may_be_in_an_option_file_or_asked_for(server: Server, tmp_
     options = tmp_path / "my.cnf"
     options.write_text(f"[client]\nuser=ada\nhost=127.0.0.1\nport={server.port}\npassword={PASSWORD}\n")
     assert read(f"mysql:///?table=empty&option_file={options}").records == []
+    options.write_text(f"[client]\nuser=ada\nsocket=/nowhere\npassword={PASSWORD}\n")
+    assert read(server.address(rest=f"?table=empty&option_file={options}")).records == []
     assert read(server.address(rest="?table=empty"), password=lambda: PASSWORD).records == []
 
 

@@ -115,6 +115,7 @@ def test_what_filestore_has_written_is_read(source: Path) -> None:
         records=[ADA, awkward, TokenRecord(id="production", access_token="a")],
     )
     assert SECRET not in repr(found)
+    assert filestore.export(found.records) == source.read_bytes()
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
@@ -557,6 +558,8 @@ def test_a_table_is_read_in_a_transaction_that_cannot_write(monkeypatch: pytest.
         "user": "ada",
         "password": "",
         "host": "127.0.0.1",
+        "port": 3306,
+        "unix_socket": None,
         "database": "zohooauth",
         "charset": "utf8mb4",
         "connection_timeout": 10,
@@ -629,6 +632,18 @@ def test_the_password_comes_from_the_first_place_that_has_one(source: Path, monk
             assert server.options["password"] == "set"
     assert (server.options["user"], server.options["host"], server.options["port"]) == ("bob", "other", 3307)
     assert server.options["database"] == "zohooauth"
+
+
+def test_what_the_address_names_no_option_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least of all which server the tokens are taken from."""
+    server = serve(monkeypatch, [])
+    options = tmp_path / "my.cnf"
+    options.write_text("[client]\nuser=bob\nhost=other\nport=3307\nsocket=/other\ndatabase=other\nlocal-infile=1\n")
+    read(f"mysql://ada@host/db?option_file={options}")
+    names = ("user", "host", "port", "unix_socket", "database", "allow_local_infile")
+    assert [server.options[name] for name in names] == ["ada", "host", 3306, None, "db", False]
+    read(f"mysql://ada@host/db?unix_socket=/ours&option_file={options}")
+    assert server.options["unix_socket"] == "/ours"
 
 
 @pytest.mark.parametrize(

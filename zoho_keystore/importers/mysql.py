@@ -40,6 +40,7 @@ FORM = "mysql://USER@HOST:3306/zohooauth?table=oauthtoken"
 CONNECT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 10
 
+_PORT = 3306
 _SCHEME = re.compile(r"(mysql|mariadb)://", re.IGNORECASE)
 #: What the SDK's DBStore allows; the longest name that the servers do.
 _TABLE_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -112,17 +113,19 @@ def parsed(source: str) -> Address:
         )
     option_file = real_path(parameters["option_file"]) if "option_file" in parameters else None
     socket = parameters.get("unix_socket")
-    given = {
-        "user": unquote(parts.username or ""),
-        "host": parts.hostname,
-        "port": parts.port,
-        "unix_socket": socket and os.path.expanduser(socket),
-    }
+    where: dict[str, Any] = {}
+    if socket:
+        where = {"unix_socket": os.path.expanduser(socket)}
+    elif parts.hostname:
+        # None, so that a socket in the option file does not lead to another server than the one that is named here.
+        where = {"host": parts.hostname, "port": parts.port or _PORT, "unix_socket": None}
+    if parts.username:
+        where["user"] = unquote(parts.username)
     return Address(
         name=_name(parts, database, table, socket),
         table=table,
         options={
-            **{name: value for name, value in given.items() if value},
+            **where,
             "database": database,
             "charset": "utf8mb4",
             "connection_timeout": CONNECT_TIMEOUT_S,
@@ -247,6 +250,6 @@ def _understood(source: str) -> tuple[SplitResult, dict[str, str]] | None:
 def _name(parts: SplitResult, database: str, table: str, socket: str | None) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     user = f"{quote(unquote(parts.username), safe='')}@" if parts.username else ""
-    port = f":{parts.port or 3306}" if host else ""
+    port = f":{parts.port or _PORT}" if host else ""
     where = f"&unix_socket={quote(socket)}" if socket else ""
     return f"{parts.scheme}://{user}{host}{port}/{quote(database, safe='')}?table={table}{where}"
