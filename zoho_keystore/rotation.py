@@ -7,7 +7,7 @@ two files ever have to change together, and doing it again finishes what was lef
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,8 +82,8 @@ def rotate(
     file = store_path(path)
     writable = source if isinstance(source, WritableSource) else None
     with nullcontext() if writable is None else writable.lock(timeout_s):
-        vault = FileVault(file, KeyRing(source), lock_timeout=timeout_s, make=False)
-        newest = _sealed_anew(vault, source, given)
+        with closing(FileVault(file, KeyRing(source), lock_timeout=timeout_s, make=False)) as vault:
+            newest = _sealed_anew(vault, source, given)
         dropped: tuple[str, ...] = ()
         needed: Mapping[str, tuple[Path, ...]] = {}
         if writable is not None and not keep_old:

@@ -617,9 +617,7 @@ def test_no_name_of_a_variable_is_refused() -> None:
 @pytest.mark.parametrize("spec", ["", "nonsense", "vault:x", "FILE:/x", "/a/path", "file", "env", "keyring", "command"])
 def test_a_spec_of_an_unknown_kind_is_refused(spec: str) -> None:
     """The error tells the kinds that there are."""
-    with pytest.raises(
-        ConfigurationError, match=r"no known kind.*env:NAME, file:PATH, keyring:"
-    ) as caught:
+    with pytest.raises(ConfigurationError, match=r"no known kind.*env:NAME, file:PATH, keyring:") as caught:
         key_ring(spec)
     assert "nonsense" not in str(caught.value)
 
