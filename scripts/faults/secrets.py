@@ -41,6 +41,7 @@ from zoho_keystore.errors import KeystoreError
 from zoho_keystore.keys import key_ring
 from zoho_keystore.keystore import FILE_VARIABLE, open_file, open_memory
 from zoho_keystore.records import TokenRecord
+from zoho_keystore.rotation import rotate
 from zoho_keystore.sources import KEY_VARIABLE, RING_VARIABLE
 from zoho_keystore.vaults import file
 
@@ -60,6 +61,8 @@ _KINDS = {kind for kind in vars(errors).values() if isinstance(kind, type) and i
     errors.TokenError,
     errors.SDKNotInstalledError,
 }
+#: The programs of the deeds with ``command:``.
+_ASKED_FOR_KEYS = ("printenv", "sh")
 _PACKAGE = str(Path(keys.__file__).parent)
 
 
@@ -357,11 +360,14 @@ def _files_watched(evidence: Evidence, where: str, scene: Scene) -> Iterator[Non
 
 @contextmanager
 def _processes_watched(evidence: Evidence) -> Iterator[None]:
-    """Refuse to start any program, and look at the arguments that it would have had."""
+    """Refuse to start any program but those that are asked for keys, and look at the arguments of all."""
+    really_start = subprocess.Popen
 
-    def refused(*args: object, **options: object) -> None:
-        evidence.failures.append("a program was to be started")
+    def refused(*args: Any, **options: Any) -> Any:
         evidence.look_into("the arguments of a program", (args, options))
+        if args[0][0] in _ASKED_FOR_KEYS:
+            return really_start(*args, **options)
+        evidence.failures.append("a program was to be started")
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     starters = (
@@ -450,6 +456,8 @@ class Deed(NamedTuple):
 def _all_deeds(canaries: Canaries, trials: Path) -> Iterator[Deed]:
     yield from _bad_keys(canaries)
     yield from _bad_variables_and_rings(canaries)
+    yield from _bad_keyrings_and_programs(canaries)
+    yield from _rotations()
     yield from _bad_contents(canaries)
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
@@ -501,6 +509,63 @@ def _bad_variables_and_rings(canaries: Canaries) -> Iterator[Deed]:
     for text in ("BARE", "KEY # comment", "key = KEY", "KEY\nBARE\n", "USUAL", "KEY\n" * 2000):
         yield Deed(f"a ring of {text[:20]!r}", partial(in_ring, text, 0o600))
     yield Deed("a ring that others may read", partial(in_ring, "KEY", 0o644))
+
+
+class _SystemKeyring:
+    """What stands in for the library keyring; an error of it repeats all that it was given and holds."""
+
+    def __init__(self, text: str | None, *, works: int = 10) -> None:
+        self._text = text
+        self._works = works
+
+    def _work(self, *arguments: str) -> None:
+        self._works -= 1
+        if self._works < 0:
+            raise RuntimeError(f"cannot be unlocked: {arguments}, {self._text}")
+
+    def get_password(self, *arguments: str) -> str | None:
+        self._work(*arguments)
+        return self._text
+
+    def set_password(self, *arguments: str) -> None:
+        self._work(*arguments)
+        self._text = arguments[-1]
+
+
+def _bad_keyrings_and_programs(canaries: Canaries) -> Iterator[Deed]:
+    def in_keyring(text: str | None, works: int, scene: Scene) -> None:
+        held = None if text is None else canaries.meant(text)
+        with mock.patch.dict(sys.modules, {"keyring": _SystemKeyring(held, works=works)}):
+            scene.open(key="keyring:service/user")
+
+    def printed(text: str, command: str, scene: Scene) -> None:
+        os.environ["PRINTED"] = canaries.meant(text)
+        scene.open(key=f"command:{command}")
+
+    for text in ("KEY ", "BARE", "KEY;KEY", "KEY,,", "USUAL", None):
+        yield Deed(f"a keyring that holds {text!r}", partial(in_keyring, text, 10))
+    yield Deed("a keyring that fails", partial(in_keyring, "KEY", 0))
+    for text in ("KEY ", "BARE", "KEY;KEY", "KEY,,", "USUAL", ""):
+        yield Deed(f"a program that prints {text!r}", partial(printed, text, "printenv PRINTED"))
+    yield Deed("a program that prints a key and fails", partial(printed, "KEY", "sh -c 'echo $PRINTED; exit 3'"))
+    yield Deed("a program that gets a key", partial(printed, "KEY", f"echo {canaries.key.decode()}"))
+
+
+def _rotations() -> Iterator[Deed]:
+    def rotated(works: int, scene: Scene) -> None:
+        scene.stored().close()
+        with mock.patch.dict(sys.modules, {"keyring": _SystemKeyring(scene.key.decode(), works=works)}):
+            rotate(scene.path, key="keyring:service/user")
+
+    def in_variable(scene: Scene) -> None:
+        scene.stored().close()
+        os.environ[KEY_VARIABLE] = scene.key.decode()
+        rotate(scene.path)
+
+    # It reads the keyring three times before it adds a key, reads that again, and so on.
+    for works in range(12):
+        yield Deed(f"a rotation in a keyring that works {works} times", partial(rotated, works), _Ends.ANYHOW)
+    yield Deed("a rotation of a key in a variable", in_variable)
 
 
 def _bad_documents(canaries: Canaries) -> Iterator[tuple[str, str | bytes]]:
@@ -809,11 +874,12 @@ def _look_at_objects(scene: Scene, evidence: Evidence) -> None:
     sdk_stores = [EncryptedFileStore(scene.path, key=scene.key), InMemoryStore()]
     for sdk_store in sdk_stores:
         sdk_store._keystore.save(scene.canaries.record())
-    rings = [key_ring(scene.key), key_ring(f"env:{KEY_VARIABLE}")]
+    rings = [key_ring(scene.key), key_ring(f"env:{KEY_VARIABLE}"), key_ring(f"command:printenv {KEY_VARIABLE}")]
     sources = [ring._source for ring in rings]
+    opened = rings[0].open(rings[0].seal(scene.canaries.key))
     vaults = [keystore._vault for keystore in (in_memory, store)]
     with store._vault.transaction() as transaction:
-        shown = [*rings, *sources, *sdk_stores, *vaults, in_memory, store, transaction]
+        shown = [opened, *rings, *sources, *sdk_stores, *vaults, in_memory, store, transaction]
         for one in [*shown, *store.records(), store.records()]:
             evidence.look_at(f"the text of a {type(one).__name__}", f"{one!s} {one!r} {one!a} {one}")
         for one in shown:
