@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 
 import zoho_keystore
-from zoho_keystore import EncryptedFileStore
+from zoho_keystore import EncryptedFileStore, KeyUnavailableError
 from zoho_standin import ZohoStandin
 
 if TYPE_CHECKING:
@@ -92,3 +92,14 @@ def test_every_error_is_in_the_table() -> None:
 def test_no_example_is_left_out() -> None:
     """Each Python block of the README is run above."""
     assert len(EXAMPLES) == 4
+
+
+def test_the_commands_that_print_keys_are_specs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are taken as they stand; none is found here, so that nobody's password manager is asked."""
+    monkeypatch.setenv("PATH", "")
+    [examples] = re.findall(r"```text\n(command:.*?)```", README, re.DOTALL)
+    assert len(examples.splitlines()) == 3
+    for spec in examples.splitlines():
+        program = spec.removeprefix("command:").split()[0]
+        with pytest.raises(KeyUnavailableError, match=f"command:{program} … cannot be started"):
+            EncryptedFileStore("tokens.keystore", key=spec)
