@@ -14,20 +14,7 @@ import argparse
 import sys
 
 from zoho_keystore.errors import KeystoreError
-from zoho_keystore.rotation import Rotation, rotate
-
-
-def report(rotation: Rotation) -> str:
-    """Return in words what was done; keys are named by their fingerprints."""
-    lines = [f"{rotation.path} is sealed with the key {rotation.key}."]
-    if rotation.dropped:
-        keys = ("key " if len(rotation.dropped) == 1 else "keys ") + ", ".join(rotation.dropped)
-        lines.append(f"The old {keys} left {rotation.source}.")
-    for name, files in rotation.needed.items():
-        lines.append(f"The old key {name} stays there: {', '.join(map(str, files))} is sealed with it.")
-    if rotation.is_handed_out:
-        lines.append(f"Now hand out {rotation.key} alone, where you handed out {rotation.source}.")
-    return "\n".join(lines)
+from zoho_keystore.rotation import rotate
 
 
 def main() -> int:
@@ -45,7 +32,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if not options.quiet:
-        print(report(done))
+        print(done.report())
     return 0
 
 

@@ -6,24 +6,36 @@ import logging
 import math
 import os
 import time
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, InvalidTokenError, TokenNotFoundError
 from zoho_keystore.folder import make_folders
 from zoho_keystore.keys import key_ring
 from zoho_keystore.paths import default_store, real_path
-from zoho_keystore.records import MAX_ID_CHARACTERS, TOO_GREAT, TokenRecord, created, criteria, filled, updated
+from zoho_keystore.records import (
+    CREDENTIAL_FIELDS,
+    MAX_ID_CHARACTERS,
+    TOO_GREAT,
+    Criteria,
+    TokenRecord,
+    created,
+    criteria,
+    filled,
+    updated,
+)
 from zoho_keystore.refresh import Turns, is_due
 from zoho_keystore.sources import looks_like_key
 from zoho_keystore.vaults.file import FileVault
 from zoho_keystore.vaults.memory import MemoryVault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from zoho_keystore.vaults import Reads, Vault
+    from zoho_keystore.vaults import Reads, Transaction, Vault
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +44,22 @@ FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+class Taken(NamedTuple):
+    """What became of a record that was to be taken in.
+
+    Attributes:
+        record: The record as it is stored now; the given one, if it is not.
+        what: "added", "updated", "left" (the stored one is as good), or "without a token" (there is nothing to keep).
+    """
+
+    record: TokenRecord
+    what: str
+
+
+class _DryRunError(Exception):
+    """Ends a transaction that was not meant."""
 
 
 class Keystore:
@@ -124,20 +152,68 @@ class Keystore:
         saved(record)
         return record
 
-    def delete(self, id: str) -> None:
-        """Remove the record of an id.
+    def delete(self, *ids: str) -> None:
+        """Remove the records of some ids, all of them or none.
 
         Raises:
-            TokenNotFoundError: There is none.
+            TokenNotFoundError: There is none for one of them.
         """
         with self._vault.transaction() as transaction:
-            if transaction.get(id) is None:
-                raise TokenNotFoundError(
-                    f"there is no token with the id {id!r}; nothing was deleted",
-                    "Ids are listed by get_tokens()",
-                    self.path,
-                )
-            transaction.remove(id)
+            for id in dict.fromkeys(ids):
+                if transaction.get(id) is None:
+                    raise TokenNotFoundError(
+                        f"there is no token with the id {id!r}; nothing was deleted",
+                        "Ids are listed by get_tokens()",
+                        self.path,
+                    )
+                transaction.remove(id)
+
+    def take_in(
+        self,
+        given: Iterable[TokenRecord],
+        *,
+        dry_run: bool = False,
+        progress: Callable[[], None] = lambda: None,
+    ) -> list[Taken]:
+        """Take records over from another store, all of them or none.
+
+        One that means a stored record, by the rules but not by its id, which another store has given, updates it if it
+        expires later, and is left otherwise. Another one is added, with its own id if that is free. So the same records
+        taken in twice change nothing.
+
+        Args:
+            given: The records.
+            dry_run: Only tell what would be done.
+            progress: Called after each record.
+
+        Raises:
+            InvalidTokenError: One of them cannot be kept.
+        """
+        taken: list[Taken] = []
+        with suppress(_DryRunError), self._vault.transaction() as transaction:
+            for record in given:
+                taken.append(self._taken(transaction, record))
+                progress()
+            if dry_run:
+                raise _DryRunError
+        return taken
+
+    def _taken(self, transaction: Transaction, given: TokenRecord) -> Taken:
+        self._require_valid(given)
+        if not (given.access_token or given.refresh_token or given.grant_token):
+            return Taken(given, "without a token")
+        found = _meant(transaction, replace(given, id="")) or _equal(transaction, given)
+        now_ms = min(max(self._now_ms(), transaction.last_saved_at + 1), TOO_GREAT - 1)
+        if found:
+            if (given.expires_at_ms or 0) <= (found[0].expires_at_ms or 0):
+                return Taken(found[0], "left")
+            record = updated(found[0], given, now_ms=now_ms)
+        else:
+            self._require_usable(given)
+            is_free = given.id and transaction.get(given.id) is None
+            record = created(given, id=given.id if is_free else transaction.new_id(), now_ms=now_ms)
+        transaction.put(record)
+        return Taken(record, "updated" if found else "added")
 
     def clear(self) -> None:
         """Remove all records; ids are not given again."""
@@ -188,6 +264,14 @@ def _meant(reads: Reads, wanted: TokenRecord) -> list[TokenRecord]:
     """Return the records that a token may mean, the one that was saved last first."""
     found = reads.find(criteria(wanted))
     return sorted(found, key=lambda record: record.saved_at, reverse=True)
+
+
+def _equal(reads: Reads, wanted: TokenRecord) -> list[TokenRecord]:
+    """Return the records with the same fields as one that fits no rule, such as an access token of a named client."""
+    fields = [(name, value) for name in CREDENTIAL_FIELDS if (value := getattr(wanted, name))]
+    token = next(field for field in fields if field[0] in {"access_token", "refresh_token", "grant_token"})
+    found = reads.find([Criteria(*token)])
+    return [record for record in found if all(getattr(record, name) == value for name, value in fields)]
 
 
 def open_memory(*, refresh_wait: float = 0.0) -> Keystore:

@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore import trust
 from zoho_keystore.document import MAX_SEALED_BYTES
-from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError, RotationUnfinishedError
+from zoho_keystore.errors import (
+    ConfigurationError,
+    KeystoreError,
+    KeyUnavailableError,
+    RotationUnfinishedError,
+    UnsafeFileError,
+)
 from zoho_keystore.keys import KeyRing, fingerprint, new_key
 from zoho_keystore.keystore import as_seconds, store_path
 from zoho_keystore.sources import GivenKeys, WritableSource, key_source
@@ -48,6 +54,18 @@ class Rotation:
     dropped: tuple[str, ...]
     needed: Mapping[str, tuple[Path, ...]]
     is_handed_out: bool
+
+    def report(self) -> str:
+        """Return in words what was done and what is left to do."""
+        lines = [f"{self.path} is sealed with the key {self.key}."]
+        if self.dropped:
+            keys = ("key " if len(self.dropped) == 1 else "keys ") + ", ".join(self.dropped)
+            lines.append(f"The old {keys} left {self.source}.")
+        for name, files in self.needed.items():
+            lines.append(f"The old key {name} stays there: {', '.join(map(str, files))} is sealed with it.")
+        if self.is_handed_out:
+            lines.append(f"Now hand out {self.key} alone, where you handed out {self.source}.")
+        return "\n".join(lines)
 
 
 def rotate(
@@ -144,38 +162,107 @@ def _without_old(
     return tuple(fingerprint(key) for key in dropped), needed
 
 
-def files_sealed_with(keys: Sequence[bytes], store: Path) -> dict[str, tuple[Path, ...]]:
-    """Return which files a store's old keys still open, by the keys' fingerprints.
+class KeyUse(NamedTuple):
+    """What a key is needed for.
 
-    Looked at are the files beside the store, where backups lie, and the store that is used by default; not beyond.
+    Attributes:
+        fingerprint: The key's name.
+        files: The files that were found to be sealed with it.
+    """
+
+    fingerprint: str
+    files: tuple[Path, ...]
+
+
+def usage(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> list[KeyUse]:
+    """Return the keys of a store, newest first, and what each of them is needed for.
 
     Args:
-        keys: The keys.
-        store: The store, which does not count.
+        path: The store, as for :class:`EncryptedFileStore`; it need not be there.
+        key: Where its keys come from, likewise.
+    """
+    keys = key_source(key).load()
+    needed = files_sealed_with(keys, store_path(path))
+    return [KeyUse(name, needed.get(name, ())) for name in map(fingerprint, keys)]
+
+
+def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str, str]:
+    """Put a new key on top of a ring, and return the ring's spec and the key's fingerprint.
+
+    Raises:
+        ConfigurationError: Keys cannot be put there from here.
+        KeystoreError: It was not done.
+    """
+    source = _writable(key)
+    made = new_key()
+    with source.lock(as_seconds("lock_timeout", lock_timeout)):
+        source.load()
+        source.add(made)
+    return str(source), fingerprint(made)
+
+
+def prune(
+    path: str | os.PathLike[str] | None = None, *, key: str | None = None, lock_timeout: float = 10.0
+) -> tuple[str, ...]:
+    """Drop the keys of a ring that nothing needs, but for the newest; return their fingerprints.
+
+    Args:
+        path: The store, as for :class:`EncryptedFileStore`. Files beside it count as well.
+        key: Where its keys come from, likewise.
+        lock_timeout: For how many seconds to wait for a rotation to end.
+
+    Raises:
+        ConfigurationError: Keys cannot be dropped there from here.
+        KeystoreError: It was not done.
+    """
+    source = _writable(key)
+    store = store_path(path)
+    with source.lock(as_seconds("lock_timeout", lock_timeout)):
+        dropped, _ = _without_old(source, source.load()[0], store)
+    return dropped
+
+
+def _writable(key: str | None) -> WritableSource:
+    source = key_source(key)
+    if isinstance(source, WritableSource):
+        return source
+    raise ConfigurationError(
+        f"the keys of {source} cannot be changed from here", "Change them where you hand them out; newest first"
+    )
+
+
+def files_sealed_with(keys: Sequence[bytes], store: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the files that are sealed with some keys, by the keys' fingerprints.
+
+    Looked at are the store, the files beside it, where backups lie, and the store that is used by default; not beyond.
     """
     found: dict[str, tuple[Path, ...]] = {}
     rings = [KeyRing(GivenKeys([key])) for key in keys]
-    for file in _sealed_files(store):
-        with suppress(OSError, KeystoreError), trust.opened(file) as (fd, status):
-            if status.st_size > MAX_SEALED_BYTES or os.read(fd, len(_FERNET_START)) != _FERNET_START:
-                continue
-            os.lseek(fd, 0, os.SEEK_SET)
-            with open(fd, "rb", closefd=False) as content:
-                sealed = content.read(MAX_SEALED_BYTES)
-            for ring in rings:
-                if ring.with_newest(sealed) is not None:
-                    [name] = ring.fingerprints
-                    found[name] = (*found.get(name, ()), file)
+    for file in _files_around(store):
+        sealed = _sealed(file)
+        for ring in rings if sealed else ():
+            if ring.with_newest(sealed) is not None:
+                [name] = ring.fingerprints
+                found[name] = (*found.get(name, ()), file)
     return found
 
 
-def _sealed_files(store: Path) -> Iterator[Path]:
-    files: set[Path] = set()
+def _files_around(store: Path) -> list[Path]:
+    files = {store}
     with suppress(OSError):
         files.update(store.parent / name for name in os.listdir(store.parent))
     with suppress(KeystoreError):
         files.add(store_path(None))
-    yield from sorted(files - {store})
+    return sorted(files)
+
+
+def _sealed(file: Path) -> bytes:
+    """Return the content of a file that may be a Fernet token; nothing of any other one."""
+    with suppress(OSError, UnsafeFileError), trust.opened(file) as (fd, status):
+        if status.st_size <= MAX_SEALED_BYTES and os.read(fd, len(_FERNET_START)) == _FERNET_START:
+            with open(fd, "rb", closefd=False) as content:
+                return _FERNET_START + content.read(MAX_SEALED_BYTES)
+    return b""
 
 
 @contextmanager

@@ -55,6 +55,11 @@ _HOW_TO_MAKE = (
     'Make one with: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
 )
 
+#: The first line of a key ring that is made here.
+_RING_HEAD = (
+    b"# Keys of zoho-keystore, newest first. Who has one can open the store: keep this private, and keep a copy.\n\n"
+)
+
 _T = TypeVar("_T")
 
 
@@ -73,6 +78,14 @@ class KeySource(Protocol):
 @runtime_checkable
 class WritableSource(KeySource, Protocol):
     """A source whose keys this package can change: the two that are places to keep things."""
+
+    def make(self, key: bytes) -> bool:
+        """Make the ring with its first key, durably; one that is there stays as it is, and False is returned.
+
+        Raises:
+            KeystoreError: It was not done, or may not survive a power cut.
+        """
+        ...
 
     def lock(self, timeout_s: float) -> AbstractContextManager[object]:
         """Keep others that change the ring out, meanwhile."""
@@ -266,6 +279,17 @@ class _RingFile:
     def load(self) -> Sequence[bytes]:
         return self._keys_in(self._read())
 
+    def make(self, key: bytes) -> bool:
+        if os.path.lexists(self.path):
+            return False
+        make_folders(self.path.parent)
+        try:
+            with Folder.opened(self.path.parent) as folder:
+                durable.write(folder, self.path.name, _RING_HEAD + key + b"\n", create=True)
+        except durable.AlreadyThereError:
+            return False  # Another process was faster.
+        return True
+
     def lock(self, timeout_s: float) -> AbstractContextManager[object]:
         return StoreLock(self.path.parent, self.path.name, timeout_s).held()
 
@@ -334,8 +358,18 @@ class _SystemKeyring:
         self._service = service
         self._user = user
 
+    def make(self, key: bytes) -> bool:
+        with self.lock(KEYRING_TIMEOUT_S):
+            if self._text():
+                return False
+            self._set([key])
+        return True
+
+    def _text(self) -> Any:
+        return self._asked("get_password", self._service, self._user)
+
     def load(self) -> Sequence[bytes]:
-        text = self._asked("get_password", self._service, self._user)
+        text = self._text()
         if not text:
             raise KeyUnavailableError(
                 f"the system's keyring holds nothing for {self}",

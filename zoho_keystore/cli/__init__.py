@@ -1,0 +1,98 @@
+"""The command line: one module a command, each thin over functions that work without it. The SDK is never imported."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoho_keystore import errors
+from zoho_keystore._version import __version__
+from zoho_keystore.cli.common import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: The exit code of each family of errors; 1 is for what nobody expected, 2 for a wrong use of the command line.
+EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
+    errors.ConfigurationError: 2,
+    errors.KeyUnavailableError: 3,
+    errors.CannotOpenError: 4,
+    errors.DocumentError: 5,
+    errors.StoreFileError: 6,
+    errors.RotationUnfinishedError: 7,
+    errors.LockTimeoutError: 8,
+    errors.TokenError: 9,
+    errors.ImportSourceError: 10,
+}
+
+#: In the order of the help, each with the module that it is in.
+_COMMANDS = {
+    "init": "init",
+    "list": "list",
+    "show": "show",
+    "delete": "delete",
+    "import": "import_",
+    "export": "export",
+    "rotate": "rotate",
+    "key": "key",
+    "verify": "verify",
+    "doctor": "doctor",
+    "backup": "backup",
+    "restore": "restore",
+}
+
+
+class Failure(click.ClickException):
+    """An error that was to be expected: one line, and the exit code of its family."""
+
+    def __init__(self, error: errors.KeystoreError) -> None:
+        super().__init__(str(error))
+        self.exit_code = next((code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1)
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(f"zoho-keystore: {' '.join(self.message.splitlines())}", file=file, err=file is None)
+
+
+class Program(click.Group):
+    """The commands, each of which is loaded when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of all commands, in the order of the help."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Return a command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"zoho_keystore.cli.{_COMMANDS[cmd_name]}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, and make an error that was to be expected one line."""
+        failure = None
+        try:
+            return super().invoke(ctx)
+        except errors.KeystoreError as error:
+            failure = Failure(error)
+        # Not from within: whoever prints the chain of errors is not to find the frames of the store there.
+        raise failure
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--store", metavar="PATH", help="The store. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data folder."
+)
+@click.option(
+    "--key",
+    metavar="SPEC",
+    help="Where its keys come from: env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV. "
+    "Default: ZOHO_KEYSTORE_KEY, ZOHO_KEYSTORE_KEYRING, else the key ring in your config folder.",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context, store: str | None, key: str | None) -> None:
+    """Look after an encrypted store of Zoho CRM tokens."""
+    ctx.obj = Settings(store, key)

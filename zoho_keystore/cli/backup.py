@@ -1,0 +1,20 @@
+"""``backup``: a sealed copy of the store."""
+
+from __future__ import annotations
+
+import click
+
+from zoho_keystore.backups import backup
+from zoho_keystore.cli.common import Settings, pass_settings
+
+
+@click.command("backup")
+@click.argument("destination", metavar="DEST")
+@pass_settings
+def command(settings: Settings, destination: str) -> None:
+    """Copy the store, sealed as it is, into a new file, or into a folder under a name with the time.
+
+    A copy that lies beside the store keeps its key in the ring when the key is changed; for one that lies elsewhere,
+    rotate with --keep-old.
+    """
+    click.echo(f"Copied to {backup(settings.store, destination, key=settings.key)}")

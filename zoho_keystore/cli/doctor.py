@@ -1,0 +1,32 @@
+"""``doctor``: what is wrong around the store, and its cure."""
+
+from __future__ import annotations
+
+import click
+
+from zoho_keystore.cli.common import Settings, console, pass_settings, print_json, printable
+from zoho_keystore.doctor import examine
+
+#: The exit code when something should be done.
+FINDINGS = 12
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_settings
+def command(settings: Settings, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
+    """Look for trouble around the store, its keys and the SDK's plain-text files, and say how to cure it."""
+    findings = examine(settings.store, key=settings.key)
+    trouble = [finding for finding in findings if finding.is_trouble]
+    if as_json:
+        print_json([{"trouble": found.is_trouble, "what": found.what, "cure": found.cure or None} for found in findings])
+    else:
+        out = console()
+        for found in findings:
+            out.print("✗" if found.is_trouble else "✓", style="red" if found.is_trouble else "green", end=" ")
+            out.print(printable(found.what))
+            if found.cure:
+                out.print(f"  → {printable(found.cure)}")
+        click.echo(f"{len(trouble)} to cure." if trouble else "All is well.")
+    if trouble:
+        raise click.exceptions.Exit(FINDINGS)

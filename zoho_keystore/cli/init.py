@@ -1,0 +1,31 @@
+"""``init``: the first key ring and the first store."""
+
+from __future__ import annotations
+
+import click
+
+from zoho_keystore.beginning import begin
+from zoho_keystore.cli.common import Settings, pass_settings
+
+
+@click.command("init")
+@click.option("--keyring", metavar="PATH", help="Make the key ring here, instead of in your config folder.")
+@pass_settings
+def command(settings: Settings, keyring: str | None) -> None:
+    """Make a key ring and an empty store, where there are none yet.
+
+    After it, EncryptedFileStore() without arguments works. Done again, it changes nothing.
+    """
+    if keyring is not None and settings.key is not None:
+        msg = "--keyring and --key both say where the keys are to be. Give one of them."
+        raise click.UsageError(msg)
+    done = begin(settings.store, key=settings.key if keyring is None else f"file:{keyring}")
+    keys = ("key " if len(done.fingerprints) == 1 else "keys ") + ", ".join(done.fingerprints)
+    click.echo(f"{'Made' if done.made_key else 'There is'} {done.source} ({keys})")
+    click.echo(f"{'Made' if done.made_store else 'There is'} {done.store}")
+    if done.made_key:
+        click.echo("Keep a copy of the key where you keep other secrets: without it nobody can open the store.")
+    if done.is_default:
+        click.echo("EncryptedFileStore() finds both.")
+    else:
+        click.echo(f"Open it with EncryptedFileStore({str(done.store)!r}, key={done.source!r}).")

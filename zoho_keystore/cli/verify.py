@@ -1,0 +1,19 @@
+"""``verify``: whether the store is whole."""
+
+from __future__ import annotations
+
+import click
+
+from zoho_keystore.backups import inspect
+from zoho_keystore.cli.common import Settings, pass_settings
+
+
+@click.command("verify")
+@click.option("--quiet", is_flag=True, help="Say nothing when all is well.")
+@pass_settings
+def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click passes by name
+    """Open the store and check all that is in it; the exit code tells a monitor what is wrong."""
+    seen = inspect(settings.store, key=settings.key)
+    if not quiet:
+        number = "1 token" if len(seen.records) == 1 else f"{len(seen.records):,} tokens"
+        click.echo(f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}; write {seen.generation}")
