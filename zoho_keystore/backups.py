@@ -174,9 +174,7 @@ def _content(path: Path) -> bytes:
         with trust.opened(path) as (fd, status):
             trust.require_owner(status, path)
             if status.st_size > MAX_SEALED_BYTES:
-                raise UnsafeFileError(
-                    f"{status.st_size:,} bytes are more than a store may have", "Check the path", path
-                )
+                raise StoreFileError(f"{status.st_size:,} bytes are more than a store may have", "Check the path", path)
             with open(fd, "rb", closefd=False) as file:
                 return file.read(MAX_SEALED_BYTES)
     except OSError as error:

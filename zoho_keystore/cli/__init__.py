@@ -49,7 +49,9 @@ class Failure(click.ClickException):
 
     def __init__(self, error: errors.KeystoreError) -> None:
         super().__init__(str(error))
-        self.exit_code = next((code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1)
+        self.exit_code = next(  # type: ignore[misc] # an attribute of click's class
+            (code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1
+        )
 
     def show(self, file: Any = None) -> None:
         """Print the line."""

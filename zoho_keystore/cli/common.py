@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -14,7 +15,6 @@ from rich.table import Table
 from zoho_keystore.keystore import open_file, store_path
 from zoho_keystore.records import CREDENTIAL_FIELDS
 from zoho_keystore.refresh import Lease
-from zoho_keystore.sources import looks_like_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,6 +94,16 @@ def print_json(content: Any) -> None:
     click.echo(json.dumps(content, indent=2))
 
 
+def now_ms() -> int:
+    """Return the time, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def tokens(number: int) -> str:
+    """Return a number of tokens in words."""
+    return "1 token" if number == 1 else f"{number:,} tokens"
+
+
 def masked(secret: str | None) -> str:
     """Return a secret's first characters and its length."""
     if not secret:
@@ -105,11 +115,11 @@ def _start(secret: str) -> str:
     return secret[: min(_SHOWN_CHARACTERS, len(secret) // 4)]
 
 
-def expiry_in_words(record: TokenRecord, now_ms: int) -> str:
+def expiry_in_words(record: TokenRecord, now: int) -> str:
     """Return when an access token expires, as people say it."""
     if record.expires_at_ms is None:
         return "unknown" if record.access_token else "-"
-    left_ms = record.expires_at_ms - now_ms
+    left_ms = record.expires_at_ms - now
     words = _length_in_words(abs(left_ms))
     return f"in {words}" if left_ms > 0 else f"expired {words} ago"
 
@@ -124,16 +134,16 @@ def _length_in_words(length_ms: int) -> str:
     return f"{length_ms // _DAY_MS} days"
 
 
-def lease_in_words(record: TokenRecord, now_ms: int) -> str:
+def lease_in_words(record: TokenRecord, now: int) -> str:
     """Return who refreshes a token just now."""
     lease = Lease.of(record)
-    if lease is None or lease.deadline_ms <= now_ms:
+    if lease is None or lease.deadline_ms <= now:
         return "-"
     return f"process {lease.owner.pid} on {lease.owner.host}"
 
 
 def as_json(record: TokenRecord, *, reveal: bool = False) -> dict[str, Any]:
-    """Return a token in the documented shape; secrets as their start and length, and whole only where that is wanted."""
+    """Return a token in the documented shape; secrets as their start and length, and whole where that is wanted."""
     lease = Lease.of(record)
     shape: dict[str, Any] = {"id": record.id}
     for name in CREDENTIAL_FIELDS:
@@ -169,12 +179,6 @@ def confirm(question: str, *, yes: bool) -> None:
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
         raise click.exceptions.Exit(NOT_CONFIRMED)
-
-
-def refuse_key(text: str) -> None:
-    """Refuse an argument that looks like a key, without repeating it."""
-    if looks_like_key(text):
-        fail_as_usage("This looks like a key. Keys are never arguments: other users see them in the list of processes.")
 
 
 def fail_as_usage(message: str) -> NoReturn:

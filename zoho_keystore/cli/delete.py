@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zoho_keystore.cli.common import Settings, complete_ids, confirm, fail_as_usage, pass_settings, printable
+from zoho_keystore.cli.common import Settings, complete_ids, confirm, fail_as_usage, pass_settings, printable, tokens
 from zoho_keystore.errors import TokenNotFoundError
 
 
@@ -34,7 +34,6 @@ def command(settings: Settings, ids: tuple[str, ...], all_: bool, yes: bool) -> 
     if not yes:
         for id in chosen:
             click.echo(f"{id}  {printable(records[id].user_name or records[id].client_id or '-')}", err=True)
-    number = "this token" if len(chosen) == 1 else f"these {len(chosen)} tokens"
-    confirm(f"Delete {number}?", yes=yes)
+    confirm(f"Delete {tokens(len(chosen))}?", yes=yes)
     keystore.delete(*chosen)
-    click.echo("Deleted 1 token." if len(chosen) == 1 else f"Deleted {len(chosen)} tokens.")
+    click.echo(f"Deleted {tokens(len(chosen))}.")

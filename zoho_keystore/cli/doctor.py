@@ -19,7 +19,7 @@ def command(settings: Settings, as_json: bool) -> None:  # noqa: FBT001 - click 
     findings = examine(settings.store, key=settings.key)
     trouble = [finding for finding in findings if finding.is_trouble]
     if as_json:
-        print_json([{"trouble": found.is_trouble, "what": found.what, "cure": found.cure or None} for found in findings])
+        print_json([{"trouble": one.is_trouble, "what": one.what, "cure": one.cure or None} for one in findings])
     else:
         out = console()
         for found in findings:

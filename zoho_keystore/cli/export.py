@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore.backups import make_file
-from zoho_keystore.cli.common import Settings, fail_as_usage, pass_settings
+from zoho_keystore.cli.common import Settings, fail_as_usage, pass_settings, tokens
 from zoho_keystore.importers.filestore import export
 from zoho_keystore.paths import real_path
 
@@ -17,8 +17,10 @@ from zoho_keystore.paths import real_path
 def command(settings: Settings, destination: str, plaintext: bool) -> None:  # noqa: FBT001 - click passes by name
     """Write all tokens, in plain text, into a new file that the SDK's FileStore reads (mode 0600)."""
     if not plaintext:
-        fail_as_usage("This writes all tokens in plain text. Give --plaintext if you mean it; for a sealed copy: backup.")
+        fail_as_usage(
+            "This writes all tokens in plain text. Give --plaintext if you mean it. A sealed copy is made by: backup"
+        )
     records = settings.open().records()
     path = real_path(destination)
     make_file(path, export(records))
-    click.echo(f"Wrote {len(records)} tokens in plain text to {path}. Delete it as soon as you can.")
+    click.echo(f"Wrote {tokens(len(records))} in plain text to {path}. Delete it as soon as you can.")

@@ -32,7 +32,8 @@ def list_(settings: Settings) -> None:
     """Show the keys, newest first, and which files each opens."""
     rows = usage(settings.store, key=settings.key)
     print_table(
-        ("KEY", "SEALS"), ((row.fingerprint, ", ".join(map(str, row.files)) or "nothing that was found") for row in rows)
+        ("KEY", "SEALS"),
+        ((row.fingerprint, ", ".join(map(str, row.files)) or "nothing found") for row in rows),
     )
 
 

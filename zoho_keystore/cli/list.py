@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from zoho_keystore.cli.common import (
@@ -12,6 +10,7 @@ from zoho_keystore.cli.common import (
     expiry_in_words,
     lease_in_words,
     masked,
+    now_ms,
     pass_settings,
     print_json,
     print_table,
@@ -30,7 +29,7 @@ def command(settings: Settings, as_json_: bool) -> None:  # noqa: FBT001 - click
     if not records:
         click.echo("There are no tokens.", err=True)
         return
-    now_ms = time.time_ns() // 1_000_000
+    now = now_ms()
     print_table(
         ("ID", "USER", "CLIENT", "DOMAIN", "ACCESS TOKEN", "EXPIRES", "REFRESH TOKEN", "REFRESHED BY"),
         (
@@ -40,9 +39,9 @@ def command(settings: Settings, as_json_: bool) -> None:  # noqa: FBT001 - click
                 record.client_id or "-",
                 record.api_domain or "-",
                 masked(record.access_token),
-                expiry_in_words(record, now_ms),
+                expiry_in_words(record, now),
                 masked(record.refresh_token),
-                lease_in_words(record, now_ms),
+                lease_in_words(record, now),
             )
             for record in records
         ),

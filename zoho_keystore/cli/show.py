@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from zoho_keystore.cli.common import (
@@ -15,6 +13,7 @@ from zoho_keystore.cli.common import (
     expiry_in_words,
     lease_in_words,
     masked,
+    now_ms,
     pass_settings,
     print_json,
     printable,
@@ -37,17 +36,17 @@ def command(settings: Settings, id: str, reveal: bool, as_json_: bool) -> None: 
     if as_json_:
         print_json(as_json(record, reveal=reveal))
         return
-    now_ms = time.time_ns() // 1_000_000
+    now = now_ms()
     shape = as_json(record)
     lines = [("id", record.id)]
     for name in CREDENTIAL_FIELDS:
         value = getattr(record, name)
         lines.append((name, masked(value) if name in SECRETS and not reveal else value or "-"))
     lines += [
-        ("expires", expiry_in_words(record, now_ms)),
+        ("expires", expiry_in_words(record, now)),
         ("created", shape["created_at"] or "-"),
         ("saved", shape["saved_at"] or "-"),
-        ("refreshed by", lease_in_words(record, now_ms)),
+        ("refreshed by", lease_in_words(record, now)),
     ]
     out = console()
     for name, value in lines:

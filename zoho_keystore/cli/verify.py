@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore.backups import inspect
-from zoho_keystore.cli.common import Settings, pass_settings
+from zoho_keystore.cli.common import Settings, pass_settings, tokens
 
 
 @click.command("verify")
@@ -15,5 +15,7 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
     """Open the store and check all that is in it; the exit code tells a monitor what is wrong."""
     seen = inspect(settings.store, key=settings.key)
     if not quiet:
-        number = "1 token" if len(seen.records) == 1 else f"{len(seen.records):,} tokens"
-        click.echo(f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}; write {seen.generation}")
+        number = tokens(len(seen.records))
+        click.echo(f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}, write {seen.generation}")
+            f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}; write {seen.generation}"
+        )
