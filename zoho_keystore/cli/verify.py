@@ -17,5 +17,3 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
     if not quiet:
         number = tokens(len(seen.records))
         click.echo(f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}, write {seen.generation}")
-            f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}; write {seen.generation}"
-        )
