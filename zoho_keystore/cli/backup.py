@@ -12,7 +12,9 @@ from zoho_keystore.cli.common import Settings, pass_settings
 @click.argument("destination", metavar="DEST")
 @pass_settings
 def command(settings: Settings, destination: str) -> None:
-    """Copy the store, sealed as it is, into a new file, or into a folder under a name with the time.
+    """Make a sealed copy of the store.
+
+    DEST is a new file, or a folder, in which the copy is named by the store and the time.
 
     A copy that lies beside the store keeps its key in the ring when the key is changed; for one that lies elsewhere,
     rotate with --keep-old.

@@ -125,13 +125,10 @@ def expiry_in_words(record: TokenRecord, now: int) -> str:
 
 
 def _length_in_words(length_ms: int) -> str:
-    if length_ms < _MINUTE_MS:
-        return f"{length_ms // 1000} s"
-    if length_ms < _HOUR_MS:
-        return f"{length_ms // _MINUTE_MS} min"
-    if length_ms < 2 * _DAY_MS:
-        return f"{length_ms // _HOUR_MS} h"
-    return f"{length_ms // _DAY_MS} days"
+    for unit_ms, unit, most in ((1000, "s", 60), (_MINUTE_MS, "min", 60), (_HOUR_MS, "h", 48)):
+        if (number := round(length_ms / unit_ms)) < most:
+            return f"{number} {unit}"
+    return f"{round(length_ms / _DAY_MS)} days"
 
 
 def lease_in_words(record: TokenRecord, now: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from zoho_keystore.cli.common import Settings, complete_ids, confirm, fail_as_usage, pass_settings, printable, tokens
@@ -31,7 +33,7 @@ def command(settings: Settings, ids: tuple[str, ...], all_: bool, yes: bool) -> 
     if not chosen:
         click.echo("There are no tokens.", err=True)
         return
-    if not yes:
+    if not yes and sys.stdin.isatty():
         for id in chosen:
             click.echo(f"{id}  {printable(records[id].user_name or records[id].client_id or '-')}", err=True)
     confirm(f"Delete {tokens(len(chosen))}?", yes=yes)

@@ -15,7 +15,11 @@ FINDINGS = 12
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
 def command(settings: Settings, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Look for trouble around the store, its keys and the SDK's plain-text files, and say how to cure it."""
+    """Look for trouble, and say how to cure it.
+
+    It looks at the store, its keys, and what lies around them, such as plain-text files of the SDK. The exit code is
+    12 when something is to be cured.
+    """
     findings = examine(settings.store, key=settings.key)
     trouble = [finding for finding in findings if finding.is_trouble]
     if as_json:

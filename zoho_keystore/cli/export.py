@@ -15,7 +15,10 @@ from zoho_keystore.paths import real_path
 @click.option("--plaintext", is_flag=True, help="Say that you know: whoever reads the file has the tokens.")
 @pass_settings
 def command(settings: Settings, destination: str, plaintext: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Write all tokens, in plain text, into a new file that the SDK's FileStore reads (mode 0600)."""
+    """Write all tokens in plain text, for FileStore.
+
+    DEST is a new file of mode 0600, as the SDK's FileStore writes and reads it.
+    """
     if not plaintext:
         fail_as_usage(
             "This writes all tokens in plain text. Give --plaintext if you mean it. A sealed copy is made by: backup"

@@ -40,7 +40,9 @@ _IN_WORDS = {
 @click.option("--remove-source", is_flag=True, help="Delete the source once its tokens are known to be stored.")
 @pass_settings
 def command(settings: Settings, source: str, dry_run: bool, from_key: str | None, remove_source: bool) -> None:  # noqa: FBT001 - by name
-    """Take over the tokens of the SDK's FileStore, the SQLite sample, the SDK's DBStore, or another keystore.
+    """Take tokens over from where they are kept today.
+
+    That may be the SDK's FileStore, the SQLite sample, the SDK's DBStore in MySQL or MariaDB, or another keystore.
 
     SOURCE is a file, or mysql://USER@HOST:3306/DATABASE?table=oauthtoken; the password comes from
     ZOHO_KEYSTORE_MYSQL_PASSWORD, an option file, or is asked for. All tokens are taken over, or none; done again, it
@@ -61,9 +63,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     if remove_source and found.path is not None:
         _require_stored(settings, taken)
         os.unlink(found.path)
-        click.echo(
-            f"Deleted {found.path}. Copies in backups, version control and the disk's free space remain."
-        )
+        click.echo(f"Deleted {found.path}. Copies in backups, version control and the disk's free space remain.")
 
 
 def _ask() -> str:

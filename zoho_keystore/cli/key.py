@@ -11,7 +11,7 @@ from zoho_keystore.rotation import add_key, prune, usage
 
 @click.group("key")
 def command() -> None:
-    """Make keys, see what they are needed for, and drop those that nothing needs."""
+    """Make, list and drop keys."""
 
 
 @command.command("new")

@@ -21,7 +21,10 @@ from zoho_keystore.cli.common import (
 @click.option("--json", "as_json_", is_flag=True, help="Print JSON.")
 @pass_settings
 def command(settings: Settings, as_json_: bool) -> None:  # noqa: FBT001 - click passes options by name
-    """Show all tokens, a row each; of secrets the first characters and the length."""
+    """Show all tokens, a row each.
+
+    Of secrets, it shows the first characters and the length.
+    """
     records = settings.open().records()
     if as_json_:
         print_json([as_json(record) for record in records])

@@ -13,7 +13,10 @@ from zoho_keystore.cli.common import Settings, confirm, pass_settings, tokens
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_settings
 def command(settings: Settings, source: str, yes: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Put a copy in the store's place, also of a damaged one; what was there is kept beside it."""
+    """Put a sealed copy in the store's place.
+
+    It may be damaged, or gone. What was there is kept beside it.
+    """
     change = compare(settings.store, source, key=settings.key)
     click.echo(f"{change.copy} opens, and holds {tokens(len(change.records))}.", err=True)
     if change.trouble is not None:

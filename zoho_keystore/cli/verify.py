@@ -12,8 +12,13 @@ from zoho_keystore.cli.common import Settings, pass_settings, tokens
 @click.option("--quiet", is_flag=True, help="Say nothing when all is well.")
 @pass_settings
 def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Open the store and check all that is in it; the exit code tells a monitor what is wrong."""
+    """Check that the store is whole.
+
+    It opens the store and looks at all that is in it; the exit code tells a monitor what is wrong.
+    """
     seen = inspect(settings.store, key=settings.key)
     if not quiet:
         number = tokens(len(seen.records))
-        click.echo(f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}, write {seen.generation}")
+        click.echo(
+            f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}, write {seen.generation}"
+        )
