@@ -51,7 +51,7 @@ SET_UP = [
     "CREATE TABLE stranger (id int)",
     """CREATE TABLE by_hand (redirect_url text, id bigint, expiry_time bigint, grant_token text, access_token text,
        refresh_token text, client_secret text, client_id text, USER_NAME text COLLATE utf8mb4_bin, extra int)""",
-    "INSERT INTO by_hand VALUES (NULL, 7, 1700000000000, NULL, 'a', 'r', '', 'c', 'Jürgen 😀', 1)",
+    "INSERT INTO by_hand VALUES (NULL, 7, 1700000000000, NULL, 'a', 'r', '', 'c', 'Jürgen O''Brien 😀', 1)",
     "INSERT INTO by_hand VALUES (NULL, 5, NULL, NULL, NULL, 'r2', NULL, NULL, NULL, NULL)",
     "CREATE TABLE twice LIKE by_hand",
     "INSERT INTO twice SELECT * FROM by_hand WHERE id = 7",
@@ -163,7 +163,7 @@ def refused(source: str, **options: Any) -> str:
 
 @pytest.mark.usefixtures("_password")
 def test_what_dbstore_has_written_is_read(server: Server) -> None:
-    """All that its columns hold, and nothing of it changes."""
+    """All that its columns hold, but for an apostrophe: the DBStore of older SDKs cannot save one."""
     store = DBStore(
         host="127.0.0.1", database_name="zohooauth", user_name="ada", password=PASSWORD, port_number=server.port
     )
@@ -174,7 +174,7 @@ def test_what_dbstore_has_written_is_read(server: Server) -> None:
         refresh_token="r",
         access_token="a",
         redirect_url="https://example.com/?a=b,c",
-        user_signature=UserSignature('O\'Brien "Ünï" 😀'),
+        user_signature=UserSignature('Ada "Ünï" 😀'),
         api_domain="https://www.zohoapis.eu",
     )
     first.set_expires_in("1700000000000")
@@ -190,7 +190,7 @@ def test_what_dbstore_has_written_is_read(server: Server) -> None:
     assert found.records == [
         TokenRecord(
             id="1",
-            user_name='O\'Brien "Ünï" 😀',
+            user_name='Ada "Ünï" 😀',
             client_id="1000.C",
             client_secret="s",
             grant_token="g",
@@ -212,7 +212,7 @@ def test_a_table_made_by_hand_is_read(server: Server) -> None:
     assert read(server.address(rest="?table=by_hand")).records == [
         TokenRecord(
             id="7",
-            user_name="Jürgen 😀",
+            user_name="Jürgen O'Brien 😀",
             client_id="c",
             refresh_token="r",
             access_token="a",
