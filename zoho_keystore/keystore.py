@@ -103,10 +103,12 @@ class Keystore:
         Returns:
             None when the token means no record.
         """
+        if wanted.id and (record := self._vault.get(wanted.id)) is not None:
+            return filled(wanted, record)
         found = _meant(self._vault, wanted)
-        self._warn_if_ambiguous(found)
         if not found:
             return None
+        self._warn_if_ambiguous(found)
         token = filled(wanted, found[0])
         if not wanted.id and is_due(token, self._now_ms()):
             record = self._turns.taken(found[0], seen_as=partial(filled, wanted))
@@ -132,7 +134,7 @@ class Keystore:
             with self._vault.transaction() as transaction:
                 if given.id:
                     named = transaction.get(given.id)
-                    found = [named] if named is not None else []
+                    found: Sequence[TokenRecord] = [named] if named is not None else []
                 else:
                     found = _meant(transaction, given)
                 # Greater than any other, also when the clock stands still or goes back: it tells which was saved last.
@@ -260,10 +262,12 @@ class Keystore:
             )
 
 
-def _meant(reads: Reads, wanted: TokenRecord) -> list[TokenRecord]:
+def _meant(reads: Reads, wanted: TokenRecord) -> Sequence[TokenRecord]:
     """Return the records that a token may mean, the one that was saved last first."""
     found = reads.find(criteria(wanted))
-    return sorted(found, key=lambda record: record.saved_at, reverse=True)
+    if len(found) > 1:
+        found = sorted(found, key=lambda record: record.saved_at, reverse=True)
+    return found
 
 
 def _equal(reads: Reads, wanted: TokenRecord) -> list[TokenRecord]:

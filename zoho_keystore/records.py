@@ -24,7 +24,8 @@ CREDENTIAL_FIELDS = (
     "redirect_url",
     "api_domain",
 )
-TEXT_FIELDS = frozenset(("id", *CREDENTIAL_FIELDS))
+_ID_AND_CREDENTIALS = ("id", *CREDENTIAL_FIELDS)
+TEXT_FIELDS = frozenset(_ID_AND_CREDENTIALS)
 
 #: The longest id that a caller may name.
 MAX_ID_CHARACTERS = 255
@@ -160,21 +161,19 @@ def criteria(wanted: TokenRecord) -> Iterator[Criteria]:
     """
     if wanted.id:
         yield Criteria("id", wanted.id)
-    if wanted.user_name is None:
-        yield from _credential_criteria(wanted, without_user=False)
-    elif wanted.user_name:
-        yield Criteria("user_name", wanted.user_name, wanted.client_id)
-        # The SDK learns the user's name after the first save: the record that was made without it is the same one.
-        yield from _credential_criteria(wanted, without_user=True)
-
-
-def _credential_criteria(wanted: TokenRecord, *, without_user: bool) -> Iterator[Criteria]:
-    if wanted.client_id and wanted.client_secret:
+    user_name, client_id = wanted.user_name, wanted.client_id
+    if user_name:
+        yield Criteria("user_name", user_name, client_id)
+    elif user_name is not None:
+        return
+    # The SDK learns the user's name after the first save: the record that was made without it is the same one.
+    without_user = user_name is not None
+    if client_id and wanted.client_secret:
         if wanted.grant_token:
-            yield Criteria("grant_token", wanted.grant_token, wanted.client_id, without_user)
+            yield Criteria("grant_token", wanted.grant_token, client_id, without_user)
         if wanted.refresh_token:
-            yield Criteria("refresh_token", wanted.refresh_token, wanted.client_id, without_user)
-    elif wanted.access_token and not wanted.client_id and not wanted.client_secret:
+            yield Criteria("refresh_token", wanted.refresh_token, client_id, without_user)
+    elif wanted.access_token and not client_id and not wanted.client_secret:
         yield Criteria("access_token", wanted.access_token, None, without_user)
 
 
@@ -192,11 +191,29 @@ def is_fresher(stored: TokenRecord, own: TokenRecord) -> bool:
 
 
 def filled(own: TokenRecord, stored: TokenRecord) -> TokenRecord:
-    """Return a caller's token with what it lacks from the stored record, and the fresher of the two access tokens."""
-    fields = {name: getattr(own, name) or getattr(stored, name) for name in ("id", *CREDENTIAL_FIELDS)}
-    pair = stored if is_fresher(stored, own) and stored.access_token else own
-    fields["access_token"] = pair.access_token
-    fields["expires_in"] = pair.expires_in
+    """Return a caller's token with what it lacks from the stored record, and the fresher of the two access tokens.
+
+    One that lacks nothing may be returned itself.
+    """
+    is_same_pair = own.access_token == stored.access_token and own.expires_in == stored.expires_in
+    pair = stored if is_same_pair or (stored.access_token and is_fresher(stored, own)) else own
+    # Written out, since this runs before each request of the SDK, and a loop over the names takes twice as long.
+    fields: dict[str, Any] = {
+        "id": own.id or stored.id,
+        "user_name": own.user_name or stored.user_name,
+        "client_id": own.client_id or stored.client_id,
+        "client_secret": own.client_secret or stored.client_secret,
+        "refresh_token": own.refresh_token or stored.refresh_token,
+        "access_token": pair.access_token,
+        "grant_token": own.grant_token or stored.grant_token,
+        "expires_in": pair.expires_in,
+        "redirect_url": own.redirect_url or stored.redirect_url,
+        "api_domain": own.api_domain or stored.api_domain,
+    }
+    if fields == own.__dict__:
+        return own
+    # Worked out once for a stored record, and not again for each caller.
+    fields["expires_at_ms"] = pair.expires_at_ms
     return TokenRecord.adopt(fields)
 
 
@@ -212,4 +229,5 @@ def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRec
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:
     """Return the new record that a save of the given token makes."""
-    return replace(given, id=id, user_name=given.user_name or None, created_at=now_ms, saved_at=now_ms, refresh=None)
+    fields = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
+    return TokenRecord(**fields, id=id, created_at=now_ms, saved_at=now_ms, unknown=given.unknown)

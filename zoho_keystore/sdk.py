@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_FIELDS = ("id", *CREDENTIAL_FIELDS)
+_TEXT_TYPES = frozenset((str, type(None)))
+
 
 class _KeystoreTokenStore(TokenStore):
     """A token store of the SDK on a keystore.
@@ -54,13 +57,17 @@ class _KeystoreTokenStore(TokenStore):
         Raises:
             SDKException: It is no token, or the store cannot be read.
         """
-        with _as_sdk_exception("looking up a token"):
+        # A context manager would take as long as all the rest of this that is not the look at the file.
+        try:
             wanted = _record_of(token, self._keystore.path)
             found = self._keystore.find(wanted)
-            if found is None:
-                return None
+        except KeystoreError as error:
+            raise _sdk_exception("looking up a token", error) from error
+        if found is None:
+            return None
+        if found is not wanted or type(token.get_expires_in()) is int:
             _fill(token, wanted, found)
-            return token
+        return token
 
     def save_token(self, token: OAuthToken) -> None:
         """Keep a token, durably, and set on it what it lacked, its id included.
@@ -114,9 +121,11 @@ class _KeystoreTokenStore(TokenStore):
         Raises:
             SDKException: The store cannot be read.
         """
-        with _as_sdk_exception("looking up a token by its id"):
+        try:
             record = self._keystore.get(_require_id(id, self._keystore.path))
-            return _token_of(record) if record is not None else None
+        except KeystoreError as error:
+            raise _sdk_exception("looking up a token by its id", error) from error
+        return _token_of(record) if record is not None else None
 
     def close(self) -> None:
         """Forget the keys and all tokens in memory, and close the file. The store cannot be used afterwards."""
@@ -201,7 +210,11 @@ def _as_sdk_exception(doing: str) -> Iterator[None]:
     try:
         yield
     except KeystoreError as error:
-        raise SDKException(code="TOKEN_STORE", message=f"{doing} failed: ", cause=error) from error
+        raise _sdk_exception(doing, error) from error
+
+
+def _sdk_exception(doing: str, error: KeystoreError) -> SDKException:
+    return SDKException(code="TOKEN_STORE", message=f"{doing} failed: ", cause=error)
 
 
 def _record_of(token: Any, path: Path | None) -> TokenRecord:
@@ -217,21 +230,29 @@ def _record_of(token: Any, path: Path | None) -> TokenRecord:
     fields = _fields_of(token)
     if fields is None:
         raise InvalidTokenError("the token was not made by its constructor", "Make it with OAuthToken(...)", path)
-    wrong = next((name for name, value in fields.items() if not isinstance(value, str)), None)
-    if wrong is not None:
-        kind = type(fields[wrong]).__name__
-        # Whoever prints the variables of a traceback is not to find the token's fields among them.
-        del fields
-        raise InvalidTokenError(f"the token's {wrong} is of type {kind}, and no text", "Set it to a text", path)
+    # All at once, since this runs before each request; what is not exactly a text or None is looked at more closely.
+    if not _TEXT_TYPES.issuperset(map(type, fields.values())):
+        if type(fields["expires_in"]) is int:
+            fields["expires_in"] = str(fields["expires_in"])
+        wrong = next((name for name, value in fields.items() if not isinstance(value, str | None)), None)
+        if wrong is not None:
+            kind = type(fields[wrong]).__name__
+            # Whoever prints the variables of a traceback is not to find the token's fields among them.
+            del fields
+            raise InvalidTokenError(f"the token's {wrong} is of type {kind}, and no text", "Set it to a text", path)
     return TokenRecord.adopt(fields)
 
 
 def _fields_of(token: OAuthToken) -> dict[str, Any] | None:
     # An AttributeError carries the token with it, so it ends here.
     try:
-        signature = token.get_user_signature()
-        values = {
-            "id": token.get_id(),
+        id, signature = token.get_id(), token.get_user_signature()
+        if isinstance(signature, UserSignature):
+            # An empty name is a name that nobody has; without a signature, the token does not ask for a user.
+            signature = signature.get_name() or ""
+        return {
+            "id": "" if id is None else id,
+            "user_name": signature,
             "client_id": token.get_client_id(),
             "client_secret": token.get_client_secret(),
             "refresh_token": token.get_refresh_token(),
@@ -243,13 +264,6 @@ def _fields_of(token: OAuthToken) -> dict[str, Any] | None:
         }
     except AttributeError:
         return None
-    fields = {name: value for name, value in values.items() if value is not None and value != ""}
-    if type(fields.get("expires_in")) is int:
-        fields["expires_in"] = str(fields["expires_in"])
-    if signature is not None:
-        # An empty name is a name that nobody has; without a signature, the token does not ask for a user.
-        fields["user_name"] = (signature.get_name() or "") if isinstance(signature, UserSignature) else signature
-    return fields
 
 
 def _require_id(id: Any, path: Path | None) -> str:
@@ -260,15 +274,16 @@ def _require_id(id: Any, path: Path | None) -> str:
 
 def _fill(token: OAuthToken, before: TokenRecord, after: TokenRecord) -> None:
     """Set on a token what differs between what it held and what it is to hold."""
-    for field in ("id", *CREDENTIAL_FIELDS):
-        value = getattr(after, field)
-        if value != getattr(before, field):
+    was, now = before.__dict__, after.__dict__
+    for field in _FIELDS:
+        value = now.get(field)
+        if value is not was[field] and value != was[field] and (value or was[field]):
             if field == "user_name":
                 if value:
                     token.set_user_signature(UserSignature(value))
             else:
                 getattr(token, f"set_{field}")(value)
-    if isinstance(token.get_expires_in(), int):
+    if type(token.get_expires_in()) is int:
         # The SDK asks for its len() before its next request.
         token.set_expires_in(after.expires_in)
 

@@ -201,7 +201,8 @@ class FileVault:
         if state is not None:
             try:
                 if self._keeps_inodes:
-                    is_current = state.is_of(os.stat(self._path_text))
+                    # As state.is_of(), whose call takes a fifth of the time of this look.
+                    is_current = _stamp(os.stat(self._path_text)) == state.stamp
                 else:
                     is_current = self._read_head() == state.head
                 if is_current:

@@ -55,8 +55,12 @@ class Table:
     def find(self, criteria: Iterable[Criteria]) -> list[TokenRecord]:
         """Return all records that fit the first of several criteria which any record fits."""
         for one in criteria:
-            if found := [record for id in self._ids(one) if one.admits(record := self._records[id])]:
-                return found
+            if ids := self._ids(one):
+                found = [self._records[id] for id in ids]
+                if one.client_id is not None or one.without_user:
+                    found = [record for record in found if one.admits(record)]
+                if found:
+                    return found
         return []
 
     def _ids(self, criteria: Criteria) -> tuple[str, ...]:
