@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 # Imported by the store when it first takes the lock: here once, not in each of a hundred thousand forks.
 import filelock  # noqa: F401 - see above
@@ -77,7 +77,7 @@ def fork_kills(
 
     def attempts() -> Generator[Attempt]:
         with Stage.set_in(folder) as stage:
-            victims = _Victims(stage)
+            victims = Victims(stage)
             points = [point for deed in ALL_DEEDS for point in victims.points(deed)]
             chosen = points if times is None else random.choices(points, k=times)  # noqa: S311 - no secret
             for point in chosen:
@@ -140,6 +140,26 @@ class Attempt(NamedTuple):
         return json.dumps(self).encode() + b"\n"
 
 
+class Scene(Protocol):
+    """A place for deeds that are killed."""
+
+    def prepared(self, deed: str) -> Callable[[], object]:
+        """Make everything as it has to be before a deed, and return what does it."""
+        ...
+
+    def inspect(self, deed: str, *, is_done: bool) -> None:
+        """Look at what a kill has left of a deed, and go on from there.
+
+        Args:
+            deed: The deed.
+            is_done: Whether it had returned already.
+
+        Raises:
+            StoreProblem: What must not be.
+        """
+        ...
+
+
 class Stage:
     """A folder of its own with a store, which every deed finds as if nothing had been done before.
 
@@ -181,6 +201,20 @@ class Stage:
             _write(path.with_name(f".{path.name}.0123456789abcdef.tmp"), self._sealed[:100])
         else:
             _write(path.with_name(f".{path.name}.lock"), b"")
+
+    def prepared(self, deed: str) -> Callable[[], object]:
+        """Make the folder what it has to be, open the store if it is to be there, and return what does the deed."""
+        self.reset(deed)
+        return partial(do, deed, self.store, opened(self.store, deed))
+
+    def inspect(self, deed: str, *, is_done: bool) -> None:
+        """Make sure that the store is the old one or the new one, and that the next save goes on from it.
+
+        Raises:
+            StoreProblem: It is not, or does not.
+        """
+        require_old_or_new(self.store, deed, new=True if is_done else None)
+        recover(self.store)
 
 
 def opened(store: Store, deed: str) -> Keystore | None:
@@ -257,7 +291,7 @@ _DONE = b"done"
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
     """Where a deed is killed.
 
     Attributes:
@@ -276,7 +310,7 @@ class _Point:
         return f"{self.deed}, killed {self.moment} operation {self.number} ({self.name})"
 
 
-class _Operations:
+class Operations:
     """What this process asks of the operating system, counted while :meth:`watched`; at one point it is killed.
 
     Making it puts a counter before every function concerned, for as long as this process lives.
@@ -288,16 +322,16 @@ class _Operations:
     def __init__(self) -> None:
         self.names: list[str] = []
         self._watching = False
-        self._point: _Point | None = None
+        self.point: Point | None = None
         fcntl.flock = self._counted("flock", fcntl.flock)
         for name, function in vars(os).copy().items():
             if isinstance(function, BuiltinFunctionType) and name not in self._HARMLESS:
                 setattr(os, name, self._counted(name, function))
 
     @contextmanager
-    def watched(self, point: _Point | None = None) -> Iterator[None]:
+    def watched(self, point: Point | None = None) -> Iterator[None]:
         """Count, and die when the point is reached."""
-        self.names, self._point, self._watching = [], point, True
+        self.names, self.point, self._watching = [], point, True
         try:
             yield
         finally:
@@ -309,53 +343,57 @@ class _Operations:
                 return function(*args, **options)
             number = len(self.names)
             self.names.append(name)
-            if self._point is None or number != self._point.number:
+            if self.point is None:
                 return function(*args, **options)
-            try:
-                if self._point.moment == "half":
-                    descriptor, content = args
-                    function(descriptor, content[: len(content) // 2])
-                elif self._point.moment == "after":
-                    function(*args, **options)
-            finally:
-                signal.raise_signal(signal.SIGKILL)
-            raise AssertionError
+            return self.performed(self.point, number, function, *args, **options)
 
         return counted
 
+    def performed(self, point: Point, number: int, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Do what the operation of a number does, unless the point is reached."""
+        if number != point.number:
+            return function(*args, **options)
+        try:
+            if point.moment == "half":
+                descriptor, content = args
+                function(descriptor, content[: len(content) // 2])
+            elif point.moment == "after":
+                function(*args, **options)
+        finally:
+            signal.raise_signal(signal.SIGKILL)
+        raise AssertionError
 
-class _Victims:
-    """Processes that do a deed on a stage, to be killed at it."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._operations = _Operations()
+class Victims:
+    """Processes that do deeds, to be killed at them."""
 
-    def points(self, deed: str) -> list[_Point]:
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._operations = Operations()
+
+    def points(self, deed: str) -> list[Point]:
         """Return all points at which a deed can be killed; it is done once to learn them."""
 
         def work(say: Callable[[bytes], object]) -> None:
             with self._operations.watched():
-                do(deed, store, keystore)
+                act()
             say("\n".join(self._operations.names).encode())
 
-        store = self._stage.store
-        self._stage.reset(deed)
-        keystore = opened(store, deed)
+        act = self._scene.prepared(deed)
         code, said = fork(work).ended()
         if code:
             msg = f"{deed} fails, even unharmed: {said.decode()}"
             raise StoreProblem(msg)
         names = said.decode().split()
         # Before an operation is the same moment as after the one before it.
-        points = [_Point(deed, 0, names[0], "before")]
+        points = [Point(deed, 0, names[0], "before")]
         for number, name in enumerate(names):
             if name == "write":
-                points.append(_Point(deed, number, name, "half"))
-            points.append(_Point(deed, number, name, "after"))
-        return [*points, _Point(deed, len(names), _RETURN, "after")]
+                points.append(Point(deed, number, name, "half"))
+            points.append(Point(deed, number, name, "after"))
+        return [*points, Point(deed, len(names), _RETURN, "after")]
 
-    def kill(self, point: _Point) -> None:
+    def kill(self, point: Point) -> None:
         """Do a deed, killed at a point, and look at what it leaves.
 
         Raises:
@@ -364,20 +402,17 @@ class _Victims:
 
         def work(say: Callable[[bytes], object]) -> None:
             with self._operations.watched(point):
-                do(point.deed, store, keystore)
+                act()
             say(_DONE)
             signal.raise_signal(signal.SIGKILL)
 
-        store = self._stage.store
-        self._stage.reset(point.deed)
-        keystore = opened(store, point.deed)
+        act = self._scene.prepared(point.deed)
         code, said = fork(work).ended()
         returned = point.name == _RETURN
         if code != -signal.SIGKILL or said != (_DONE if returned else b""):
             msg = f"the deed went another way: {said.decode() or code}"
             raise StoreProblem(msg)
-        require_old_or_new(store, point.deed, new=True if returned else None)
-        recover(store)
+        self._scene.inspect(point.deed, is_done=returned)
 
 
 #: The continuous writer saves tokens 1, 2, 3, … under so many ids in turn.

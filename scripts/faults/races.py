@@ -306,7 +306,7 @@ def writers(
             stack.enter_context(Child(_save_many, opened=opened, who=f"{number}", threads=threads, saves=saves))
             for number in range(processes)
         ]
-        _start(children)
+        set_off(children)
         _compare(store, [child.hear() for child in children], result)
     return result
 
@@ -323,7 +323,7 @@ def forks(folder: Path, *, processes: int = 8, saves: int = 20, mutant: str | No
             stack.enter_context(Child(_save_many, opened=lambda: keystore, who=f"{number}", threads=1, saves=saves))
             for number in range(processes)
         ]
-        _start(children)
+        set_off(children)
         _compare(store, [before, _saved(keystore, "own", saves), *(child.hear() for child in children)], result)
     return result
 
@@ -347,7 +347,8 @@ def creators(folder: Path, *, processes: int = 8, rounds: int = 20, mutant: str 
     return result
 
 
-def _start(children: list[Child]) -> None:
+def set_off(children: list[Child]) -> None:
+    """Let processes that have said that they are ready begin, at the same moment."""
     for child in children:
         child.hear()
     for child in children:
@@ -442,7 +443,7 @@ def hanging_holder(folder: Path, *, lock_timeout: float = 2.0, mutant: str | Non
             holder.hear()
             holder.signal(signal.SIGSTOP)
             os.utime(lock, (0, 0))
-            _start([reader])
+            set_off([reader])
             start = time.monotonic()
             try:
                 keystore.save(token("broken in"))
@@ -580,7 +581,7 @@ def _fork(pipe: Connection, *, keystore: Keystore) -> None:
 # --- Every acknowledged change counts, whoever is killed -------------------------------------------------------------
 
 
-class _Ledger:
+class Ledger:
     """What the thread of each counter has begun, and what was acknowledged to it, in memory that no kill takes away."""
 
     def __init__(self, counters: int) -> None:
@@ -643,7 +644,7 @@ def read_modify_write(
     result = Result(f"{processes} processes x {threads} threads that read, modify and write, under kills")
     counters = range(processes * threads)
     shares = [counters[first : first + threads] for first in counters[::threads]]
-    ledger = _Ledger(len(counters))
+    ledger = Ledger(len(counters))
     kills = 0
     start = time.monotonic()
     with noted(result), ExitStack() as stack:
@@ -683,7 +684,7 @@ def _end(children: list[Child]) -> None:
         child.kill()
 
 
-def _raise_numbers(pipe: Connection, *, store: Store, ledger: _Ledger, counters: range) -> None:
+def _raise_numbers(pipe: Connection, *, store: Store, ledger: Ledger, counters: range) -> None:
     vault = store.open()._vault
 
     def work(_: Connection, *, counter: int) -> None:

@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from faults import Result
 from faults.kills import (
@@ -41,7 +41,6 @@ from faults.kills import (
     fork,
     opened,
     recover,
-    require_old_or_new,
     run,
 )
 from faults.model import StoreProblem, token
@@ -50,6 +49,7 @@ from zoho_keystore.errors import DurabilityUnknownError, KeystoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from faults.kills import Scene
     from faults.model import Store
     from zoho_keystore.keystore import Keystore
 
@@ -111,7 +111,7 @@ def kill_at_every_call(
 
     def attempts() -> Generator[Attempt]:
         with _Engine.set_in(folder) as engine:
-            for call in _spread([call for deed in deeds for call in engine.calls(deed)], times):
+            for call in spread([call for deed in deeds for call in engine.calls(deed)], times):
                 yield Attempt(failure_of(f"{call}: killed", partial(engine.kill, call)))
 
     return run(attempts, Result("SIGKILL at every system call"), mutant, progress)
@@ -140,7 +140,7 @@ def fail_every_call(
     def attempts() -> Generator[Attempt]:
         with _Engine.set_in(folder) as engine:
             calls = [call for deed in deeds for call in engine.calls(deed) if call.can_fail]
-            for call, error in _spread([(call, error) for call in calls for error in errors], times):
+            for call, error in spread([(call, error) for call in calls for error in errors], times):
                 try:
                     told = engine.fail(call, error)
                 except StoreProblem as problem:
@@ -211,29 +211,29 @@ class _Report:
     unraisable: list[str]
 
 
-class _Engine:
-    """A stage on which workers do deeds under strace.
+class Tracer:
+    """A scene on which workers do deeds under strace.
 
     Args:
-        stage: The stage.
+        scene: The scene.
         trace: The file to write traces to.
     """
 
-    def __init__(self, stage: Stage, trace: Path) -> None:
-        self._stage = stage
+    def __init__(self, scene: Scene, trace: Path) -> None:
+        self._scene = scene
         self._trace = trace
         self._mark = ""
 
-    @classmethod
-    @contextmanager
-    def set_in(cls, folder: Path) -> Iterator[_Engine]:
-        """Make an engine inside a folder, and clean up in the end."""
-        with Stage.set_in(folder) as stage, tempfile.TemporaryDirectory(dir=folder) as traces:
-            yield cls(stage, Path(traces) / "trace")
-
     def calls(self, deed: str) -> list[_Call]:
-        """Return the calls of a deed that can be struck, in their order, with that which marks its end."""
-        self._run(deed, "-e", "trace=all")
+        """Return the calls of a deed that can be struck, in their order, with that which marks its end.
+
+        Raises:
+            StoreProblem: Nothing is struck, and the deed fails.
+        """
+        code, said = self._run(deed, "-e", "trace=all")
+        if code:
+            msg = f"{deed} fails, even unharmed: {said}"
+            raise StoreProblem(msg)
         traced = self._lines()
         begin, end = (next(i for i, (_, line) in enumerate(traced) if mark in line) for mark in (_BEGIN, _END))
         self._mark = traced[begin][0]
@@ -258,8 +258,72 @@ class _Engine:
             StoreProblem: What must not be.
         """
         self._strike(call, "signal=SIGKILL")
-        require_old_or_new(self._stage.store, call.deed, new=True if call.is_end else None)
-        recover(self._stage.store)
+        self._scene.inspect(call.deed, is_done=call.is_end)
+
+    def _strike(self, call: _Call, how: str) -> tuple[int, str]:
+        for _ in range(_ATTEMPTS):
+            # The mark's calls are traced too, to see where the deed began. Not with --seccomp-bpf, under which strace
+            # 6.1 does not deliver the signal.
+            inject = f"inject={call.name}:{how}:when={call.before + call.number}"
+            ended = self._run(call.deed, "-e", f"trace={call.name},{self._mark}", "-e", inject)
+            if self._has_landed(call):
+                return ended
+        msg = f"the strike landed elsewhere in {_ATTEMPTS} attempts"
+        raise StoreProblem(msg)
+
+    def _has_landed(self, call: _Call) -> bool:
+        """Tell whether the call that was struck was the one that was meant."""
+        before = number = 0
+        begun = False
+        for name, line in self._lines():
+            if name == call.name:
+                before, number = (before, number + 1) if begun else (before + 1, 0)
+            if line.endswith(("(INJECTED)", " = ?")):
+                return begun and (before, number) == (call.before, call.number)
+            begun = begun or _BEGIN in line
+        return False
+
+    def _run(self, deed: str, *options: str) -> tuple[int, str]:
+        """Let a worker do a deed under strace, with options of strace; return how it ended and what it said."""
+        work = self._worker(deed)
+        code, said = _under_strace(
+            lambda say: say(work().encode()),
+            *("-s", "64", "-o", str(self._trace), *options),
+        )
+        return code, said.decode()
+
+    def _worker(self, deed: str) -> Callable[[], str]:
+        """Prepare a deed, and return what does it between the marks, and returns what the worker is to say."""
+        act = self._scene.prepared(deed)
+
+        def work() -> str:
+            _set_mark(_BEGIN)
+            act()
+            _set_mark(_END)
+            return "done"
+
+        return work
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """Return the calls of the last run, each with its name and its whole line."""
+        lines = self._trace.read_text(errors="replace").splitlines()
+        found = (re.match(r"(?:\d+ +)?((\w+)\(.*)", line) for line in lines)
+        return [(match[2], match[1]) for match in found if match]
+
+
+class _Engine(Tracer):
+    """A stage on which workers do deeds to a store, and tell what came of them."""
+
+    def __init__(self, stage: Stage, trace: Path) -> None:
+        super().__init__(stage, trace)
+        self._stage = stage
+
+    @classmethod
+    @contextmanager
+    def set_in(cls, folder: Path) -> Iterator[Self]:
+        """Make an engine inside a folder, and clean up in the end."""
+        with Stage.set_in(folder) as stage, tempfile.TemporaryDirectory(dir=folder) as traces:
+            yield cls(stage, Path(traces) / "trace")
 
     def fail(self, call: _Call, error: str) -> str:
         """Let a call of a worker fail, look at what it leaves, and return what it told.
@@ -305,44 +369,9 @@ class _Engine:
         if report.unraisable:
             yield f"on stderr is {', '.join(report.unraisable)}"
 
-    def _strike(self, call: _Call, how: str) -> tuple[int, str]:
-        for _ in range(_ATTEMPTS):
-            # The mark's calls are traced too, to see where the deed began. Not with --seccomp-bpf, under which strace
-            # 6.1 does not deliver the signal.
-            inject = f"inject={call.name}:{how}:when={call.before + call.number}"
-            ended = self._run(call.deed, "-e", f"trace={call.name},{self._mark}", "-e", inject)
-            if self._has_landed(call):
-                return ended
-        msg = f"the strike landed elsewhere in {_ATTEMPTS} attempts"
-        raise StoreProblem(msg)
-
-    def _has_landed(self, call: _Call) -> bool:
-        """Tell whether the call that was struck was the one that was meant."""
-        before = number = 0
-        begun = False
-        for name, line in self._lines():
-            if name == call.name:
-                before, number = (before, number + 1) if begun else (before + 1, 0)
-            if line.endswith(("(INJECTED)", " = ?")):
-                return begun and (before, number) == (call.before, call.number)
-            begun = begun or _BEGIN in line
-        return False
-
-    def _run(self, deed: str, *options: str) -> tuple[int, str]:
-        """Let a worker do a deed under strace, with options of strace; return how it ended and what it said."""
-        store = self._stage.store
+    def _worker(self, deed: str) -> Callable[[], str]:
         self._stage.reset(deed)
-        code, said = _under_strace(
-            lambda say: say(json.dumps(asdict(_work(deed, store))).encode()),
-            *("-s", "64", "-o", str(self._trace), *options),
-        )
-        return code, said.decode()
-
-    def _lines(self) -> list[tuple[str, str]]:
-        """Return the calls of the last run, each with its name and its whole line."""
-        lines = self._trace.read_text(errors="replace").splitlines()
-        found = (re.match(r"(?:\d+ +)?((\w+)\(.*)", line) for line in lines)
-        return [(match[2], match[1]) for match in found if match]
+        return lambda: json.dumps(asdict(_work(deed, self._stage.store)))
 
 
 class _CannotTraceError(Exception):
@@ -447,7 +476,7 @@ def _set_mark(name: str) -> None:
         os.stat(name)
 
 
-def _spread(everything: Sequence[_T], times: int | None) -> Sequence[_T]:
+def spread(everything: Sequence[_T], times: int | None) -> Sequence[_T]:
     """Return so many of all, in their order."""
     if times is None or times >= len(everything):
         return everything
