@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from contextlib import contextmanager, suppress
@@ -64,8 +65,8 @@ def keeps_the_lock_after_an_error() -> None:
     held, kept = StoreLock.held, []
 
     @contextmanager
-    def keeping(self: StoreLock) -> Iterator[HeldLock]:
-        context = held(self)
+    def keeping(self: StoreLock, longest_wait_s: float = math.inf) -> Iterator[HeldLock]:
+        context = held(self, longest_wait_s)
         kept.append(context)
         yield context.__enter__()
         context.__exit__(None, None, None)
