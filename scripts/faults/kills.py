@@ -286,7 +286,7 @@ def recover(store: Store, record: TokenRecord | None = None) -> None:
 
 
 #: The name of the point behind the last operation, and what the deed says there.
-_RETURN = "return"
+RETURN = "return"
 _DONE = b"done"
 
 
@@ -391,7 +391,7 @@ class Victims:
             if name == "write":
                 points.append(Point(deed, number, name, "half"))
             points.append(Point(deed, number, name, "after"))
-        return [*points, Point(deed, len(names), _RETURN, "after")]
+        return [*points, Point(deed, len(names), RETURN, "after")]
 
     def kill(self, point: Point) -> None:
         """Do a deed, killed at a point, and look at what it leaves.
@@ -408,7 +408,7 @@ class Victims:
 
         act = self._scene.prepared(point.deed)
         code, said = fork(work).ended()
-        returned = point.name == _RETURN
+        returned = point.name == RETURN
         if code != -signal.SIGKILL or said != (_DONE if returned else b""):
             msg = f"the deed went another way: {said.decode() or code}"
             raise StoreProblem(msg)
