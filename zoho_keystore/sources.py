@@ -295,7 +295,15 @@ class _RingFile:
 
     def add(self, key: bytes) -> None:
         content = self._read()
-        self._replace(content, _with_line(content, key))
+        longer = _with_line(content, key)
+        if len(longer) > _MAX_RING_BYTES:
+            raise KeyUnavailableError(
+                f"another key would make the key ring longer than {_MAX_RING_BYTES // 1024} KiB, which nobody would "
+                "read any more; it was left as it is",
+                "Remove keys or comments that nobody needs",
+                self.path,
+            )
+        self._replace(content, longer)
 
     def remove(self, keys: Sequence[bytes]) -> None:
         content = self._read()

@@ -348,6 +348,20 @@ def test_what_somebody_else_writes_into_a_ring_file_meanwhile_is_not_lost(
     assert path.read_bytes() == OLDER + b"\n"
 
 
+def test_a_ring_file_does_not_grow_beyond_what_is_read(tmp_path: Path) -> None:
+    """Else nobody could read any of its keys any more."""
+    path = tmp_path / "ring"
+    content = OLD + b"\n#" + b"." * (64 * 1024 - len(OLD) - 3) + b"\n"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    source = key_source(f"file:{path}")
+    assert isinstance(source, WritableSource)
+    with pytest.raises(KeyUnavailableError, match=r"longer than 64 KiB.*Remove keys or comments"):
+        source.add(NEW)
+    assert path.read_bytes() == content
+    assert source.load() == [OLD]
+
+
 def test_a_ring_file_that_cannot_be_replaced_stays_as_it_is(tmp_path: Path) -> None:
     """Such as one that is mounted by itself, or in a folder that others may write to."""
     folder = tmp_path / "folder"
