@@ -101,24 +101,26 @@ def rotate(
     writable = source if isinstance(source, WritableSource) else None
     with nullcontext() if writable is None else writable.lock(timeout_s):
         with closing(FileVault(file, KeyRing(source), lock_timeout=timeout_s, make=False)) as vault:
-            newest = _sealed_anew(vault, source, given)
+            newest, old = _sealed_anew(vault, source, given)
         dropped: tuple[str, ...] = ()
         needed: Mapping[str, tuple[Path, ...]] = {}
         if writable is not None and not keep_old:
             with _unfinished("the store is sealed with the new key, but the old ones could not leave the ring"):
-                dropped, needed = _without_old(writable, newest, file)
+                dropped, needed = _without_old(writable, old, file)
     return Rotation(file, str(source), fingerprint(newest), dropped, needed, writable is None)
 
 
-def _sealed_anew(vault: FileVault, source: KeySource, given: KeySource | None) -> bytes:
-    """Seal the store with the key that is now to be its newest, and return that key."""
+def _sealed_anew(vault: FileVault, source: KeySource, given: KeySource | None) -> tuple[bytes, Sequence[bytes]]:
+    """Seal the store with the key that is now to be its newest; return that key, and the others that were there."""
     newest = b""
+    old: Sequence[bytes] = ()
     has_joined = False
 
     def prepare(sealed_with: str) -> KeyRing:
-        nonlocal newest, has_joined
+        nonlocal newest, old, has_joined
         keys = source.load()
         newest = _newest(source, keys, sealed_with, given)
+        old = [key for key in keys if key != newest]
         if isinstance(source, WritableSource) and newest != keys[0]:
             source.add(newest)
             has_joined = True
@@ -133,7 +135,7 @@ def _sealed_anew(vault: FileVault, source: KeySource, given: KeySource | None) -
             raise
         with _unfinished("a new key is in the ring, but the store is not sealed with it"):
             raise
-    return newest
+    return newest, old
 
 
 def _newest(source: KeySource, keys: Sequence[bytes], sealed_with: str, given: KeySource | None) -> bytes:
@@ -151,10 +153,12 @@ def _newest(source: KeySource, keys: Sequence[bytes], sealed_with: str, given: K
 
 
 def _without_old(
-    source: WritableSource, newest: bytes, store: Path
+    source: WritableSource, old: Sequence[bytes], store: Path
 ) -> tuple[tuple[str, ...], Mapping[str, tuple[Path, ...]]]:
-    """Take the old keys out of the ring that nothing needs; return those, and what the others are needed for."""
-    old = [key for key in source.load() if key != newest]
+    """Take the old keys out of the ring that nothing needs; return those, and what the others are needed for.
+
+    Not one that somebody has put there by hand since the store was sealed: it may be sealed with that one by now.
+    """
     needed = files_sealed_with(old, store)
     dropped = [key for key in old if fingerprint(key) not in needed]
     if dropped:

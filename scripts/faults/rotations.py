@@ -260,18 +260,30 @@ def _old_keys_dropped_first(pause_s: float = 0) -> None:
 
 
 def _sealed_before_the_key_is_kept() -> None:
-    def sealed(vault: FileVault, source: KeySource, _given: KeySource | None) -> bytes:
-        key = Fernet.generate_key()
-        vault.reseal(lambda _: KeyRing(GivenKeys([key, *source.load()])))
+    def sealed(vault: FileVault, source: KeySource, _given: KeySource | None) -> tuple[bytes, Sequence[bytes]]:
+        key, old = Fernet.generate_key(), source.load()
+        vault.reseal(lambda _: KeyRing(GivenKeys([key, *old])))
         if isinstance(source, sources._RingFile):
             source.add(key)
-        return key
+        return key, old
 
     _put(rotation, _sealed_anew=sealed)
 
 
 def _old_keys_stay() -> None:
     _put(sources._RingFile, remove=lambda *_: None)
+
+
+def _all_but_the_newest_dropped() -> None:
+    drop = rotation._without_old
+
+    def dropping(source: sources._RingFile, old: Sequence[bytes], store: Path) -> Any:
+        # What the store was sealed with is below the first of the old ones.
+        keys = source.load()
+        newest = keys[keys.index(old[0]) - 1]
+        return drop(source, [key for key in keys if key != newest], store)
+
+    _put(rotation, _without_old=dropping)
 
 
 def _comments_dropped() -> None:
@@ -315,15 +327,14 @@ def _resealed_without_the_lock() -> None:
 
 
 def _no_lock_of_the_ring() -> None:
-    drop = rotation._without_old
+    real = sources._RingFile._replace
 
-    def late(*arguments: Any) -> Any:
+    def late(self: sources._RingFile, old: bytes, new: bytes) -> None:
         # Until another rotation has done as much: what is to show is what comes of it, and not that it happens.
-        time.sleep(0.3)
-        return drop(*arguments)
+        time.sleep(_WAIT_S)
+        real(self, old, new)
 
-    _put(rotation, _without_old=late)
-    _put(sources._RingFile, lock=lambda *_: nullcontext())
+    _put(sources._RingFile, _replace=late, lock=lambda *_: nullcontext())
 
 
 def _leases_dropped() -> None:
@@ -357,6 +368,7 @@ MUTANTS.update(
         # Longer than a reader tries again to open a file that somebody is changing.
         "old keys dropped long before": partial(_old_keys_dropped_first, 0.3),
         "sealed before the key is kept": _sealed_before_the_key_is_kept,
+        "all but the newest dropped": _all_but_the_newest_dropped,
         "old keys stay": _old_keys_stay,
         "comments dropped": _comments_dropped,
         "ring written in place": _ring_written_in_place,
@@ -797,6 +809,31 @@ def _rotate_once(pipe: Connection, *, ringed: RingedStore) -> None:
     pipe.recv()
     done = ringed.rotate()
     pipe.send((done.key, done.dropped))
+
+
+@apart
+def key_by_hand(folder: Path, *, mutant: str | None = None) -> Result:
+    """Put a key into the ring with an editor during a rotation, and save with it: it is not one of the old keys."""
+    mutate(mutant)
+    ringed = RingedStore.made_in(folder)
+    result = Result("a key that is put into the ring by hand during a rotation", 1)
+    by_hand = Fernet.generate_key()
+    drop = rotation._without_old
+
+    def after_the_editor(*arguments: Any) -> Any:
+        _write(ringed.ring, by_hand + b"\n" + ringed.ring.read_bytes())
+        ringed.open().save(TokenRecord(id="1", refresh_token="by hand"))  # noqa: S106 - made up
+        return drop(*arguments)
+
+    _put(rotation, _without_old=after_the_editor)
+    with noted(result):
+        former = ringed.keys()
+        ringed.rotate()
+        if (found := ringed.tokens()) != _TOKENS | {"1": "by hand"}:
+            result.failures.append(f"the store holds {found}")
+        if ringed.sealing_key() != by_hand or set(former).intersection(ringed.keys()):
+            result.failures.append(f"in the ring are {_names(ringed.keys())} after {_names(former)}")
+    return result
 
 
 @apart
