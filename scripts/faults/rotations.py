@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 import random
+import resource
 import shutil
 import signal
 import stat
@@ -44,6 +45,7 @@ from zoho_keystore.vaults.file import FileVault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from multiprocessing.connection import Connection
 
     from zoho_keystore.rotation import Rotation
@@ -195,11 +197,15 @@ class RingedStore:
         Raises:
             StoreProblem: It is not so.
         """
-        for store in (Store(self.path, b""), Store(self.ring, b"")):
-            if left := store.leftovers():
-                msg = f"left behind: {', '.join(left)}"
-                raise StoreProblem(msg)
-            store.require_private()
+        if left := self.leftovers():
+            msg = f"left behind: {', '.join(left)}"
+            raise StoreProblem(msg)
+        for file in (self.path, self.ring):
+            Store(file, b"").require_private()
+
+    def leftovers(self) -> list[str]:
+        """Return the names of the files that should not be there."""
+        return [name for file in (self.path, self.ring) for name in Store(file, b"").leftovers()]
 
     def recover(self, former: Sequence[bytes], comments: Sequence[bytes]) -> None:
         """Look at what something has left of a rotation, and rotate again, which has to complete at once.
@@ -608,31 +614,77 @@ def full_disk(folder: Path, *, mutant: str | None = None, progress: Callable[[],
 
     def attempts() -> Generator[Attempt]:
         with _Scene.set_in(folder) as scene:
-            disk, rotate = _Disk(), scene.prepared(ROTATION)
-            with disk.watched(_NEVER):
-                rotate()
-            for point in disk.points:
-                try:
-                    told = _told_of_full_disk(scene, disk, point)
-                    scene.inspect(point.deed, is_done=False)
-                except StoreProblem as problem:
-                    yield Attempt(f"full from {point.moment} operation {point.number} ({point.name}) on: {problem}")
-                else:
-                    yield Attempt(figures={told: 1})
+            disk = _Disk()
+            for deed in ALL_DEEDS:
+                rotate, disk.points = scene.prepared(deed), []
+                with disk.watched(_NEVER):
+                    rotate()
+                for point in disk.points:
+                    where = f"{deed}, full from {point.moment} operation {point.number} ({point.name}) on"
+                    yield _attempt_in(scene, deed, where, disk.watched(point), ("Free some space", "do it once more"))
 
     return run(attempts, Result("rotations on a full disk"), mutant, progress)
 
 
-def _told_of_full_disk(scene: _Scene, disk: _Disk, point: Point) -> str:
-    """Rotate while the disk is full, and return what it told, which has to be so.
+def small_files(folder: Path, *, mutant: str | None = None, progress: Callable[[], None] = lambda: None) -> Result:
+    """Limit the size of files, by the system itself, so that neither, one or both of the two can be written.
+
+    Args:
+        folder: Where to work; nothing is left in it.
+        mutant: The protection to take out; then it ends with the first failure.
+        progress: Called after each try.
+    """
+
+    def attempts() -> Generator[Attempt]:
+        with _Scene.set_in(folder) as scene:
+            for deed in ALL_DEEDS:
+                rotate = scene.prepared(deed)
+                sizes = {size + more for size in map(len, scene.ringed.content()) for more in (-1, 0)}
+                rotate()
+                # A new key makes the ring longer while it is there besides the old ones.
+                longer = {size + len(Fernet.generate_key()) + 1 for size in sizes}
+                for size in sorted({0, *sizes, *longer}):
+                    where = f"{deed}, no file of more than {size} bytes"
+                    yield _attempt_in(scene, deed, where, _limited_files(size), ("Raise the limit",))
+
+    return run(attempts, Result("rotations with a limit on the size of files"), mutant, progress)
+
+
+@contextmanager
+def _limited_files(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores the signal that would kill the process.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _attempt_in(
+    scene: _Scene, deed: str, where: str, trouble: AbstractContextManager[None], advice: Sequence[str]
+) -> Attempt:
+    """Rotate in trouble and, when that is over, once more."""
+    rotate = scene.prepared(deed)
+    try:
+        told = _told_in(scene.ringed, rotate, trouble, advice)
+        scene.inspect(deed, is_done=told == DONE)
+    except StoreProblem as problem:
+        return Attempt(f"{where}: {problem}")
+    return Attempt(figures={told: 1})
+
+
+def _told_in(
+    ringed: RingedStore, rotate: Callable[[], object], trouble: AbstractContextManager[None], advice: Sequence[str]
+) -> str:
+    """Rotate in trouble, and return what was told, which has to be so.
 
     Raises:
         StoreProblem: It is not so, or not one of our errors, or does not tell what to do, or a file is left.
     """
-    rotate = scene.prepared(point.deed)
-    before = scene.ringed.content()
+    before, left = ringed.content(), ringed.leftovers()
     try:
-        with disk.watched(point):
+        with trouble:
             rotate()
     except (RotationUnfinishedError, DurabilityUnknownError) as error:
         told, text = UNFINISHED, str(error)
@@ -643,13 +695,18 @@ def _told_of_full_disk(scene: _Scene, disk: _Disk, point: Point) -> str:
         raise StoreProblem(msg) from error
     else:
         told, text = DONE, ""
-    if told == REFUSED and scene.ringed.content() != before:
+    if told == REFUSED and ringed.content() != before:
         msg = f"it was refused, and something has changed: {text}"
         raise StoreProblem(msg)
-    if told != DONE and not any(advice in text for advice in ("Free some space", "do it once more")):
+    if told == UNFINISHED and "finishes it" not in text and "once more" not in text:
+        msg = f"it does not say that the next rotation finishes it: {text}"
+        raise StoreProblem(msg)
+    if told != DONE and not any(words in text for words in advice):
         msg = f"it does not say what to do: {text}"
         raise StoreProblem(msg)
-    scene.ringed.require_clean()
+    if new := set(ringed.leftovers()).difference(left):
+        msg = f"left behind: {', '.join(new)}"
+        raise StoreProblem(msg)
     return told
 
 
