@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from faults import Result, disks, hostile, kills, powercuts, races, secrets, staleness, syscalls
+from faults import Result, disks, hostile, kills, powercuts, races, rotations, secrets, staleness, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +58,9 @@ def _walk(name: str, engine: Callable[..., Result], *, why_not: Callable[[], str
     return Method(name, lambda folder, _count, told: engine(folder, progress=told), 1, why_not=why_not)
 
 
-def _once(engine: Callable[..., Result]) -> Method:
+def _once(engine: Callable[..., Result], name: str = "") -> Method:
     """Return a method that is one walk, of an engine that tells nothing on the way."""
-    return Method(engine.__name__.replace("_", " "), lambda folder, _count, _told: engine(folder), 1)
+    return Method(name or engine.__name__.replace("_", " "), lambda folder, _count, _told: engine(folder), 1)
 
 
 def methods() -> list[Method]:
@@ -110,12 +110,40 @@ def methods() -> list[Method]:
             1_000,
             2,
         ),
+        *_of_rotations(),
         _walk("every bit flipped", hostile.flip_every_bit),
         _walk("cut off everywhere", hostile.cut_everywhere),
         _walk("edited everywhere", hostile.edit_everywhere),
         _walk("odd files", hostile.odd_files),
         Method("fuzzed seals and documents", fuzz, 10_000_000, 250_000, 15, step=hostile.STEP),
         _walk("the hunt for secrets", secrets.hunt),
+    ]
+
+
+def _of_rotations() -> list[Method]:
+    return [
+        _walk("rotations: SIGKILL at every operation", rotations.kill_at_every_operation),
+        _walk("rotations: SIGKILL at every system call", rotations.kill_at_every_call, why_not=syscalls.why_not),
+        Method(
+            "rotations: SIGKILL at any moment",
+            lambda f, n, t: rotations.random_kills(f, times=n, progress=t),
+            200,
+            100,
+            1,
+        ),
+        Method(
+            "rotations: beside running processes",
+            lambda f, n, _told: rotations.running_processes(f, rotations=n),
+            120,
+            30,
+            1,
+        ),
+        Method("rotations: two at once", lambda f, n, _told: rotations.at_once(f, rounds=n // 2), 200, 50, 1),
+        _walk("rotations: a full disk", rotations.full_disk),
+        _walk("rotations: a limit on the size of files", rotations.small_files),
+        _once(rotations.key_by_hand, "rotations: a key put into the ring by hand"),
+        _once(rotations.beside_a_lease, "rotations: a lease on a refresh"),
+        _once(rotations.taken_locks, "rotations: locks that are taken"),
     ]
 
 
