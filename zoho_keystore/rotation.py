@@ -222,7 +222,7 @@ def prune(
     source = _writable(key)
     store = store_path(path)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
-        dropped, _ = _without_old(source, source.load()[0], store)
+        dropped, _ = _without_old(source, source.load()[1:], store)
     return dropped
 
 

@@ -289,7 +289,7 @@ def _all_but_the_newest_dropped() -> None:
         newest = keys[keys.index(old[0]) - 1]
         return drop(source, [key for key in keys if key != newest], store)
 
-    _put(rotation, _without_old=dropping)
+    _put(rotation, _without_old=dropping, files_sealed_with=lambda *_: {})
 
 
 def _comments_dropped() -> None:

@@ -38,6 +38,7 @@ from faults import Result
 from zoho_keystore import errors, keys, trust
 from zoho_keystore.document import FORMAT
 from zoho_keystore.errors import KeystoreError
+from zoho_keystore.importers import read
 from zoho_keystore.keys import key_ring
 from zoho_keystore.keystore import FILE_VARIABLE, open_file, open_memory
 from zoho_keystore.records import TokenRecord
@@ -458,6 +459,7 @@ def _all_deeds(canaries: Canaries, trials: Path) -> Iterator[Deed]:
     yield from _bad_variables_and_rings(canaries)
     yield from _bad_keyrings_and_programs(canaries)
     yield from _rotations()
+    yield from _bad_imports(canaries)
     yield from _bad_contents(canaries)
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
@@ -566,6 +568,29 @@ def _rotations() -> Iterator[Deed]:
     for works in range(12):
         yield Deed(f"a rotation in a keyring that works {works} times", partial(rotated, works), _Ends.ANYHOW)
     yield Deed("a rotation of a key in a variable", in_variable)
+
+
+def _bad_imports(canaries: Canaries) -> Iterator[Deed]:
+    """Yield sources that are full of secrets and cannot be imported."""
+    secrets = ("client_secret", "refresh_token", "access_token", "grant_token")
+    names = ",".join(["id,user_name,client_id", *secrets, "expiry_time,redirect_uri,api_domain"])
+    row = ["1", "ada", "client", *(canaries.fields[name] for name in secrets), "1", "", ""]
+
+    def imported(content: str, scene: Scene) -> None:
+        read(str(scene.plant(content.encode(), "source")))
+
+    for what, rows in {
+        "short": [row[:5]],
+        "long": [[*row, *row]],
+        "repeated": [row, row],
+        "without an id": [["", *row[1:]]],
+        "with a secret for an expiry": [[*row[:7], row[3], "", ""]],
+    }.items():
+        content = "\n".join([names, *(",".join(fields) for fields in rows)]) + "\n"
+        yield Deed(f"an import of a row that is {what}", partial(imported, content))
+    yield Deed("an import of other columns", partial(imported, ",".join(row) + "\n"))
+    for address in ("mysql://user:KEY@127.0.0.1/x", "mysql://KEY", "KEY", "http://KEY"):
+        yield Deed(f"an import from {address}", lambda _, address=address: read(canaries.meant(address)))
 
 
 def _bad_documents(canaries: Canaries) -> Iterator[tuple[str, str | bytes]]:
