@@ -121,9 +121,10 @@ def _sealed_anew(vault: FileVault, source: KeySource, given: KeySource | None) -
         keys = source.load()
         newest = _newest(source, keys, sealed_with, given)
         old = [key for key in keys if key != newest]
-        if isinstance(source, WritableSource) and newest != keys[0]:
+        if isinstance(source, WritableSource):
+            # Also one that is there already: a power cut must not take the key that the store is about to need.
             source.add(newest)
-            has_joined = True
+            has_joined = newest != keys[0]
             if source.load()[0] != newest:
                 raise KeyUnavailableError(f"{source} does not hold the new key that was put there", "Look at it")
         return KeyRing(GivenKeys([newest, *keys]))

@@ -92,7 +92,7 @@ class WritableSource(KeySource, Protocol):
         ...
 
     def add(self, key: bytes) -> None:
-        """Put a key on top of the others, durably. To be called under the lock.
+        """Put a key on top of the others, durably; one that is there already is made durable. Call it under the lock.
 
         Raises:
             KeystoreError: It was not done, or may not survive a power cut.
@@ -295,7 +295,8 @@ class _RingFile:
 
     def add(self, key: bytes) -> None:
         content = self._read()
-        longer = _with_line(content, key)
+        # Of one that is there nobody knows whether it is on the disk yet: an editor or a killed rotation put it there.
+        longer = content if self._keys_in(content)[0] == key else _with_line(content, key)
         if len(longer) > _MAX_RING_BYTES:
             raise KeyUnavailableError(
                 f"another key would make the key ring longer than {_MAX_RING_BYTES // 1024} KiB, which nobody would "
@@ -395,7 +396,7 @@ class _SystemKeyring:
             yield held
 
     def add(self, key: bytes) -> None:
-        self._set([key, *self.load()])
+        self._set(_without_repeats([key, *self.load()]))
 
     def remove(self, keys: Sequence[bytes]) -> None:
         self._set([key for key in self.load() if key not in keys])

@@ -44,6 +44,8 @@ from faults.rotations import (
 )
 from faults.syscalls import why_not
 from support import NOBODY, as_nobody
+from zoho_keystore.folder import Folder
+from zoho_keystore.keys import new_key
 from zoho_keystore.paths import default_store
 
 if TYPE_CHECKING:
@@ -95,6 +97,32 @@ def test_killed_at_system_calls_a_rotation_loses_nothing_and_the_next_one_comple
     assert result.failures == []
     assert result.tried == 30
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_key_is_on_the_disk_before_the_store_is_sealed_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    """Also one that an editor or a killed rotation has put there: a power cut could still take it away."""
+    ringed = RingedStore.made_in(tmp_path)
+    if is_there:
+        ringed.ring.write_bytes(new_key() + b"\n" + ringed.ring.read_bytes())
+    done: list[tuple[str, str]] = []
+
+    def note(call: str) -> None:
+        real = getattr(Folder, call)
+
+        def noted(self: Folder, *names: str) -> None:
+            real(self, *names)
+            done.append((call, self.path.name))
+
+        monkeypatch.setattr(Folder, call, noted)
+
+    note("sync")
+    note("replace")
+    ringed.rotate()
+    ring, store = [[(call, file.parent.name) for call in ("replace", "sync")] for file in (ringed.ring, ringed.path)]
+    assert done == [*ring, *store, *ring]
 
 
 # --- Beside others --------------------------------------------------------------------------------------------------
