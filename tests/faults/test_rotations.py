@@ -184,10 +184,10 @@ def test_a_limit_on_the_size_of_files_loses_nothing(tmp_path: Path) -> None:
 # --- What is not as it should be ------------------------------------------------------------------------------------
 
 
-def flip_a_bit(ringed: RingedStore) -> None:
-    """Damage the store."""
+def change_a_character(ringed: RingedStore) -> None:
+    """Damage the store, by another character that may stand there: else it would be no token at all."""
     sealed = bytearray(ringed.path.read_bytes())
-    sealed[len(sealed) // 2] ^= 1
+    sealed[100] = ord("A" if sealed[100] != ord("A") else "B")
     ringed.path.write_bytes(sealed)
 
 
@@ -223,7 +223,7 @@ def drop_keys(ringed: RingedStore) -> None:
 
 #: Each with what the error is to say.
 TROUBLES: list[tuple[Callable[[RingedStore], None], str]] = [
-    (flip_a_bit, "the key is wrong or the file is damaged.*restore the file from a backup"),
+    (change_a_character, "the key is wrong or the file is damaged.*restore the file from a backup"),
     (cut_off, "restore it from a backup|restore the file from a backup"),
     (empty, "the file is empty.*restore it from a backup"),
     (remove, "there is no store.*Check the path"),

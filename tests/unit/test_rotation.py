@@ -262,9 +262,9 @@ def test_the_middle_step_may_be_done_where_only_the_new_key_is_known_besides(
 
 
 def damage(store: Path) -> None:
-    """Flip a bit."""
+    """Change a character into another one that may stand there: else it would be no token at all."""
     content = bytearray(store.read_bytes())
-    content[100] ^= 1
+    content[100] = ord("A" if content[100] != ord("A") else "B")
     store.write_bytes(content)
 
 
