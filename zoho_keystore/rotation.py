@@ -15,6 +15,7 @@ from zoho_keystore import trust
 from zoho_keystore.document import MAX_SEALED_BYTES
 from zoho_keystore.errors import (
     ConfigurationError,
+    DurabilityUnknownError,
     KeystoreError,
     KeyUnavailableError,
     RotationUnfinishedError,
@@ -44,7 +45,7 @@ class Rotation:
         source: Where its keys come from, as a spec.
         key: What the store is sealed with now.
         dropped: What has left the ring.
-        needed: What has stayed in the ring because other files are sealed with it, and these files.
+        needed: What has stayed in the ring because other files are sealed with it, or cannot be read, and these files.
         is_handed_out: Whether somebody has to hand out the keys by hand, as the source cannot be written.
     """
 
@@ -62,7 +63,9 @@ class Rotation:
             keys = ("key " if len(self.dropped) == 1 else "keys ") + ", ".join(self.dropped)
             lines.append(f"The old {keys} left {self.source}.")
         for name, files in self.needed.items():
-            lines.append(f"The old key {name} stays there: {', '.join(map(str, files))} is sealed with it.")
+            lines.append(
+                f"The old key {name} stays there: {', '.join(map(str, files))} is sealed with it, or unreadable."
+            )
         if self.is_handed_out:
             lines.append(f"Now hand out {self.key} alone, where you handed out {self.source}.")
         return "\n".join(lines)
@@ -92,7 +95,7 @@ def rotate(
     Raises:
         KeystoreError: One of its kinds; nothing was changed.
         RotationUnfinishedError: Something was, and the next rotation finishes it.
-        DurabilityUnknownError: Likewise.
+        DurabilityUnknownError: It was done up to there, and may not survive a power cut; the next rotation finishes it.
     """
     timeout_s = as_seconds("lock_timeout", lock_timeout)
     source = key_source(key)
@@ -223,6 +226,8 @@ def prune(
     source = _writable(key)
     store = store_path(path)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
+        # A store that is away or does not open may need any of them.
+        FileVault(store, KeyRing(source), lock_timeout=0.0, make=False).close()
         dropped, _ = _without_old(source, source.load()[1:], store)
     return dropped
 
@@ -240,13 +245,14 @@ def files_sealed_with(keys: Sequence[bytes], store: Path) -> dict[str, tuple[Pat
     """Return the files that are sealed with some keys, by the keys' fingerprints.
 
     Looked at are the store, the files beside it, where backups lie, and the store that is used by default; not beyond.
+    What cannot be read may be sealed with any key, and is named with each.
     """
     found: dict[str, tuple[Path, ...]] = {}
     rings = [KeyRing(GivenKeys([key])) for key in keys]
     for file in _files_around(store):
         sealed = _sealed(file)
-        for ring in rings if sealed else ():
-            if ring.with_newest(sealed) is not None:
+        for ring in rings:
+            if sealed is None or (sealed and ring.with_newest(sealed) is not None):
                 [name] = ring.fingerprints
                 found[name] = (*found.get(name, ()), file)
     return found
@@ -254,26 +260,35 @@ def files_sealed_with(keys: Sequence[bytes], store: Path) -> dict[str, tuple[Pat
 
 def _files_around(store: Path) -> list[Path]:
     files = {store}
-    with suppress(OSError):
+    try:
         files.update(store.parent / name for name in os.listdir(store.parent))
+    except OSError:
+        files.add(store.parent)
     with suppress(KeystoreError):
         files.add(store_path(None))
     return sorted(files)
 
 
-def _sealed(file: Path) -> bytes:
-    """Return the content of a file that may be a Fernet token; nothing of any other one."""
-    with suppress(OSError, UnsafeFileError), trust.opened(file) as (fd, status):
-        if status.st_size <= MAX_SEALED_BYTES and os.read(fd, len(_FERNET_START)) == _FERNET_START:
+def _sealed(file: Path) -> bytes | None:
+    """Return the content of a file that may be a Fernet token, nothing of any other one, and None if nobody knows."""
+    try:
+        with trust.opened(file) as (fd, status):
+            if status.st_size > MAX_SEALED_BYTES or os.read(fd, len(_FERNET_START)) != _FERNET_START:
+                return b""
             with open(fd, "rb", closefd=False) as content:
                 return _FERNET_START + content.read(MAX_SEALED_BYTES)
-    return b""
+    except PermissionError:
+        return None
+    except (OSError, UnsafeFileError):
+        return b""
 
 
 @contextmanager
 def _unfinished(what: str) -> Iterator[None]:
     try:
         yield
+    except DurabilityUnknownError:
+        raise  # It is done, and says so itself.
     except KeystoreError as error:
         advice = f"{error.advice}. Nothing is lost; then rotate again, which finishes it"
         raise RotationUnfinishedError(f"{what}: {error.problem}", advice, error.path) from error

@@ -453,7 +453,7 @@ def test_a_file_that_is_changed_during_a_save_is_not_overwritten(
     store.save(token(3))
     sync = durable._sync_file
     monkeypatch.setattr(durable, "_sync_file", lambda fd: (sync(fd), store_path.write_bytes(backup)))
-    with pytest.raises(StoreFileError, match="somebody else has changed the file during the save"):
+    with pytest.raises(StoreFileError, match="somebody else has changed the file meanwhile"):
         store.save(token(4))
     assert store_path.read_bytes() == backup
 

@@ -372,8 +372,8 @@ class FileVault:
             held.verify()
             if base is not None and not base.is_of(os.stat(self._path_text)):
                 raise StoreFileError(
-                    "somebody else has changed the file during the save, without its lock; nothing was saved",
-                    "Save again",
+                    "somebody else has changed the file meanwhile, without its lock; nothing was saved",
+                    "Do it again",
                     self.path,
                 )
 
