@@ -1,0 +1,248 @@
+"""What only processes of their own can show: saves of others, imports, and memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from bench import stores
+from bench.timing import Spread, spread
+from zoho_keystore import EncryptedFileStore
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+# One process imports the SDK, which takes most of a second, and all others are forked from it.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["bench.stores"])
+
+#: For how long a save waits for all others.
+_LOCK_TIMEOUT_S = 120.0
+
+#: Where none of them is kept waiting by a pipe that nobody has filled, in seconds.
+_PATIENCE_S = 300.0
+
+
+class Saver:
+    """A process that saves one token of a keystore as often as it is told to.
+
+    Args:
+        path: The keystore.
+        key: Its key.
+        number: Which token.
+    """
+
+    def __init__(self, path: Path, key: bytes, number: int) -> None:
+        self._end, theirs = _context.Pipe()
+        self._process = _context.Process(target=_serve, args=(path, key, number, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        """Wait until it has opened the keystore."""
+        self.saved()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self._end.close()
+        self._process.join()
+
+    def save(self) -> None:
+        """Let it save once, and wait for that."""
+        self.go(0.0)
+        self.saved()
+
+    def go(self, until_s: float) -> None:
+        """Let it save until a moment, and once at least.
+
+        Args:
+            until_s: The moment, by the clock that all processes share.
+        """
+        self._end.send(until_s)
+
+    def saved(self) -> list[tuple[float, float]]:
+        """Return when each of its saves began and ended, as soon as they are over."""
+        if not self._end.poll(_PATIENCE_S):
+            msg = f"a process that saves has said nothing for {_PATIENCE_S:g} s"
+            raise TimeoutError(msg)
+        saves: list[tuple[float, float]] = self._end.recv()
+        return saves
+
+
+def _serve(path: Path, key: bytes, number: int, end: Connection) -> None:
+    """Save as told, until nobody is there to tell."""
+    store = EncryptedFileStore(path, key=key, lock_timeout=_LOCK_TIMEOUT_S)
+    token = stores.whole_token(number)
+    end.send([])
+    while True:
+        try:
+            until_s = end.recv()
+        except EOFError:
+            return
+        saves: list[tuple[float, float]] = []
+        while not saves or time.monotonic() < until_s:
+            token.set_access_token(f"1000.{os.urandom(16).hex()}.{os.urandom(16).hex()}")
+            started_s = time.monotonic()
+            store.save_token(token)
+            saves.append((started_s, time.monotonic()))
+        end.send(saves)
+
+
+class Crowd(NamedTuple):
+    """What came of many processes that save to one store.
+
+    Attributes:
+        processes: How many.
+        rate: How many times as many saves they do together as one of them does alone, by the turns.
+        alone_per_s: The saves per second of one.
+        together_per_s: The saves per second of all.
+        save: How long a save takes when all of them save, in seconds.
+        slowest_s: The slowest of those.
+    """
+
+    processes: int
+    rate: Spread
+    alone_per_s: Spread
+    together_per_s: Spread
+    save: Spread
+    slowest_s: float
+
+
+def crowd(folder: Path, key: bytes, *, processes: int, turns: int, turn_s: float) -> Crowd:
+    """Let one process save for some time, then all of them, by turns.
+
+    Args:
+        folder: Where the store is to be.
+        key: Its key.
+        processes: How many processes; each saves a token of its own.
+        turns: How often.
+        turn_s: For how long each time, in seconds.
+    """
+    store = stores.Ours(folder, processes, key)
+    store.close()
+    alone: list[float] = []
+    together: list[float] = []
+    lasted: list[float] = []
+    with ExitStack() as running:
+        started = [Saver(store.path, key, number) for number in range(1, processes + 1)]
+        savers = [running.enter_context(saver) for saver in started]
+        for _ in range(turns):
+            for some, rates in ((savers[:1], alone), (savers, together)):
+                until_s = time.monotonic() + turn_s
+                for saver in some:
+                    saver.go(until_s)
+                saves = [save for saver in some for save in saver.saved()]
+                rates.append(len(saves) / (max(ended for _, ended in saves) - min(began for began, _ in saves)))
+            lasted += [ended - began for began, ended in saves]
+    ratios = [of_all / of_one for of_one, of_all in zip(alone, together, strict=True)]
+    return Crowd(processes, spread(ratios), spread(alone), spread(together), spread(lasted), max(lasted))
+
+
+_IMPORT_ALONE = """
+import time
+started = time.perf_counter()
+import zoho_keystore
+print(time.perf_counter() - started)
+"""
+
+# What a script imports that uses the SDK; then what it imports besides to have this store.
+_IMPORT_BESIDE_SDK = """
+import time
+started = time.perf_counter()
+from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
+from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
+sdk = time.perf_counter()
+from zoho_keystore import EncryptedFileStore
+print(sdk - started, time.perf_counter() - sdk)
+"""
+
+# With the indexes that a find makes.
+_MEMORY = """
+import re, sys
+from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
+from zoho_keystore import EncryptedFileStore
+store = EncryptedFileStore(sys.argv[1])
+store.find_token(OAuthToken(client_id="nobody's", client_secret="any", refresh_token="none"))
+status = open("/proc/self/status").read()
+print(*(int(re.findall(name + r":\\s+(\\d+) kB", status)[0]) * 1024 for name in ("VmRSS", "VmHWM")))
+"""
+
+
+class Imports(NamedTuple):
+    """How long imports take, in seconds, without starting Python.
+
+    Attributes:
+        alone: ``import zoho_keystore`` in a fresh process.
+        sdk: What a script imports that uses the SDK.
+        on_top: The store class, after that.
+    """
+
+    alone: Spread
+    sdk: Spread
+    on_top: Spread
+
+
+def imports(rounds: int) -> Imports:
+    """Import in fresh processes, by turns."""
+    alone, beside = [], []
+    for number in range(rounds + 1):
+        first, then = _said_by(_IMPORT_ALONE), _said_by(_IMPORT_BESIDE_SDK)
+        if number:  # Before, Python may have had to compile.
+            alone.append(first)
+            beside.append(then)
+    return Imports(
+        spread(seconds for [seconds] in alone),
+        spread(sdk for sdk, _ in beside),
+        spread(on_top for _, on_top in beside),
+    )
+
+
+class Memory(NamedTuple):
+    """What tokens in memory take, in bytes.
+
+    Attributes:
+        tokens: How many tokens.
+        kept: How much more a process has that has opened their store than one with an empty store.
+        peak: How much more it had at most, while it read them.
+    """
+
+    tokens: int
+    kept: Spread
+    peak: Spread
+
+
+def memory(folder: Path, key: bytes, *, tokens: int, rounds: int) -> Memory:
+    """Open an empty store and a full one in fresh processes, by turns."""
+    paths = []
+    for count in (0, tokens):
+        place = folder / str(count)
+        place.mkdir()
+        store = stores.Ours(place, count, key)
+        store.close()
+        paths.append(store.path)
+    kept, peak = [], []
+    for _ in range(rounds):
+        empty, full = (_said_by(_MEMORY, str(path), key=key) for path in paths)
+        kept.append(full[0] - empty[0])
+        peak.append(full[1] - empty[1])
+    return Memory(tokens, spread(kept), spread(peak))
+
+
+def _said_by(program: str, *arguments: str, key: bytes = b"") -> list[float]:
+    """Run a program in a fresh process, and return the numbers that it prints."""
+    environment = {**os.environ, "ZOHO_KEYSTORE_KEY": key.decode()}
+    done = subprocess.run(  # noqa: S603 - a program of ours
+        [sys.executable, "-P", "-c", program, *arguments],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return [float(number) for number in done.stdout.split()]
