@@ -103,6 +103,7 @@ def _tell(what: str) -> None:
 def report(figures: Figures) -> str:
     """Return the figures as text: the machine, all medians, and the targets."""
     parts = ["\n".join(f"{name}: {value}" for name, value in figures.facts.items())]
+    parts.append("Medians ± half of the distance between the quartiles; a ratio's quartiles stand in brackets.")
     if figures.facts["file system"] in machine.IN_MEMORY:
         parts.append("This file system has no disk, so what is said of saves means nothing: set TMPDIR to another one.")
     if figures.left_out:
@@ -119,7 +120,7 @@ def report(figures: Figures) -> str:
         f"{memory.tokens:,} tokens: {memory.kept.median / 1e6:.1f} MB, and {memory.peak.median / 1e6:.1f} MB at most "
         "while they are read"
     )
-    head = ("target (median, quartiles)", "limit", "measured", "met")
+    head = ("target", "limit", "measured", "met")
     parts.append(tables.table(head, [targets.row(target) for target in figures.targets()]))
     return "\n\n".join(parts)
 

@@ -36,7 +36,7 @@ class Panel(NamedTuple):
 
 _WIDTH, _HEIGHT = 1_060, 460
 _TOP, _BOTTOM = 78, 392
-_PLOT_WIDTH = 300
+_PLOT_WIDTH = 308
 _LEFTS = (70, 592)
 #: Between a line's end and its name, and between two names.
 _GAP, _LABEL_HEIGHT = 9, 17

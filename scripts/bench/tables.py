@@ -31,16 +31,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(texts)
 
 
+def of_spread(found: Spread) -> str:
+    """Return a median duration, and half of the distance between the quartiles in parts of it."""
+    return f"{duration(found.median)} ± {(found.q3 - found.q1) / 2 / found.median:.0%}"
+
+
 def by_size(spreads: Mapping[int, Mapping[str, Spread]]) -> str:
-    """Return a table of contestants over numbers of tokens: medians, and in brackets the quartiles."""
+    """Return a table of contestants over numbers of tokens; where one was not measured, its cell is empty."""
     names = dict.fromkeys(name for of_size in spreads.values() for name in of_size)
-    rows = []
-    for name in names:
-        row = [name]
-        for of_size in spreads.values():
-            found = of_size.get(name)
-            row.append(
-                "" if found is None else f"{duration(found.median)} ({duration(found.q1)} to {duration(found.q3)})"
-            )
-        rows.append(row)
+    rows = [
+        [name, *(of_spread(of_size[name]) if name in of_size else "" for of_size in spreads.values())] for name in names
+    ]
     return table(["tokens", *(f"{tokens:,}" for tokens in spreads)], rows)

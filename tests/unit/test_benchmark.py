@@ -94,7 +94,8 @@ def test_tables_stand_in_line() -> None:
     text = tables.by_size({1: {"a": same(1.0)}, 1_000: {"a": same(2.0), "bcd": same(3e-3)}})
     assert text.splitlines()[0].split() == ["|", "tokens", "|", "1", "|", "1,000", "|"]
     assert len(set(map(len, text.splitlines()))) == 1
-    assert "3 ms (3 ms to 3 ms)" in text
+    assert "3 ms ± 0%" in text
+    assert tables.of_spread(Spread(2e-3, 1.9e-3, 2.3e-3, 5)) == "2 ms ± 10%"
 
 
 def test_targets_are_judged() -> None:
