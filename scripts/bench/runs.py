@@ -7,6 +7,7 @@ import tempfile
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,22 +78,10 @@ QUICK = Plan(
     after_save=Budget(rounds=9, longest_s=0.5, least=1),
     processes=24,
     turns=1,
-    turn_s=2.0,
+    turn_s=1.0,
     imports=3,
     memory=1,
 )
-
-
-def missing_peers() -> list[str]:
-    """Return the peers that are not installed."""
-    missing = []
-    for name, make in PEERS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                make(Path(folder), 1).close()
-            except ImportError:
-                missing.append(name)
-    return missing
 
 
 PEERS: dict[str, Callable[[Path, int], Store]] = {
@@ -101,6 +90,18 @@ PEERS: dict[str, Callable[[Path, int], Store]] = {
     stores.MSAL: stores.Msal,
     stores.CRYPTFILE: stores.CryptFile,
 }
+_MODULES = {stores.MSAL: "msal_extensions", stores.CRYPTFILE: "keyrings.cryptfile.cryptfile"}
+
+
+def missing_peers() -> list[str]:
+    """Return the peers that are not installed."""
+    missing = []
+    for name, module in _MODULES.items():
+        try:
+            import_module(module)
+        except ImportError:
+            missing.append(name)
+    return missing
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ def finds(setting: Setting, tokens: int, budget: Budget) -> dict[str, dict[str, 
         limit = Contestant(stores.LIMIT, again(partial(os.stat, str(ours.path))))
         every = [ours, *others]
         held = [Contestant(store.name, again(store.finder(middle))) for store in every]
-        by_id = [Contestant(store.name, again(store.finder_by_id(middle))) for store in every]
+        # To the others, any look-up is one by an id.
         sdk_stores = [store for store in every if isinstance(store, stores.Ours | stores.Plain)]
+        by_id = [Contestant(store.name, again(store.finder_by_id(middle))) for store in sdk_stores]
         anew = [Contestant(store.name, partial(_finders_anew, store, middle)) for store in sdk_stores]
         return {
             FIND: interleaved([limit, *held], budget),

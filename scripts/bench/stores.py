@@ -110,10 +110,6 @@ class Store(Protocol):
         """Return what looks for a token again and again, as a program that runs on does."""
         ...
 
-    def finder_by_id(self, number: int) -> Callable[[], object]:
-        """Return what looks for a token by its id."""
-        ...
-
     def saver(self, number: int, access_token: str) -> Callable[[], object]:
         """Return what saves a token with a new access token."""
         ...
@@ -192,8 +188,6 @@ class _Rows:
     def finder(self, number: int) -> Callable[[], object]:
         """Return what looks for a token."""
         return partial(self.find, number)
-
-    finder_by_id = finder
 
     def saver(self, number: int, access_token: str) -> Callable[[], object]:
         """Return what saves a token with a new access token."""
