@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import struct
 import threading
 import time
 import weakref
@@ -24,11 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 #: Pauses between two attempts, in seconds: they grow, and vary so that waiters do not march in step. Whoever has waited
 #: for longer than the last figure asks more and more often: else those who come would be served before those who wait.
 _FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
 _PATIENT_FOR_S = 1.0
+
+#: The first pause of the one who heads the queue, and how long the others stand aside for it, in seconds.
+_HEAD_PAUSE_S = 0.0001
+_ASIDE_S = 0.05
 
 #: How often it is tried to open the lock file, whatever the timeout: others may make it at the same moment.
 _FREE_CHANCES = 3
@@ -39,6 +49,9 @@ _LONGEST_IMPORT_S = 5.0
 # Held while something happens that a child must not be forked in the middle of: an import, whose lock would stay taken
 # in the child, and the moment between opening a lock file and noting that it is open.
 _no_fork = threading.RLock()
+
+#: Locks of an open file, and not of a process, by bytes; they do not know of those by flock. Linux has them.
+_QUEUE = getattr(fcntl, "F_OFD_SETLK", None)
 _to_renew: weakref.WeakSet[ThreadLock | StoreLock] = weakref.WeakSet()
 
 
@@ -192,8 +205,6 @@ class StoreLock:
         return lock_descriptor, unlock_descriptor
 
     def _locked(self, folder: Folder, start: float, timeout_s: float, lock: Callable[..., bool]) -> Descriptor:
-        deadline = start + timeout_s
-        pause = _FIRST_PAUSE_S
         chances = _FREE_CHANCES
         while True:
             try:
@@ -201,13 +212,8 @@ class StoreLock:
                 with _unforked():
                     self._descriptor = descriptor = self._opened(folder)
                 if descriptor is not None:
-                    while not lock(descriptor.fd, blocking=False):
-                        now = time.monotonic()
-                        if now >= deadline:
-                            raise _timed_out(timeout_s, "another process holds it", self.path)
-                        time.sleep(min(deadline - now, pause * (0.5 + random.random())))  # noqa: S311 - no secret
-                        longest = _LONGEST_PAUSE_S / max(1.0, (now - start) / _PATIENT_FOR_S) ** 3
-                        pause = max(min(pause * 1.5, longest), _FIRST_PAUSE_S)
+                    if not self._waited(descriptor.fd, start, timeout_s, lock):
+                        raise _timed_out(timeout_s, "another process holds it", self.path)
                     if _is_same(folder, self.path.name, descriptor):
                         return descriptor
             except OSError as error:
@@ -215,9 +221,33 @@ class StoreLock:
             # Somebody made, removed or replaced the file meanwhile: what we hold is not what others will ask for.
             self._descriptor = descriptor = None
             chances -= 1
-            if chances <= 0 and time.monotonic() >= deadline:
+            if chances <= 0 and time.monotonic() >= start + timeout_s:
                 raise _timed_out(timeout_s, "the lock file is replaced again and again", self.path)
-            time.sleep(pause)
+            time.sleep(_FIRST_PAUSE_S)
+
+    def _waited(self, fd: int, start: float, timeout_s: float, lock: Callable[..., bool]) -> bool:
+        """Take the lock, and wait for it if need be; return False when it is not to be had in time."""
+        deadline = start + timeout_s
+        asks_next = start + _ASIDE_S
+        was_head, pause = False, _FIRST_PAUSE_S
+        while True:
+            now = time.monotonic()
+            is_head = _heads_the_queue(fd)
+            # Whoever has just had the lock, and comes again, lets the one go first who has waited; but not for long,
+            # since that one may hang.
+            if is_head or now >= asks_next or now >= deadline:
+                if lock(fd, blocking=False):
+                    _leave_queue(fd)
+                    return True
+                asks_next = now + _ASIDE_S
+            if now >= deadline:
+                return False
+            first_pause = _HEAD_PAUSE_S if is_head else _FIRST_PAUSE_S
+            if is_head and not was_head:
+                was_head, pause = True, first_pause
+            time.sleep(min(deadline - now, pause * (0.5 + random.random())))  # noqa: S311 - no secret
+            longest = _LONGEST_PAUSE_S / max(1.0, (now - start) / _PATIENT_FOR_S) ** 3
+            pause = max(min(pause * 1.5, longest), first_pause)
 
     def _opened(self, folder: Folder) -> Descriptor | None:
         """Open the lock file, or make it; None when somebody else made or removed it in the meantime."""
@@ -260,6 +290,33 @@ class StoreLock:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             descriptor.close()
+
+
+# The queue is a second lock on the same descriptor, which only makes who waits longest more likely to be next: without
+# it, a process that saves all the time takes the lock again as soon as it has let go, and the others wait for a second.
+
+
+def _heads_the_queue(fd: int) -> bool:
+    """Step to the head of those who wait, if nobody is there, and tell whether this descriptor is."""
+    if _QUEUE is None:
+        return True
+    try:
+        fcntl.fcntl(fd, _QUEUE, _flock(fcntl.F_WRLCK))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # A file system without such locks has no queue.
+    return True
+
+
+def _leave_queue(fd: int) -> None:
+    if _QUEUE is not None:
+        with suppress(OSError):
+            fcntl.fcntl(fd, _QUEUE, _flock(fcntl.F_UNLCK))
+
+
+def _flock(kind: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0)
 
 
 def _timed_out(timeout_s: float, who: str, path: Path | None) -> LockTimeoutError:

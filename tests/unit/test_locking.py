@@ -476,14 +476,14 @@ def test_pauses_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch, clock: Clock, p
     with flocked(lock_file), pytest.raises(LockTimeoutError):
         hold_once(StoreLock(place, NAME, 1))
     pauses = clock.slept[:-1]
-    assert pauses[0] == pytest.approx(0.0005)
+    assert pauses[0] == pytest.approx(0.0001)
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(0.01)
     assert len(pauses) > 100
     assert clock.slept[-1] <= pauses[-1]
 
 
-@pytest.mark.parametrize(("chance", "first", "longest"), [(0.0, 0.00025, 0.005), (1.0, 0.00075, 0.015)])
+@pytest.mark.parametrize(("chance", "first", "longest"), [(0.0, 0.00005, 0.005), (1.0, 0.00015, 0.015)])
 def test_pauses_vary(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, lock_file: Path, *, chance: float, first: float, longest: float
 ) -> None:
@@ -495,11 +495,123 @@ def test_pauses_vary(
     assert max(clock.slept) == pytest.approx(longest)
 
 
+# --- The queue ---
+
+
+@contextmanager
+def queued(lock_file: Path) -> Iterator[int]:
+    """Head the queue, as a process does that waits."""
+    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        assert locking._heads_the_queue(fd)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def test_who_comes_stands_aside_for_the_one_who_waits(clock: Clock, place: Path, lock_file: Path) -> None:
+    """Though the lock is free just now: whoever had it would take it again and again."""
+    with queued(lock_file):
+        assert hold_once(StoreLock(place, NAME, 1)) == "held"
+    assert sum(clock.slept) >= 0.05
+    assert clock.slept[0] == pytest.approx(0.0005, rel=0.51)
+
+
+def test_one_who_heads_the_queue_and_hangs_holds_nobody_up_for_long(clock: Clock, place: Path, lock_file: Path) -> None:
+    """Only the lock itself keeps others out."""
+    with queued(lock_file):
+        assert hold_once(StoreLock(place, NAME, 1)) == "held"
+    assert sum(clock.slept) <= 0.07
+
+
+def test_without_time_to_wait_nobody_stands_aside(clock: Clock, place: Path, lock_file: Path) -> None:
+    """The lock is free."""
+    with queued(lock_file):
+        assert hold_once(StoreLock(place, NAME, 0)) == "held"
+    assert clock.slept == []
+
+
+def test_who_has_the_lock_does_not_head_the_queue_any_more(lock: StoreLock, lock_file: Path) -> None:
+    """The next one steps there meanwhile."""
+    with lock.held(), queued(lock_file):
+        pass
+
+
+def test_the_next_one_heads_the_queue_when_the_first_one_is_gone(
+    monkeypatch: pytest.MonkeyPatch, place: Path, lock_file: Path
+) -> None:
+    """It asks more often from then on."""
+    with flocked(lock_file), queued(lock_file) as head:
+        copy = os.dup(head)
+
+        def gone() -> None:
+            if len(moving.slept) == 3:
+                locking._leave_queue(copy)
+
+        moving = Clock(gone)
+        monkeypatch.setattr(locking, "time", moving)
+        monkeypatch.setattr(locking, "random", SimpleNamespace(random=lambda: 0.5))
+        with pytest.raises(LockTimeoutError):
+            hold_once(StoreLock(place, NAME, 1))
+        os.close(copy)
+    assert moving.slept[:5] == [pytest.approx(s) for s in (0.0005, 0.00075, 0.001125, 0.0001, 0.00015)]
+
+
+@pytest.mark.parametrize("queue", [None, -1], ids=["a system without", "a file system without"])
+def test_without_such_locks_there_is_no_queue(
+    monkeypatch: pytest.MonkeyPatch, lock: StoreLock, lock_file: Path, queue: int | None
+) -> None:
+    """Then whoever asks first is first."""
+    monkeypatch.setattr(locking, "_QUEUE", queue)
+    assert hold_once(lock) == "held"
+    with flocked(lock_file), pytest.raises(LockTimeoutError):
+        hold_once(lock)
+
+
+def is_queue_empty(lock_file: Path) -> bool:
+    """Tell whether nobody waits."""
+    fd = os.open(lock_file, os.O_RDWR)
+    try:
+        return locking._heads_the_queue(fd)
+    finally:
+        os.close(fd)
+
+
+def test_one_who_saves_all_the_time_lets_others_in(place: Path) -> None:
+    """Without the queue a waiter would have to ask in the moment in which it is free."""
+    turns = place / "turns"
+
+    def greedy(parent: Connection[Any, Any]) -> None:
+        lock = StoreLock(place, NAME, PLENTY_S)
+        with lock.held():
+            parent.send("held")
+            parent.recv()
+        while not (place / "enough").exists():
+            with lock.held(), turns.open("ab") as file:
+                file.write(b".")
+        parent.send("done")
+
+    with forked(greedy) as holder:
+        assert holder.hear() == "held"
+        waiter = threading.Thread(target=lambda: hold_once(StoreLock(place, NAME, PLENTY_S)))
+        waiter.start()
+        ends = time.monotonic() + PLENTY_S
+        while is_queue_empty(place / f".{NAME}.lock"):
+            assert time.monotonic() < ends
+            time.sleep(0.001)
+        holder.tell("go on")
+        waiter.join(PLENTY_S)
+        before = turns.stat().st_size if turns.exists() else 0
+        (place / "enough").touch()
+        assert holder.hear() == "done"
+    assert before <= 5
+
+
 def test_the_last_pause_ends_with_the_timeout(clock: Clock, place: Path, lock_file: Path) -> None:
     """Nobody waits for longer than was asked."""
     with flocked(lock_file), pytest.raises(LockTimeoutError):
-        hold_once(StoreLock(place, NAME, 0.0001))
-    assert clock.slept == [pytest.approx(0.0001)]
+        hold_once(StoreLock(place, NAME, 0.00004))
+    assert clock.slept == [pytest.approx(0.00004)]
 
 
 def test_waiting_for_a_thread_counts_too(
