@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from click.testing import CliRunner
+
+from zoho_keystore.cli import main
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
+
+    from click.testing import Result
 
 #: A user that is neither root nor whoever runs the tests.
 NOBODY = 65534
@@ -53,3 +64,86 @@ def as_nobody(work: Callable[[], object]) -> str:
         text = answer.read().decode()
     os.waitpid(child, 0)
     return text
+
+
+def invoke(*arguments: object, code: int = 0) -> Result:
+    """Run a command in this process, and expect an exit code."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="zoho-keystore")
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(code: int, *arguments: object) -> str:
+    """Return the one line on stderr that a command ends with."""
+    result = invoke(*arguments, code=code)
+    assert result.stdout == ""
+    assert result.stderr.startswith("zoho-keystore: ")
+    assert result.stderr.count("\n") == 1
+    # An error that click has not made a message of is a traceback on a real terminal.
+    assert isinstance(result.exception, SystemExit)
+    return result.stderr
+
+
+def used_wrongly(*arguments: object) -> str:
+    """Return what click says of a wrong use."""
+    result = invoke(*arguments, code=2)
+    assert result.stdout == ""
+    return result.stderr
+
+
+def program(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a process of its own, without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "zoho_keystore", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env={**os.environ, **variables},
+    )
+
+
+class Terminal:
+    """The program on a terminal of its own.
+
+    Args:
+        arguments: What it is given.
+        variables: What is set in its environment besides.
+    """
+
+    def __init__(self, *arguments: object, variables: Mapping[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "zoho_keystore", *map(str, arguments)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **(variables or {})},
+        )
+        os.close(slave)
+
+    def _pieces(self) -> Iterator[str]:
+        # A terminal whose program has ended is an error to read from.
+        with suppress(OSError):
+            while piece := os.read(self._master, 10_000):
+                yield piece.decode("utf-8", "replace")
+
+    def answers(self, question: str, answer: str) -> None:
+        """Wait for a question, and answer it."""
+        for piece in self._pieces():
+            self.shown += piece
+            if question in self.shown:
+                time.sleep(0.05)  # The program switches the echo off first, and forgets what was typed before.
+                os.write(self._master, answer.encode())
+                return
+        raise AssertionError(self.shown)
+
+    def ends(self, code: int = 0) -> str:
+        """Return all that it has shown when it has ended with an exit code."""
+        self.shown += "".join(self._pieces())
+        os.close(self._master)
+        assert self.process.wait(30) == code, self.shown
+        return self.shown.replace("\r\n", "\n")

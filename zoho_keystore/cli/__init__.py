@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoho_keystore import errors
 from zoho_keystore._version import __version__
-from zoho_keystore.cli.common import Settings
+from zoho_keystore.cli.common import Settings, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +57,8 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the line."""
-        click.echo(f"zoho-keystore: {' '.join(self.message.splitlines())}", file=file, err=file is None)
+        line = printable(" ".join(self.message.splitlines()))
+        click.echo(f"zoho-keystore: {line}", file=file, err=file is None)
 
 
 class Program(click.Group):
@@ -97,4 +100,7 @@ class Program(click.Group):
 @click.pass_context
 def main(ctx: click.Context, store: str | None, key: str | None) -> None:
     """Look after an encrypted store of Zoho CRM tokens."""
+    # A name or a sign that the terminal's encoding lacks is not to end the program half-way.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     ctx.obj = Settings(store, key)

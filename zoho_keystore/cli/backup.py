@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore.backups import backup
-from zoho_keystore.cli.common import Settings, pass_settings
+from zoho_keystore.cli.common import Settings, pass_settings, say
 
 
 @click.command("backup")
@@ -19,4 +19,4 @@ def command(settings: Settings, destination: str) -> None:
     A copy that lies beside the store keeps its key in the ring when the key is changed; for one that lies elsewhere,
     rotate with --keep-old.
     """
-    click.echo(f"Copied to {backup(settings.store, destination, key=settings.key)}")
+    say(f"Copied to {backup(settings.store, destination, key=settings.key)}")

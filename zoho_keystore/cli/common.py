@@ -89,6 +89,11 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines in which names from elsewhere may stand: ids, paths, users."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
 def print_json(content: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(content, indent=2))
@@ -188,6 +193,7 @@ def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     root = ctx.find_root()
     try:
         keystore = open_file(root.params.get("store"), key=root.params.get("key"), make=False)
-        return [record.id for record in keystore.records() if record.id.startswith(incomplete)]
+        # The shell gets one a line, and shows it as it is.
+        return [id for record in keystore.records() if (id := record.id).startswith(incomplete) and id.isprintable()]
     except Exception:  # noqa: BLE001 - a completion must not print anything into the line that is being typed
         return []

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from zoho_keystore.cli.common import Settings, complete_ids, confirm, fail_as_usage, pass_settings, printable, tokens
+from zoho_keystore.cli.common import Settings, complete_ids, confirm, fail_as_usage, pass_settings, say, tokens
 from zoho_keystore.errors import TokenNotFoundError
 
 
@@ -35,7 +35,7 @@ def command(settings: Settings, ids: tuple[str, ...], all_: bool, yes: bool) -> 
         return
     if not yes and sys.stdin.isatty():
         for id in chosen:
-            click.echo(f"{id}  {printable(records[id].user_name or records[id].client_id or '-')}", err=True)
+            say(f"{id}  {records[id].user_name or records[id].client_id or '-'}", err=True)
     confirm(f"Delete {tokens(len(chosen))}?", yes=yes)
     keystore.delete(*chosen)
     click.echo(f"Deleted {tokens(len(chosen))}.")

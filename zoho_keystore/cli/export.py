@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore.backups import make_file
-from zoho_keystore.cli.common import Settings, fail_as_usage, pass_settings, tokens
+from zoho_keystore.cli.common import Settings, fail_as_usage, pass_settings, say, tokens
 from zoho_keystore.importers.filestore import export
 from zoho_keystore.paths import real_path
 
@@ -26,4 +26,4 @@ def command(settings: Settings, destination: str, plaintext: bool) -> None:  # n
     records = settings.open().records()
     path = real_path(destination)
     make_file(path, export(records))
-    click.echo(f"Wrote {tokens(len(records))} in plain text to {path}. Delete it as soon as you can.")
+    say(f"Wrote {tokens(len(records))} in plain text to {path}. Delete it as soon as you can.")

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from zoho_keystore.cli.common import Settings, expiry_in_words, fail_as_usage, now_ms, pass_settings, print_table
+from zoho_keystore.cli.common import Settings, expiry_in_words, fail_as_usage, now_ms, pass_settings, print_table, say
 from zoho_keystore.errors import ImportSourceError
 from zoho_keystore.importers import read
 from zoho_keystore.records import CREDENTIAL_FIELDS
@@ -59,11 +59,11 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
         _show(taken)
     counts = Counter(one.what for one in taken)
     done = ", ".join(f"{counts[what]:,} {words}" for what, words in _IN_WORDS.items() if counts[what])
-    click.echo(f"{found.name} ({found.kind}): {done or 'no tokens'}{'; nothing was stored' if dry_run else ''}.")
+    say(f"{found.name} ({found.kind}): {done or 'no tokens'}{'; nothing was stored' if dry_run else ''}.")
     if remove_source and found.path is not None:
         _require_stored(settings, taken)
         os.unlink(found.path)
-        click.echo(f"Deleted {found.path}. Copies in backups, version control and the disk's free space remain.")
+        say(f"Deleted {found.path}. Copies in backups, version control and the disk's free space remain.")
 
 
 def _ask() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore.beginning import begin
-from zoho_keystore.cli.common import Settings, pass_settings
+from zoho_keystore.cli.common import Settings, pass_settings, say
 
 
 @click.command("init")
@@ -21,11 +21,11 @@ def command(settings: Settings, keyring: str | None) -> None:
         raise click.UsageError(msg)
     done = begin(settings.store, key=settings.key if keyring is None else f"file:{keyring}")
     keys = ("key " if len(done.fingerprints) == 1 else "keys ") + ", ".join(done.fingerprints)
-    click.echo(f"{'Made' if done.made_key else 'There is'} {done.source} ({keys})")
-    click.echo(f"{'Made' if done.made_store else 'There is'} {done.store}")
+    say(f"{'Made' if done.made_key else 'There is'} {done.source} ({keys})")
+    say(f"{'Made' if done.made_store else 'There is'} {done.store}")
     if done.made_key:
-        click.echo("Keep a copy of the key where you keep other secrets: without it nobody can open the store.")
+        say("Keep a copy of the key where you keep other secrets: without it nobody can open the store.")
     if done.is_default:
-        click.echo("EncryptedFileStore() finds both.")
+        say("EncryptedFileStore() finds both.")
     else:
-        click.echo(f"Open it with EncryptedFileStore({str(done.store)!r}, key={done.source!r}).")
+        say(f"Open it with EncryptedFileStore({str(done.store)!r}, key={done.source!r}).")

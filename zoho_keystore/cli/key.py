@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zoho_keystore.cli.common import Settings, confirm, pass_settings, print_table
+from zoho_keystore.cli.common import Settings, confirm, pass_settings, print_table, say
 from zoho_keystore.keys import new_key
 from zoho_keystore.rotation import add_key, prune, usage
 
@@ -23,7 +23,7 @@ def new(settings: Settings, is_printed: bool) -> None:  # noqa: FBT001 - click p
         click.echo(new_key().decode())
         return
     source, name = add_key(key=settings.key)
-    click.echo(f"Put the key {name} on top of {source}")
+    say(f"Put the key {name} on top of {source}")
 
 
 @command.command("list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore.backups import compare, restore
-from zoho_keystore.cli.common import Settings, confirm, pass_settings, tokens
+from zoho_keystore.cli.common import Settings, confirm, pass_settings, say, tokens
 
 
 @click.command("restore")
@@ -18,15 +18,15 @@ def command(settings: Settings, source: str, yes: bool) -> None:  # noqa: FBT001
     It may be damaged, or gone. What was there is kept beside it.
     """
     change = compare(settings.store, source, key=settings.key)
-    click.echo(f"{change.copy} opens, and holds {tokens(len(change.records))}.", err=True)
+    say(f"{change.copy} opens, and holds {tokens(len(change.records))}.", err=True)
     if change.trouble is not None:
-        click.echo(f"The store does not open now: {change.trouble.problem}", err=True)
+        say(f"The store does not open now: {change.trouble.problem}", err=True)
     else:
         for what, ids in (("lost", change.lost), ("changed", change.changed), ("back again", change.returned)):
             if ids:
-                click.echo(f"{tokens(len(ids))} would be {what}: {', '.join(ids)}", err=True)
+                say(f"{tokens(len(ids))} would be {what}: {', '.join(ids)}", err=True)
         if not (change.lost or change.changed or change.returned):
-            click.echo("No token would be another one.", err=True)
+            say("No token would be another one.", err=True)
     confirm("Put it in the store's place?", yes=yes)
     kept = restore(settings.store, source, key=settings.key)
-    click.echo(f"Restored {change.store}." + (f" What was there is kept in {kept}" if kept is not None else ""))
+    say(f"Restored {change.store}." + (f" What was there is kept in {kept}" if kept is not None else ""))

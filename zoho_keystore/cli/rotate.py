@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zoho_keystore.cli.common import Settings, pass_settings
+from zoho_keystore.cli.common import Settings, pass_settings, say
 from zoho_keystore.rotation import rotate
 
 
@@ -23,4 +23,4 @@ def command(settings: Settings, keep_old: bool, new_key: str | None, quiet: bool
     """
     done = rotate(settings.store, key=settings.key, new=new_key, keep_old=keep_old)
     if not quiet:
-        click.echo(done.report())
+        say(done.report())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore.backups import inspect
-from zoho_keystore.cli.common import Settings, pass_settings, tokens
+from zoho_keystore.cli.common import Settings, pass_settings, say, tokens
 
 
 @click.command("verify")
@@ -19,6 +19,4 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
     seen = inspect(settings.store, key=settings.key)
     if not quiet:
         number = tokens(len(seen.records))
-        click.echo(
-            f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}, write {seen.generation}"
-        )
+        say(f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}, write {seen.generation}")

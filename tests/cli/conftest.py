@@ -1,0 +1,61 @@
+"""What the tests of the command line share: a user's folders, and a store with canaries in them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zoho_keystore.beginning import begin
+from zoho_keystore.keystore import open_file
+from zoho_keystore.records import TokenRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Their first characters are shown, up to the fourth part; what must not be is the end.
+ANN = TokenRecord(
+    id="1",
+    user_name="ann@example.com:77",
+    client_id="1000.CLIENT",
+    client_secret="client-secret-CANARY",
+    refresh_token="1000.refresh-token-CANARY",
+    access_token="1000.access-token-CANARY",
+    grant_token="1000.grant-token-CANARY",
+    expires_in="4102444800000",
+    redirect_url="https://example.com/back",
+    api_domain="https://www.zohoapis.eu",
+)
+BOB = TokenRecord(id="2", client_id="1000.D", client_secret="s", refresh_token="bobs-refresh-token-CANARY")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the folder that a user works in, who has a folder for settings and one for data besides."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    folder = tmp_path / "work"
+    folder.mkdir(mode=0o700)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def ring(work: Path) -> Path:
+    """Give the path of the user's key ring, which may not be there."""
+    return work.parent / "config" / "zoho-keystore" / "keyring"
+
+
+@pytest.fixture
+def empty(work: Path) -> Path:  # noqa: ARG001 - the folders have to be there
+    """Give the path of the user's store, which holds nothing yet."""
+    return begin().store
+
+
+@pytest.fixture
+def store(empty: Path) -> Path:
+    """Give the path of the user's store, which holds two tokens."""
+    with closing(open_file()) as keystore:
+        keystore.take_in([ANN, BOB])
+    return empty
