@@ -109,14 +109,15 @@ class Terminal:
 
     Args:
         arguments: What it is given.
+        code: Python code to run in place of the program.
         variables: What is set in its environment besides.
     """
 
-    def __init__(self, *arguments: object, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *arguments: object, code: str | None = None, variables: Mapping[str, str] | None = None) -> None:
         self._master, slave = pty.openpty()
         self.shown = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "zoho_keystore", *map(str, arguments)],
+            [sys.executable, *(("-m", "zoho_keystore") if code is None else ("-c", code)), *map(str, arguments)],
             stdin=slave,
             stdout=slave,
             stderr=slave,

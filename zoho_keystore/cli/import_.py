@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from zoho_keystore.cli.common import Settings, expiry_in_words, fail_as_usage, now_ms, pass_settings, print_table, say
-from zoho_keystore.errors import ImportSourceError
+from zoho_keystore.errors import ImportSourceError, storage_error
 from zoho_keystore.importers import read
 from zoho_keystore.records import CREDENTIAL_FIELDS
 
@@ -62,7 +62,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     say(f"{found.name} ({found.kind}): {done or 'no tokens'}{'; nothing was stored' if dry_run else ''}.")
     if remove_source and found.path is not None:
         _require_stored(settings, taken)
-        os.unlink(found.path)
+        _remove(found, found.path, from_key)
         say(f"Deleted {found.path}. Copies in backups, version control and the disk's free space remain.")
 
 
@@ -72,7 +72,10 @@ def _ask() -> str:
 
 def _taken_in(keystore: Keystore, found: Found, *, dry_run: bool) -> list[Taken]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=len(found.records) < _MANY) as bar:
+    err = Console(stderr=True)
+    # Off a terminal, the bar would be an empty line in a log.
+    is_off = not err.is_terminal or len(found.records) < _MANY
+    with Progress(*columns, console=err, transient=True, disable=is_off) as bar:
         task = bar.add_task("importing", total=len(found.records))
         return keystore.take_in(found.records, dry_run=dry_run, progress=lambda: bar.advance(task))
 
@@ -104,13 +107,29 @@ def _require_removable(found: Found, store: Path) -> None:
 def _require_stored(settings: Settings, taken: list[Taken]) -> None:
     """Make sure that the file holds what was taken in, by reading it once more."""
     stored = {record.id: record for record in settings.open().records()}
-    for one in taken:
-        is_there = one.record.id in stored and all(
-            getattr(stored[one.record.id], name) == getattr(one.record, name) for name in CREDENTIAL_FIELDS
+    # Of several that mean the same token, the last one tells how it was stored.
+    expected = {one.record.id: one.record for one in taken if one.what != "without a token"}
+    for id, record in expected.items():
+        is_there = id in stored and all(
+            getattr(stored[id], name) == getattr(record, name) for name in CREDENTIAL_FIELDS
         )
-        if one.what != "without a token" and not is_there:
+        if not is_there:
             raise ImportSourceError(
-                f"the token {one.record.id!r} is not in the store as it was imported; the source was left as it is",
+                f"the token {id!r} is not in the store as it was imported; the source was left as it is",
                 "Somebody may have changed the token meanwhile: look at it, and import once more",
                 settings.path,
             )
+
+
+def _remove(found: Found, path: Path, from_key: str | None) -> None:
+    # The program that the source belongs to may have saved there since it was read.
+    if read(str(path), from_key=from_key).records != found.records:
+        raise ImportSourceError(
+            "the source has changed since it was read; what was read is stored, and the source was left as it is",
+            "Stop the program that writes it, and import once more",
+            path,
+        )
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise storage_error(error, "its tokens are stored, but the source cannot be deleted", path) from error
