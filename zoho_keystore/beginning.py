@@ -41,6 +41,8 @@ class Beginning:
 def begin(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> Beginning:
     """Make a key ring with a key, and an empty store, where they are not there yet; nothing else is changed.
 
+    For a store that is there, no key is made.
+
     Args:
         path: The store, as for :class:`EncryptedFileStore`.
         key: Where its keys are to be, as a spec. None is what a store without arguments uses: the variables if they are
@@ -52,10 +54,11 @@ def begin(path: str | os.PathLike[str] | None = None, *, key: str | None = None)
     is_set = os.environ.get(KEY_VARIABLE) or os.environ.get(RING_VARIABLE)
     spec = key if key is not None or is_set else f"file:{default_key_ring()}"
     source = key_source(spec)
-    made_key = isinstance(source, WritableSource) and source.make(new_key())
-    ring = KeyRing(source)
     store = store_path(path)
     made_store = not os.path.lexists(store)
+    # A new key would not open a store that is there already, and would hide that its own is missing.
+    made_key = made_store and isinstance(source, WritableSource) and source.make(new_key())
+    ring = KeyRing(source)
     if made_store:
         make_folders(store.parent)
     open_file(store, key=spec).close()

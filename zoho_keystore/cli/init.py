@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from zoho_keystore.beginning import begin
 from zoho_keystore.cli.common import Settings, pass_settings, say
+
+if TYPE_CHECKING:
+    from zoho_keystore.beginning import Beginning
 
 
 @click.command("init")
@@ -28,4 +33,13 @@ def command(settings: Settings, keyring: str | None) -> None:
     if done.is_default:
         say("EncryptedFileStore() finds both.")
     else:
-        say(f"Open it with EncryptedFileStore({str(done.store)!r}, key={done.source!r}).")
+        say(f"Open it with EncryptedFileStore({_arguments(settings, keyring, done)}).")
+
+
+def _arguments(settings: Settings, keyring: str | None, done: Beginning) -> str:
+    path = repr(str(done.store))
+    if keyring is None and settings.key is None:
+        return path
+    # The name of a source leaves out the arguments of a program.
+    is_whole = settings.key is None or not settings.key.startswith("command:")
+    return f"{path}, key={(done.source if is_whole else settings.key)!r}"
