@@ -42,6 +42,7 @@ def list_(settings: Settings) -> None:
 @pass_settings
 def prune_(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - click passes by name
     """Drop the keys that nothing needs: not the newest, and none that the store or a file beside it is sealed with."""
+    settings.open().close()
     rows = usage(settings.store, key=settings.key)
     unused = [row.fingerprint for row in rows[1:] if not row.files]
     if not unused:
