@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from zoho_keystore import document, durable, trust
@@ -56,8 +57,8 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
     store = store_path(path)
     content = _opened(store, key_ring(key)).content
     copy = real_path(destination)
-    if copy.is_dir():
-        copy /= f"{store.name}.{_now()}"
+    if os.path.isdir(copy):
+        return _make_dated(copy / f"{store.name}.", content)
     make_file(copy, content)
     return copy
 
@@ -138,14 +139,25 @@ def restore(
         durable.sweep(held.folder, store.name)
         kept = None
         if os.path.lexists(store):
-            kept = store.with_name(f"{store.name}.replaced-{_now()}")
-            make_file(kept, _content(store))
-        durable.write(held.folder, store.name, content, create=kept is None, before_placing=held.verify)
+            kept = _make_dated(store.with_name(f"{store.name}.replaced-"), _content(store))
+        try:
+            durable.write(held.folder, store.name, content, create=kept is None, before_placing=held.verify)
+        except durable.AlreadyThereError:
+            raise StoreFileError(
+                "somebody has made a store there meanwhile, without its lock; it was left as it is",
+                "Do it again",
+                store,
+            ) from None
     return kept
 
 
-def _now() -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+def _make_dated(start: Path, content: bytes) -> Path:
+    """Make a private file whose name begins so, goes on with the time, and is free; return its path."""
+    name = f"{start.name}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    paths = (start.with_name(f"{name}{more}") for more in chain([""], map("-{}".format, count(2))))
+    path = next(path for path in paths if not os.path.lexists(path))
+    make_file(path, content)
+    return path
 
 
 def _require_another(store: Path, copy: Path) -> None:
