@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 import time
@@ -66,9 +67,11 @@ def _findings(path: str | os.PathLike[str] | None, key: str | None) -> Iterator[
     # The file is looked at first: opening it tightens modes.
     yield from _modes(store)
     source: KeySource | None = None
+    has_keys = False
     try:
         source = key_source(key)
         keys = source.load()
+        has_keys = True
     except KeystoreError as error:
         yield _trouble(error)
     else:
@@ -80,7 +83,8 @@ def _findings(path: str | os.PathLike[str] | None, key: str | None) -> Iterator[
     yield from _place_of_store(store)
     yield from _leftovers(store)
     yield from _lock(store)
-    if source is not None:
+    # Without keys it does not open, which was told already.
+    if has_keys:
         yield from _contents(store, key)
     yield from _plain_text(store)
 
@@ -126,7 +130,7 @@ def _modes(store: Path) -> Iterator[Finding]:
             mode = "go-w" if is_folder else "600"
             yield _ill(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
-                f"chmod {mode} '{path}'",
+                f"chmod {mode} {shlex.quote(str(path))}",
             )
 
 
@@ -134,7 +138,7 @@ def _place_of_ring(ring: Path, store: Path) -> Iterator[Finding]:
     if ring.parent == store.parent:
         yield _ill(
             f"{ring}: the key ring is in the same folder as the store, so whoever copies the folder has both",
-            f"Move it, for example to {default_key_ring()}, and set {RING_VARIABLE}",
+            f"Move it to another folder, such as {_another_folder(store)}, and set {RING_VARIABLE}",
         )
     yield from _copied_away(ring, "the key ring", "Move it to a folder that stays on this machine")
     if (tree := _work_tree(ring)) is not None:
@@ -142,6 +146,12 @@ def _place_of_ring(ring: Path, store: Path) -> Iterator[Finding]:
             f"{ring}: the key ring is in the git work tree {tree}",
             "Move it out of there; if it was ever committed, rotate the key",
         )
+
+
+def _another_folder(store: Path) -> Path:
+    # On some systems the user's folders for settings and for data are the same.
+    folder = default_key_ring().parent
+    return folder if folder != store.parent else folder.with_name(f"{folder.name}-keys")
 
 
 def _place_of_store(store: Path) -> Iterator[Finding]:
@@ -158,18 +168,18 @@ def _place_of_store(store: Path) -> Iterator[Finding]:
 
 def _copied_away(path: Path, what: str, cure: str) -> Iterator[Finding]:
     for folder in path.parents:
-        if _SYNCHRONISED.search(folder.name) or (folder / ".stfolder").exists():
+        if _SYNCHRONISED.search(folder.name) or os.path.exists(folder / ".stfolder"):
             yield _ill(f"{path}: {what} is in {folder}, which is copied to other machines", cure)
             return
 
 
 def _work_tree(path: Path) -> Path | None:
-    return next((folder for folder in path.parents if (folder / ".git").exists()), None)
+    return next((folder for folder in path.parents if os.path.exists(folder / ".git")), None)
 
 
 def _is_ignored(path: Path, tree: Path) -> bool:
-    """Tell whether git ignores a file; without git, whether a .gitignore names it."""
-    try:
+    """Tell whether git ignores a file; where git cannot tell, whether a .gitignore names it."""
+    with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(  # noqa: S603 - a fixed program
             ["git", "-C", str(tree), "check-ignore", "--quiet", str(path)],  # noqa: S607 - whatever git is the user's
             stdin=subprocess.DEVNULL,
@@ -177,11 +187,12 @@ def _is_ignored(path: Path, tree: Path) -> bool:
             check=False,
             timeout=_GIT_TIMEOUT_S,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        with suppress(OSError):
-            return path.name in (tree / ".gitignore").read_text(encoding="utf-8", errors="replace").split()
-        return False
-    return done.returncode == 0
+        # Others say that it is broken, or does not trust the owner of the folder.
+        if done.returncode in (0, 1):
+            return done.returncode == 0
+    with suppress(OSError):
+        return path.name in (tree / ".gitignore").read_text(encoding="utf-8", errors="replace").split()
+    return False
 
 
 def _leftovers(store: Path) -> Iterator[Finding]:
@@ -238,7 +249,7 @@ def _contents(store: Path, key: str | None) -> Iterator[Finding]:
         if not record.refresh_token and expires_at_ms is not None and expires_at_ms < now_ms:
             yield _ill(
                 f"token {record.id!r} has expired, and has no refresh token",
-                f"Sign in again with a grant token, or delete it: zoho-keystore delete {record.id}",
+                f"Sign in again with a grant token, or delete it: zoho-keystore delete {shlex.quote(record.id)}",
             )
     keystore.close()
 
@@ -249,14 +260,16 @@ def _count(keystore: Keystore) -> str:
 
 
 def _plain_text(store: Path) -> Iterator[Finding]:
-    folders = {Path.cwd(), store.parent}
-    with suppress(RuntimeError):
-        folders.add(Path.home())
+    folders = {store.parent}
+    for place in (Path.cwd, Path.home):
+        # The one may have been removed, and the other may not be known.
+        with suppress(OSError, RuntimeError):
+            folders.add(place())
     for folder in sorted(folders):
         for name in _PLAIN_TEXT_FILES:
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):
                 yield Finding(
                     True,  # noqa: FBT003
                     f"{folder / name}: tokens in plain text, of the SDK's own store or sample",
-                    f"zoho-keystore import --remove-source '{folder / name}'",
+                    f"zoho-keystore import --remove-source {shlex.quote(str(folder / name))}",
                 )
