@@ -32,7 +32,8 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
 #: In the order of the help, each with the module that it is in.
 _COMMANDS = {
     "init": "init",
-    "list": "list",
+    # Not "list": as a name of this module it would stand in the way of the built-in one.
+    "list": "list_",
     "show": "show",
     "delete": "delete",
     "import": "import_",
