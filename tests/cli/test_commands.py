@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
 
 def damage(path: Path) -> bytes:
-    """Flip a bit of a store, and return what is there now."""
+    """Change a character of a store for another one of those that a token has, and return what is there now."""
     content = bytearray(path.read_bytes())
-    content[100] ^= 1
+    content[100] = ord("A") if content[100] != ord("A") else ord("B")
     path.write_bytes(content)
     return bytes(content)
 
@@ -537,6 +538,14 @@ def test_of_a_secret_at_most_the_fourth_part_is_shown() -> None:
         "xxxxxxxx… (100)",
     ]
     assert printable("a\tb\x1bc\u200bd é") == "a\\tb\\x1bc\\u200bd é"
+
+
+def test_it_prints_where_the_output_is_no_file_either() -> None:
+    """As when a test of another program calls it."""
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        main(["key", "new", "--print"], standalone_mode=False)
+    Fernet(shown.getvalue().strip())
 
 
 def test_the_version_is_shown() -> None:

@@ -220,7 +220,7 @@ def test_a_save_that_comes_to_no_record_calls_nobody_back(vault: MemoryVault, mo
     assert told == []
 
 
-def raising(error: Exception) -> Callable[[], NoReturn]:
+def raising(error: BaseException) -> Callable[[], NoReturn]:
     """Return a function that raises an error."""
 
     def function() -> NoReturn:
@@ -911,3 +911,113 @@ def test_messages_name_the_file(
         keystore.delete("9")
     assert caplog.messages == [f"{expected}: there is no token with the id '9'"]
     assert str(caught.value).startswith(f"{expected}: ")
+
+
+# --- taking in, and deleting several --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["file", "memory"])
+def test_what_is_taken_in_keeps_every_field_and_its_id(at: str, store_path: Path, key: bytes) -> None:
+    """Where that is free; the second time changes nothing."""
+    keystore = open_file(store_path, key=key) if at == "file" else open_memory()
+    given = [replace(FULL, id="7"), refresh_token(1, id="abc"), refresh_token(2)]
+    calls: list[int] = []
+    taken = keystore.take_in(given, progress=lambda: calls.append(1))
+    assert [(one.record.id, one.what) for one in taken] == [("7", "added"), ("abc", "added"), ("8", "added")]
+    assert [one.record for one in taken] == keystore.records()
+    assert len(calls) == 3
+    for name in CREDENTIAL_FIELDS:
+        assert [getattr(record, name) for record in keystore.records()] == [getattr(record, name) for record in given]
+    before = keystore.records()
+    assert [(one.record, one.what) for one in keystore.take_in(given)] == [(record, "left") for record in before]
+    assert keystore.records() == before
+
+
+def test_what_is_only_tried_changes_nothing(keystore: Keystore, vault: MemoryVault) -> None:
+    """And tells the same."""
+    keystore.save(refresh_token(1))
+    before = state_of(keystore, vault)
+    tried = keystore.take_in([FULL, refresh_token(1)], dry_run=True)
+    assert state_of(keystore, vault) == before
+    assert [one.what for one in tried] == ["added", "left"]
+    assert keystore.take_in([FULL, refresh_token(1)]) == tried
+
+
+def test_an_id_that_is_taken_means_nothing_to_a_record_from_elsewhere(keystore: Keystore) -> None:
+    """Another store has given it: the record is another one, and gets a new id."""
+    keystore.save(refresh_token(1))
+    [taken] = keystore.take_in([refresh_token(2, id="1")])
+    assert (taken.record.id, taken.what) == ("2", "added")
+    [taken] = keystore.take_in([refresh_token(1, id="99")])
+    assert (taken.record.id, taken.what) == ("1", "left")
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "what"),
+    [
+        ("1000", "2000", "updated"),
+        ("2000", "1000", "left"),
+        ("1000", "1000", "left"),
+        (None, "1000", "updated"),
+        ("1000", None, "left"),
+    ],
+)
+def test_of_two_the_one_that_expires_later_is_stored(
+    stored: str | None, given: str | None, what: str, keystore: Keystore
+) -> None:
+    """What the given one lacks stays."""
+    keystore.save(refresh_token(1, user_name="ann", access_token="old", expires_in=stored, api_domain="d"))
+    [taken] = keystore.take_in([refresh_token(1, user_name="ann", access_token="new", expires_in=given)])
+    assert taken.what == what
+    [record] = keystore.records()
+    assert taken.record == record
+    assert (record.access_token, record.expires_in) == (("new", given) if what == "updated" else ("old", stored))
+    assert record.api_domain == "d"
+
+
+def test_a_record_that_fits_no_rule_is_known_again_by_all_its_fields(keystore: Keystore) -> None:
+    """Such as an access token of a named client without its secret."""
+    odd = TokenRecord(client_id="c", access_token="a")
+    assert [one.what for one in keystore.take_in([odd, odd, replace(odd, client_id="d")])] == ["added", "left", "added"]
+    assert [one.what for one in keystore.take_in([odd])] == ["left"]
+
+
+def test_a_record_without_a_token_is_not_taken(keystore: Keystore) -> None:
+    """It is told, and nothing more."""
+    given = TokenRecord(id="5", client_id="c", client_secret="s")
+    assert keystore.take_in([given]) == [(given, "without a token")]
+    assert keystore.records() == []
+
+
+@pytest.mark.parametrize(
+    "bad", [TokenRecord(access_token="a", expires_in="soon"), TokenRecord(id="x" * 256, access_token="a")]
+)
+def test_all_records_are_taken_in_or_none(bad: TokenRecord, keystore: Keystore, vault: MemoryVault) -> None:
+    """One that cannot be kept stops it."""
+    keystore.save(refresh_token(1))
+    before = state_of(keystore, vault)
+    with pytest.raises(InvalidTokenError):
+        keystore.take_in([FULL, bad])
+    assert state_of(keystore, vault) == before
+
+
+def test_an_interruption_takes_nothing_in(keystore: Keystore, vault: MemoryVault) -> None:
+    """Wherever it comes."""
+    before = state_of(keystore, vault)
+    with pytest.raises(KeyboardInterrupt):
+        keystore.take_in([FULL, refresh_token(1)], progress=raising(KeyboardInterrupt()))
+    assert state_of(keystore, vault) == before
+
+
+def test_several_are_deleted_together_or_none(keystore: Keystore, vault: MemoryVault) -> None:
+    """Named twice is named once."""
+    for number in range(4):
+        keystore.save(refresh_token(number))
+    before = state_of(keystore, vault)
+    with pytest.raises(TokenNotFoundError, match="'9'; nothing was deleted"):
+        keystore.delete("1", "9", "2")
+    assert state_of(keystore, vault) == before
+    keystore.delete("3", "1", "3")
+    assert [record.id for record in keystore.records()] == ["2", "4"]
+    keystore.delete()
+    assert len(keystore.records()) == 2
