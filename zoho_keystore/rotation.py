@@ -245,7 +245,7 @@ def files_sealed_with(keys: Sequence[bytes], store: Path) -> dict[str, tuple[Pat
     """Return the files that are sealed with some keys, by the keys' fingerprints.
 
     Looked at are the store, the files beside it, where backups lie, and the store that is used by default; not beyond.
-    What cannot be read may be sealed with any key, and is named with each.
+    What cannot be read beside the store may be sealed with any key, and is named with each.
     """
     found: dict[str, tuple[Path, ...]] = {}
     rings = [KeyRing(GivenKeys([key])) for key in keys]
@@ -265,7 +265,10 @@ def _files_around(store: Path) -> list[Path]:
     except OSError:
         files.add(store.parent)
     with suppress(KeystoreError):
-        files.add(store_path(None))
+        # In a home that this user may not look into, there is no store of this user's.
+        default = store_path(None)
+        if os.access(default, os.R_OK):
+            files.add(default)
     return sorted(files)
 
 
