@@ -51,9 +51,7 @@ _KEY_AS_NAME = re.compile(r"(.*=)?[A-Za-z0-9_-]{43}=")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME = re.compile(r"(env|file|keyring|command):")
 _KINDS = "env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV"
-_HOW_TO_MAKE = (
-    'Make one with: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
-)
+_HOW_TO_MAKE = "Make one with: zoho-keystore key new --print"
 
 #: The first line of a key ring that is made here.
 _RING_HEAD = (
@@ -167,7 +165,8 @@ def _default_source() -> KeySource:
     raise KeyUnavailableError(
         f"no key is set: {KEY_VARIABLE} and {RING_VARIABLE} are empty, and there is no key ring at {ring} "
         "that this user can see",
-        f"{_HOW_TO_MAKE} and put it into {KEY_VARIABLE}, or into a file of mode 0600 that {RING_VARIABLE} names",
+        f"Make a key ring there with: zoho-keystore init; or put a key into {KEY_VARIABLE}, or into a file of mode "
+        f"0600 that {RING_VARIABLE} names",
     )
 
 

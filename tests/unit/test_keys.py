@@ -305,7 +305,7 @@ def test_a_variable_without_a_key_is_named(monkeypatch: pytest.MonkeyPatch, valu
     """A missing variable is no malformed key, and the error says how to make one."""
     if value is not None:
         monkeypatch.setenv("RING", value)
-    with pytest.raises(KeyUnavailableError, match=f"variable RING {state}.*generate_key") as caught:
+    with pytest.raises(KeyUnavailableError, match=f"variable RING {state}.*key new --print") as caught:
         key_ring("env:RING")
     assert not isinstance(caught.value, MalformedKeyError)
 
@@ -399,7 +399,7 @@ def test_no_key_anywhere_is_an_error_that_names_all_places(tmp_path: Path) -> No
         key_ring(None)
     message = str(caught.value)
     ring = tmp_path / "home" / "zoho-keystore" / "keyring"
-    assert all(part in message for part in (KEY_VARIABLE, RING_VARIABLE, str(ring), "Fernet.generate_key()", "0600"))
+    assert all(part in message for part in (KEY_VARIABLE, RING_VARIABLE, str(ring), "zoho-keystore init", "0600"))
     assert not isinstance(caught.value, MalformedKeyError)
 
 
@@ -442,7 +442,7 @@ def test_a_malformed_key_as_bytes_is_refused(bad: bytes, problem: str) -> None:
     shown = failure_of(lambda: key_ring(bad), MalformedKeyError)
     assert f"the key that was passed as bytes {problem}" in str(shown.error)
     assert "the URL-safe base64 of 32 bytes, and nothing else: compare it with the copy" in str(shown.error)
-    assert "generate_key" not in str(shown.error)  # A new key would not open the store.
+    assert "Make one" not in str(shown.error)  # A new key would not open the store.
     assert_hides(shown.text, CANARY)
 
 
