@@ -269,6 +269,7 @@ def test_init_puts_a_key_into_the_systems_keyring() -> None:
     assert shown.startswith(f"Made {spec} (key ")
     key = keyring.get_password("zoho-keystore", "crm")
     assert invoke("--key", spec, "init").stdout.startswith(f"There is {spec} (key ")
+    assert invoke("--key", spec, "--store", "another", "init").stdout.startswith(f"There is {spec} (key ")
     assert keyring.get_password("zoho-keystore", "crm") == key
     assert invoke("--key", spec, "verify").exit_code == 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -283,6 +282,8 @@ import os, signal
 from zoho_keystore import keystore
 from zoho_keystore.cli import main
 
+# A test runner that was started in the background ignores it, and so would its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 really_take, count = keystore.Keystore._taken, 0
 
 def taken(self, transaction, record):
@@ -307,8 +308,6 @@ def test_an_import_that_is_interrupted_imports_nothing(empty: Path, work: Path) 
         text=True,
         check=False,
         timeout=30,
-        # A test runner that was started in the background ignores it, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.strip() == "Aborted!"

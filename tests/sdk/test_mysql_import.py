@@ -18,8 +18,11 @@ from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.api.authenticator.store.db_store import DBStore
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
+from support import Terminal, invoke
+from support import refused as refused_by_the_program
 from zoho_keystore import ImportSourceError, TokenRecord
 from zoho_keystore.importers import mysql, read
+from zoho_keystore.keystore import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -303,3 +306,28 @@ def test_a_view_that_writes_when_it_is_read_is_refused(server: Server) -> None:
     with server.connected(database="zohooauth") as cursor:
         cursor.execute("SELECT * FROM stranger")
         assert cursor.fetchall() == []
+
+
+def test_the_program_takes_a_table_over_and_asks_for_the_password(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal; the second time nothing is changed, and a wrong password is one line."""
+    invoke("init")
+    address = server.address(rest="zohooauth?table=by_hand")
+    terminal = Terminal("import", address)
+    terminal.answers("Password of the database", f"{PASSWORD}\n")
+    shown = terminal.ends()
+    assert f"{address} (MySQL table): 2 added." in shown
+    assert "hunter2" not in shown
+    with closing(open_file()) as keystore:
+        before = keystore.records()
+    assert [(record.id, record.refresh_token) for record in before] == [("7", "r"), ("5", "r2")]
+    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, PASSWORD)
+    assert "2 left" in invoke("import", address, "--dry-run").stdout
+    assert "2 left" in invoke("import", address).stdout
+    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, "hunter2")
+    line = refused_by_the_program(10, "import", address)
+    assert "the server denies access" in line
+    assert "hunter2" not in line
+    with closing(open_file()) as keystore:
+        assert keystore.records() == before
