@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import Terminal, invoke, program
+from support import Terminal, failing, invoke, program
 from zoho_keystore.keystore import open_file
 from zoho_keystore.records import TokenRecord
 
@@ -127,6 +128,29 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
             process.stdout.close()
             assert process.stderr.read() == b""
             assert process.wait(30) in (0, 1)  # That depends on the version of click.
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("command", ["list", "list --json", "key new --print", "--help"])
+def test_an_output_that_cannot_be_written_is_one_line(command: str) -> None:
+    """As on a disk that is full."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "zoho_keystore", *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    message = "zoho-keystore: the output cannot be written: no space left on device. It is not complete\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+def test_an_error_that_nobody_expected_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its traceback, which tells what is to be mended."""
+    monkeypatch.setattr("zoho_keystore.cli.key.new_key", failing(errno.ENOTTY))
+    assert isinstance(invoke("key", "new", "--print", code=1).exception, OSError)
 
 
 @pytest.mark.usefixtures("store")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,9 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     errors.TokenError: 9,
     errors.ImportSourceError: 10,
 }
+
+#: What a disk says that takes no more of a result.
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 #: In the order of the help, each with the module that it is in.
 _COMMANDS = {
@@ -75,6 +80,20 @@ class Program(click.Group):
             return None
         command: click.Command = importlib.import_module(f"zoho_keystore.cli.{_COMMANDS[cmd_name]}").command
         return command
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the program; an output that cannot be written is one line, too."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            # The store's own files are errors of ours; a pipe that was closed is click's business.
+            if error.errno not in _DISK_IS_FULL:
+                raise
+            problem = errors.os_error_text(error)
+        click.echo(f"zoho-keystore: the output cannot be written: {problem}. It is not complete", err=True)
+        # The interpreter would try to write the rest once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and make an error that was to be expected one line."""
