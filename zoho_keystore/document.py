@@ -172,26 +172,30 @@ def _record(fields: Any, number: int) -> TokenRecord:
         raise _MalformedError(msg)
     created_at = fields.pop("created_at", 0)
     saved_at = fields.pop("saved_at", 0)
-    if type(created_at) is not int or type(saved_at) is not int or max(created_at, saved_at) >= TOO_GREAT:
+    if type(created_at) is not int or type(saved_at) is not int or created_at >= TOO_GREAT or saved_at >= TOO_GREAT:
         msg = f"created_at or saved_at of token {number} is not a whole number, or far too great"
         raise _MalformedError(msg)
-    refresh = unknown = None
     # Whole-record set operations, since this runs for every record at every reading.
-    if not fields.keys() <= TEXT_FIELDS:
-        unknown = _kept({name: fields.pop(name) for name in list(fields) if name not in TEXT_FIELDS})
-        refresh = unknown.pop("refresh", None)
-        if type(refresh) not in _LEASE_TYPES:
-            msg = f"refresh of token {number} is not an object"
-            raise _MalformedError(msg)
+    more = None if TEXT_FIELDS.issuperset(fields) else _more(fields, number)
     if not _TEXT_TYPES.issuperset(map(type, fields.values())):
         name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
         msg = f"{name} of token {number} is not a text"
         raise _MalformedError(msg)
     fields["created_at"] = created_at
     fields["saved_at"] = saved_at
-    fields["refresh"] = refresh
-    fields["unknown"] = unknown or None
+    if more:
+        fields |= more
     return TokenRecord.adopt(fields)
+
+
+def _more(fields: dict[str, Any], number: int) -> dict[str, Any]:
+    """Take the fields that are no texts out, and return them as those of a record."""
+    unknown = _kept({name: fields.pop(name) for name in list(fields) if name not in TEXT_FIELDS})
+    refresh = unknown.pop("refresh", None)
+    if type(refresh) not in _LEASE_TYPES:
+        msg = f"refresh of token {number} is not an object"
+        raise _MalformedError(msg)
+    return {"refresh": refresh, "unknown": unknown or None}
 
 
 def _kept(unknown: dict[str, Any]) -> dict[str, Any]:

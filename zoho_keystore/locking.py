@@ -30,14 +30,18 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-#: Pauses between two attempts, in seconds: they grow, and vary so that waiters do not march in step. Whoever has waited
-#: for longer than the last figure asks more and more often: else those who come would be served before those who wait.
-_FIRST_PAUSE_S = 0.0005
-_LONGEST_PAUSE_S = 0.01
-_PATIENT_FOR_S = 1.0
+#: Pauses between two looks at the queue, in seconds: shorter for who has waited for long, since else those who come
+#: would be served first. They vary, so that waiters do not march in step.
+_FIRST_PAUSE_S = 0.04
+_SHORTEST_PAUSE_S = 0.01
+_PATIENT_FOR_S = 0.03
 
-#: The first pause of the one who heads the queue, and how long the others stand aside for it, in seconds.
-_HEAD_PAUSE_S = 0.0001
+#: Pauses of the one who heads the queue, in seconds: very short for as long as a save takes, then longer and longer.
+_HEAD_PAUSE_S = 0.0002
+_SAVE_S = 0.003
+_LONGEST_PAUSE_S = 0.01
+
+#: How long the others stand aside for that one, in seconds.
 _ASIDE_S = 0.05
 
 #: How often it is tried to open the lock file, whatever the timeout: others may make it at the same moment.
@@ -223,13 +227,13 @@ class StoreLock:
             chances -= 1
             if chances <= 0 and time.monotonic() >= start + timeout_s:
                 raise _timed_out(timeout_s, "the lock file is replaced again and again", self.path)
-            time.sleep(_FIRST_PAUSE_S)
+            time.sleep(_SHORTEST_PAUSE_S)
 
     def _waited(self, fd: int, start: float, timeout_s: float, lock: Callable[..., bool]) -> bool:
         """Take the lock, and wait for it if need be; return False when it is not to be had in time."""
         deadline = start + timeout_s
         asks_next = start + _ASIDE_S
-        was_head, pause = False, _FIRST_PAUSE_S
+        heads_since = None
         while True:
             now = time.monotonic()
             is_head = _heads_the_queue(fd)
@@ -242,12 +246,13 @@ class StoreLock:
                 asks_next = now + _ASIDE_S
             if now >= deadline:
                 return False
-            first_pause = _HEAD_PAUSE_S if is_head else _FIRST_PAUSE_S
-            if is_head and not was_head:
-                was_head, pause = True, first_pause
+            if not is_head:
+                pause = max(_FIRST_PAUSE_S / (1 + (now - start) / _PATIENT_FOR_S), _SHORTEST_PAUSE_S)
+            elif heads_since is None:
+                heads_since, pause = now, _HEAD_PAUSE_S
+            elif now >= heads_since + _SAVE_S:
+                pause = min(pause * 1.5, _LONGEST_PAUSE_S)
             time.sleep(min(deadline - now, pause * (0.5 + random.random())))  # noqa: S311 - no secret
-            longest = _LONGEST_PAUSE_S / max(1.0, (now - start) / _PATIENT_FOR_S) ** 3
-            pause = max(min(pause * 1.5, longest), first_pause)
 
     def _opened(self, folder: Folder) -> Descriptor | None:
         """Open the lock file, or make it; None when somebody else made or removed it in the meantime."""
