@@ -44,7 +44,7 @@ _LONGEST_S = 60.0
 
 # One process imports the SDK, which takes most of a second, and all others are forked from it: still without threads.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore.sdk"])
+_PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore.sdk"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ class Crew:
     """
 
     def __init__(self, setting: Setting, processes: int, *, tokens: int = 1, threads: int = 0, forks: int = 0) -> None:
+        # Just now, since there is one such process for all modules, and the last one to say so decides.
+        _context.set_forkserver_preload(_PRELOADED)
         self.ends: list[Connection] = []
         self.processes = []
         for number in range(processes):

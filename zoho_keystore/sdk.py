@@ -279,8 +279,7 @@ def _fill(token: OAuthToken, before: TokenRecord, after: TokenRecord) -> None:
         value = now.get(field)
         if value is not was[field] and value != was[field] and (value or was[field]):
             if field == "user_name":
-                if value:
-                    token.set_user_signature(UserSignature(value))
+                token.set_user_signature(UserSignature(value))
             else:
                 getattr(token, f"set_{field}")(value)
     if type(token.get_expires_in()) is int:

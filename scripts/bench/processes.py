@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # One process imports the SDK, which takes most of a second, and all others are forked from it.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["bench.stores"])
 
 #: For how long a save waits for all others.
 _LOCK_TIMEOUT_S = 120.0
@@ -39,6 +38,8 @@ class Saver:
     """
 
     def __init__(self, path: Path, key: bytes, number: int) -> None:
+        # Just now, since there is one such process for all modules, and the last one to say so decides.
+        _context.set_forkserver_preload(["bench.stores"])
         self._end, theirs = _context.Pipe()
         self._process = _context.Process(target=_serve, args=(path, key, number, theirs), daemon=True)
         self._process.start()

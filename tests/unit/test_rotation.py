@@ -337,6 +337,22 @@ def test_what_does_not_open_to_the_same_does_not_replace_the_store(
     assert len(vault.records()) == 2
 
 
+def test_a_rotation_for_which_there_is_not_enough_memory_is_a_typed_error(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is as it was."""
+    before = store_path.read_bytes()
+    vault: Any = store._vault
+
+    def no_memory(_table: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(vault, "_sealed", no_memory)
+    with pytest.raises(StoreFileError, match="nothing was sealed anew: not enough memory"):
+        vault.reseal(lambda _fingerprint: vault._keys)
+    assert store_path.read_bytes() == before
+
+
 # --- Rotations that stop half-way -----------------------------------------------------------------------------------
 
 
