@@ -32,17 +32,20 @@ except ImportError:  # Windows
 
 #: Pauses between two looks at the queue, in seconds: shorter for who has waited for long, since else those who come
 #: would be served first. They vary, so that waiters do not march in step.
-_FIRST_PAUSE_S = 0.04
-_SHORTEST_PAUSE_S = 0.01
+_FIRST_PAUSE_S = 0.02
+_SHORTEST_PAUSE_S = 0.005
 _PATIENT_FOR_S = 0.03
 
 #: Pauses of the one who heads the queue, in seconds: very short for as long as a save takes, then longer and longer.
-_HEAD_PAUSE_S = 0.0002
+_HEAD_PAUSE_S = 0.0001
 _SAVE_S = 0.003
 _LONGEST_PAUSE_S = 0.01
 
 #: How long the others stand aside for that one, in seconds.
 _ASIDE_S = 0.05
+
+#: How long one who has just had the lock holds back when others wait, in seconds.
+_POLITE_S = 0.001
 
 #: How often it is tried to open the lock file, whatever the timeout: others may make it at the same moment.
 _FREE_CHANCES = 3
@@ -174,6 +177,7 @@ class StoreLock:
         self._timeout_s = timeout
         self._threads = ThreadLock()
         self._descriptor: Descriptor | None = None
+        self._crowded_until = 0.0
         _to_renew.add(self)
 
     @contextmanager
@@ -210,6 +214,9 @@ class StoreLock:
 
     def _locked(self, folder: Folder, start: float, timeout_s: float, lock: Callable[..., bool]) -> Descriptor:
         chances = _FREE_CHANCES
+        if start < self._crowded_until:
+            # Others waited when this one had the lock the last time, and may just be about to look at the queue.
+            time.sleep(min(timeout_s, _POLITE_S * (0.5 + random.random())))  # noqa: S311 - no secret
         while True:
             try:
                 # Noted at once, and not in the middle of a fork: a child has to close its copy.
@@ -244,6 +251,7 @@ class StoreLock:
                     _leave_queue(fd)
                     return True
                 asks_next = now + _ASIDE_S
+            self._crowded_until = now + _ASIDE_S
             if now >= deadline:
                 return False
             if not is_head:
