@@ -62,6 +62,8 @@ def read(source: str, *, from_key: str | None = None, password: Callable[[], str
         ImportSourceError: It cannot be read, or is not what an import takes.
         KeystoreError: One of the other kinds, for a keystore that does not open.
     """
+    if looks_like_key(source):
+        raise ConfigurationError("the source holds what looks like a key", f"Give the path of a file, or {mysql.FORM}")
     if mysql.is_address(source):
         address = mysql.parsed(source)
         records = _told(partial(mysql.read, address, password), address.name, None)
@@ -71,8 +73,6 @@ def read(source: str, *, from_key: str | None = None, password: Callable[[], str
         raise ConfigurationError(
             "the source is an address of no known kind", f"Give the path of a file, or write {mysql.FORM}"
         )
-    if looks_like_key(source):
-        raise ConfigurationError("the source holds what looks like a key", "Give the path of a file")
     path = real_path(source)
     kind, records = _told(partial(_file, path, from_key), "", path)
     return Found(kind=kind, name=str(path), path=path, records=records)
