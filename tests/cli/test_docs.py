@@ -53,6 +53,12 @@ def test_the_help_of_each_command_is_documented() -> None:
         assert shown.output.split() == documented.split(), words
 
 
+def test_the_readme_shows_the_help_of_the_program() -> None:
+    """The same as the document of all helps."""
+    [(_, documented)] = [(words, text) for words, text in HELPS if not words]
+    assert f"```text\n{documented}```" in section("Command line")
+
+
 def section(name: str) -> str:
     """Return a section of the README."""
     return README.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
