@@ -268,8 +268,7 @@ def _plain_text(store: Path) -> Iterator[Finding]:
     for folder in sorted(folders):
         for name in _PLAIN_TEXT_FILES:
             if os.path.isfile(folder / name):
-                yield Finding(
-                    True,  # noqa: FBT003
+                yield _ill(
                     f"{folder / name}: tokens in plain text, of the SDK's own store or sample",
                     f"zoho-keystore import --remove-source {shlex.quote(str(folder / name))}",
                 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment] # a module elsewhere
 
 #: Pauses between two looks at the queue, in seconds: shorter for who has waited for long, since else those who come
 #: would be served first. They vary, so that waiters do not march in step.

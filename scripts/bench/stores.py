@@ -13,6 +13,7 @@ import os
 import sqlite3
 import time
 import uuid
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -174,16 +175,16 @@ class Plain(_SDKStore):
         super().__init__(FILE_STORE, path, store)
 
 
-class _Rows:
+class _Rows(ABC):
     """A store that looks for a token in the same way whatever is known of it, and returns its fields only."""
 
+    @abstractmethod
     def find(self, number: int) -> object:
         """Return the fields of a token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, given: dict[str, str]) -> None:
         """Keep the fields of a token."""
-        raise NotImplementedError
 
     def finder(self, number: int) -> Callable[[], object]:
         """Return what looks for a token."""

@@ -286,7 +286,7 @@ class _Child:
 def _prepare_child(mutant: str | None) -> None:
     sys.settrace(None)  # Coverage would be slower than all the rest, and knows these lines after a few inputs.
     # A file that does not open is looked at once more after a pause, since somebody may be writing it. Nobody is.
-    FileVault._is_changing = _is_not_changing  # type: ignore[method-assign]
+    FileVault._is_changing = _is_not_changing  # type: ignore[method-assign] # in a child process of ours
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     unlimited = hard == resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES if unlimited else min(_MEMORY_BYTES, hard), hard))

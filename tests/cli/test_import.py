@@ -267,7 +267,7 @@ def many(number: int) -> list[TokenRecord]:
 
 @pytest.mark.usefixtures("empty")
 @pytest.mark.parametrize(("number", "has_bar"), [(1_000, True), (999, False)])
-def test_many_records_show_a_bar_on_a_terminal(number: int, has_bar: bool, work: Path) -> None:  # noqa: FBT001
+def test_many_records_show_a_bar_on_a_terminal(number: int, work: Path, *, has_bar: bool) -> None:
     """Which is gone in the end; elsewhere there is none."""
     source = csv(work / "source", *many(number))
     shown = Terminal("import", source, "--dry-run").ends()

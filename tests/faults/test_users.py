@@ -298,7 +298,7 @@ def names_written(store: Store) -> list[str]:
             names.append(os.path.basename(path))
         return really_open(path, flags, *args, **options)
 
-    os.open = noting  # type: ignore[assignment]
+    os.open = noting  # type: ignore[assignment] # in a child process, which ends with it
     save(store)
     return names
 

@@ -34,7 +34,9 @@ def test_the_first_one_makes_both_and_the_second_nothing() -> None:
 
 
 @pytest.mark.parametrize("as_spec", [True, False])
-def test_the_ring_that_a_variable_names_is_made(as_spec: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+def test_the_ring_that_a_variable_names_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_spec: bool
+) -> None:
     """With its folder."""
     ring = tmp_path / "keys" / "ring"
     monkeypatch.setenv(RING_VARIABLE, f"file:{ring}" if as_spec else str(ring))

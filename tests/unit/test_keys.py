@@ -914,7 +914,7 @@ def failing_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, 
     sealed = key_ring(CANARY).seal(CANARY)
     return {
         "text": lambda: key_ring(text),
-        "another type": lambda: key_ring([CANARY]),  # type: ignore[arg-type]
+        "another type": lambda: key_ring([CANARY]),  # type: ignore[arg-type] # that is the mistake
         "half a key": lambda: key_ring(CANARY[:40]),
         "env:key": lambda: key_ring(f"env:{text}"),
         "file:key": lambda: key_ring(f"file:{text}"),

@@ -616,7 +616,7 @@ def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     def open_another(asked: str, **options: str) -> TextIO:
         assert asked == "/proc/self/mountinfo"
-        return path.open(**options)  # type: ignore[call-overload, no-any-return]
+        return path.open(**options)  # type: ignore[call-overload, no-any-return] # whatever open() is given
 
     monkeypatch.setattr(trust, "open", open_another, raising=False)
     return path
