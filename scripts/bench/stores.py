@@ -194,7 +194,7 @@ class _Rows(ABC):
         """Return what saves a token with a new access token."""
         return partial(self.save, {**fields(number), "access_token": access_token})
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Close what can be closed."""
 
 
