@@ -382,6 +382,14 @@ class StoreContract:
         assert repr(value) not in str(error)
         assert store.get_tokens() == []
 
+    def test_a_look_up_that_fills_nothing_makes_an_expiry_text_all_the_same(self, store: Store) -> None:
+        """The SDK asks for its len() before its next request."""
+        token = app(refresh_token="r", access_token="a", expires_in=SOON)
+        store.save_token(token)
+        token.set_expires_in(int(SOON))
+        assert store.find_token(token) is token
+        assert token.get_expires_in() == SOON
+
     def test_an_expiry_given_as_a_number_becomes_text_on_the_token_too(self, store: Store) -> None:
         """A number breaks the SDK's next request."""
         token = app(refresh_token="r", access_token="a")
