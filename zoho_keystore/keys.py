@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from zoho_keystore import sources
+from zoho_keystore import sources, spelling
 from zoho_keystore.errors import CannotOpenError, KeyUnavailableError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class KeyRing:
         Raises:
             CannotOpenError: It is not one whole Fernet token, or no key of the ring opens it, nor of its source.
         """
-        if not sources.is_canonical(sealed):
+        if not spelling.is_canonical(sealed):
             raise CannotOpenError(
                 "this is not a keystore, or a damaged one: it is not exactly one sealed token",
                 "It was left as it is. Check the path, look whether the file was cut off or edited, and otherwise "

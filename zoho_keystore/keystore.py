@@ -27,7 +27,7 @@ from zoho_keystore.records import (
     updated,
 )
 from zoho_keystore.refresh import Turns, is_due
-from zoho_keystore.sources import looks_like_key
+from zoho_keystore.spelling import looks_like_key
 from zoho_keystore.vaults.file import FileVault
 from zoho_keystore.vaults.memory import MemoryVault
 

@@ -6,8 +6,6 @@ A source is named by a spec, the same everywhere: ``env:NAME``, ``file:PATH``, `
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import shlex
@@ -27,9 +25,10 @@ from zoho_keystore.errors import (
 from zoho_keystore.folder import Folder, make_folders
 from zoho_keystore.locking import StoreLock
 from zoho_keystore.paths import default_key_ring, real_path
+from zoho_keystore.spelling import HOW_TO_MAKE, checked, is_comment, keys_in_text, looks_like_key, without_repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -42,16 +41,9 @@ COMMAND_TIMEOUT_S = 30.0
 
 #: A key ring of more bytes than this is none: 64 KiB are more than a thousand keys with comments.
 _MAX_RING_BYTES = 64 * 1024
-_KEY_CHARACTERS = 44
-_KEY_BYTES = 32
-_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-# Fernet takes keys in the usual alphabet too, and people lose the padding.
-_KEY_LIKE = re.compile(r"[A-Za-z0-9_+/-]{43}=|[A-Za-z0-9_+-]{43}")
-_KEY_AS_NAME = re.compile(r"(.*=)?[A-Za-z0-9_-]{43}=")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME = re.compile(r"(env|file|keyring|command):")
 _KINDS = "env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV"
-_HOW_TO_MAKE = "Make one with: zoho-keystore key new --print"
 
 #: The first line of a key ring that is made here.
 _RING_HEAD = (
@@ -127,27 +119,6 @@ def key_source(key: bytes | str | None) -> KeySource:
     raise ConfigurationError(
         f"the key is of type {type(key).__name__}", f"Pass a Fernet key as bytes, or a spec: {_KINDS}"
     )
-
-
-def looks_like_key(text: str) -> bool:
-    """Tell whether a text that was given as something else may be a key, so that it must not be repeated."""
-    parts = re.split(r"[:,\s'\"]", text)
-    return any(_KEY_LIKE.fullmatch(part) or _KEY_AS_NAME.fullmatch(os.path.basename(part)) for part in parts)
-
-
-def is_canonical(text: bytes) -> bool:
-    """Tell whether a text is URL-safe base64 without a stray character.
-
-    The decoder skips what it does not know, so a file could hold text besides its token. Encoding again and comparing
-    would tell as much, for more time than the decryption takes.
-    """
-    body, end = text[:-4], text[-4:]
-    if not text or len(text) % 4 or body.translate(None, _ALPHABET):
-        return False
-    try:
-        return base64.urlsafe_b64encode(base64.urlsafe_b64decode(end)) == end
-    except binascii.Error:
-        return False
 
 
 def _default_source() -> KeySource:
@@ -230,7 +201,7 @@ class GivenKeys:
 
     def load(self) -> Sequence[bytes]:
         """Return the keys, once each is known to be one."""
-        return [_checked(key, "the key that was passed as bytes", None) for key in self._keys]
+        return [checked(key, "the key that was passed as bytes", None) for key in self._keys]
 
     def __str__(self) -> str:
         return "the bytes that the program passed"
@@ -252,7 +223,7 @@ class _Variable:
             state = "is empty" if value == "" else "is not set"
             raise KeyUnavailableError(
                 f"the environment variable {self._name} {state}",
-                f"It should hold one or more keys, comma-separated, newest first. {_HOW_TO_MAKE}",
+                f"It should hold one or more keys, comma-separated, newest first. {HOW_TO_MAKE}",
             )
         if _scheme(value):
             raise MalformedKeyError(
@@ -260,8 +231,8 @@ class _Variable:
                 f"Put that into {RING_VARIABLE}, or pass it as key=…",
             )
         keys = value.split(",")
-        return _without_repeats(
-            _checked(os.fsencode(key), f"key {number} of {len(keys)} in the environment variable {self._name}", None)
+        return without_repeats(
+            checked(os.fsencode(key), f"key {number} of {len(keys)} in the environment variable {self._name}", None)
             for number, key in enumerate(keys, 1)
         )
 
@@ -326,13 +297,13 @@ class _RingFile:
 
     def _keys_in(self, content: bytes) -> Sequence[bytes]:
         keys = [
-            _checked(line, f"line {number} of the key ring", self.path)
+            checked(line, f"line {number} of the key ring", self.path)
             for number, line in enumerate(content.splitlines(), 1)
-            if not _is_comment(line)
+            if not is_comment(line)
         ]
         if not keys:
-            raise KeyUnavailableError("the key ring holds no key", f"{_HOW_TO_MAKE} and add it as a line", self.path)
-        return _without_repeats(keys)
+            raise KeyUnavailableError("the key ring holds no key", f"{HOW_TO_MAKE} and add it as a line", self.path)
+        return without_repeats(keys)
 
     def _read(self) -> bytes:
         try:
@@ -381,10 +352,10 @@ class _SystemKeyring:
         if not text:
             raise KeyUnavailableError(
                 f"the system's keyring holds nothing for {self}",
-                f"{_HOW_TO_MAKE} and put it there with: keyring set {shlex.quote(self._service)} "
+                f"{HOW_TO_MAKE} and put it there with: keyring set {shlex.quote(self._service)} "
                 f"{shlex.quote(self._user)}",
             )
-        return _keys_in_text(os.fsencode(text), f"what the system's keyring holds for {self}")
+        return keys_in_text(os.fsencode(text), f"what the system's keyring holds for {self}")
 
     @contextmanager
     def lock(self, timeout_s: float) -> Iterator[object]:
@@ -395,7 +366,7 @@ class _SystemKeyring:
             yield held
 
     def add(self, key: bytes) -> None:
-        self._set(_without_repeats([key, *self.load()]))
+        self._set(without_repeats([key, *self.load()]))
 
     def remove(self, keys: Sequence[bytes]) -> None:
         self._set([key for key in self.load() if key not in keys])
@@ -443,7 +414,7 @@ class _Command:
             raise MalformedKeyError(
                 f"{self} printed more than {_MAX_RING_BYTES // 1024} KiB, so no keys", "Check the command"
             )
-        return _keys_in_text(output, f"what {self} printed")
+        return keys_in_text(output, f"what {self} printed")
 
     def _output(self) -> bytes:
         try:
@@ -509,55 +480,10 @@ def _within(seconds: float, work: Callable[[], _T]) -> _T:
     return results[0]
 
 
-def _is_comment(line: bytes) -> bool:
-    return not line.strip() or line.lstrip().startswith(b"#")
-
-
 def _with_line(content: bytes, key: bytes) -> bytes:
     """Return the content of a key ring with a key above all others, and above the comment that belongs to the first."""
     lines = content.splitlines(keepends=True)
-    place = next((number for number, line in enumerate(lines) if not _is_comment(line)), len(lines))
+    place = next((number for number, line in enumerate(lines) if not is_comment(line)), len(lines))
     while place and lines[place - 1].lstrip().startswith(b"#"):
         place -= 1
     return b"".join([*lines[:place], key, b"\n", *lines[place:]])
-
-
-def _keys_in_text(text: bytes, what: str) -> Sequence[bytes]:
-    """Return the keys in a text, one a line or several with commas between them."""
-    lines = [line for line in text.splitlines() if not _is_comment(line)]
-    keys = [key for line in lines for key in line.split(b",")]
-    if not keys:
-        raise KeyUnavailableError(f"{what} is no key: it is empty", _HOW_TO_MAKE)
-    return _without_repeats(
-        _checked(key, f"key {number} of {len(keys)} in {what}", None) for number, key in enumerate(keys, 1)
-    )
-
-
-def _without_repeats(keys: Iterable[bytes]) -> list[bytes]:
-    return list(dict.fromkeys(keys))
-
-
-def _checked(key: bytes, name: str, path: Path | None) -> bytes:
-    """Return the key if it is one to the letter: Fernet itself is content with white space and stray characters."""
-    if problem := _key_problem(key):
-        raise MalformedKeyError(
-            f"{name} {problem}",
-            f"A Fernet key is {_KEY_CHARACTERS} characters, the URL-safe base64 of {_KEY_BYTES} bytes, and nothing "
-            "else: compare it with the copy that you keep",
-            path,
-        )
-    return key
-
-
-def _key_problem(key: bytes) -> str:
-    if not key:
-        return "is empty"
-    if key.strip() != key:
-        return "has white space around it"
-    if len(key) != _KEY_CHARACTERS:
-        return f"has {len(key)} characters instead of {_KEY_CHARACTERS}"
-    if not is_canonical(key):
-        return "is not canonical URL-safe base64"
-    if len(base64.urlsafe_b64decode(key)) != _KEY_BYTES:
-        return f"does not stand for {_KEY_BYTES} bytes"
-    return ""

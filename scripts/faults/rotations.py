@@ -31,7 +31,7 @@ from faults.model import token
 from faults.mutants import _AnyLock, _put
 from faults.races import Child, Ledger, apart, noted, set_off
 from faults.syscalls import Tracer, spread
-from zoho_keystore import durable, rotation, sources
+from zoho_keystore import durable, rotation, sources, spelling
 from zoho_keystore.descriptor import Descriptor
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, LockTimeoutError, RotationUnfinishedError
 from zoho_keystore.folder import Folder
@@ -296,7 +296,7 @@ def _comments_dropped() -> None:
     real = sources._RingFile._replace
 
     def bare(self: sources._RingFile, old: bytes, new: bytes) -> None:
-        real(self, old, b"".join(line for line in new.splitlines(keepends=True) if not sources._is_comment(line)))
+        real(self, old, b"".join(line for line in new.splitlines(keepends=True) if not spelling.is_comment(line)))
 
     _put(sources._RingFile, _replace=bare)
 

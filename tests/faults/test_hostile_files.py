@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from faults import MUTANTS, hostile
-from zoho_keystore import document, sources
+from zoho_keystore import document, spelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def test_reading_unreadable_as_empty_is_caught(folder: Path) -> None:
 
 def _accept_text_inside() -> None:
     """Forget that the decoder of base64 skips what it does not know."""
-    sources.is_canonical = bool  # type: ignore[assignment] # True, that is; base64's decoder skips what it does not know
+    spelling.is_canonical = bool  # type: ignore[assignment] # True, that is; base64's decoder skips what it does not know
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from cryptography.fernet import Fernet
 from zoho_keystore import sources
 from zoho_keystore.errors import CannotOpenError, ConfigurationError, KeyUnavailableError, MalformedKeyError
 from zoho_keystore.keys import KeyRing, fingerprint, key_ring
-from zoho_keystore.sources import KEY_VARIABLE, RING_VARIABLE, looks_like_key
+from zoho_keystore.sources import KEY_VARIABLE, RING_VARIABLE
+from zoho_keystore.spelling import looks_like_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

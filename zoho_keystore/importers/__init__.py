@@ -14,7 +14,7 @@ from zoho_keystore.importers import filestore, mysql, sqlite
 from zoho_keystore.importers.rows import FIELDS, UnreadableError, to_records
 from zoho_keystore.keystore import open_file
 from zoho_keystore.paths import real_path
-from zoho_keystore.sources import looks_like_key
+from zoho_keystore.spelling import looks_like_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
