@@ -104,6 +104,13 @@ def methods() -> list[Method]:
             5,
         ),
         Method(
+            "finds after saves at one moment",
+            lambda f, n, t: staleness.saves_at_one_moment(f, saves=n, progress=t),
+            100_000,
+            5_000,
+            5,
+        ),
+        Method(
             "finds after writes in place",
             lambda f, n, t: staleness.in_place_writes(f, writes=n, progress=t),
             10_000,

@@ -15,14 +15,15 @@ class Descriptor:
     the next file gets: so before closing, the file behind the number is looked at.
     """
 
-    __slots__ = ("_identity", "fd")
+    __slots__ = ("fd", "status")
+
+    #: The file's status at that time.
+    status: os.stat_result
 
     def __init__(self, fd: int) -> None:
         """Take over an open descriptor."""
         self.fd = fd
-        self._identity: tuple[int, int] | None = None
-        status = os.fstat(fd)
-        self._identity = status.st_dev, status.st_ino
+        self.status = os.fstat(fd)
 
     def close(self) -> None:
         """Close it; nothing happens when it is closed already, or somebody else has closed it."""
@@ -38,7 +39,8 @@ class Descriptor:
             status = os.fstat(fd)
         except OSError as error:
             return error.errno != errno.EBADF
-        return self._identity is None or (status.st_dev, status.st_ino) == self._identity
+        taken = getattr(self, "status", status)
+        return os.path.samestat(status, taken)
 
     def detached(self) -> int:
         """Return the number, and leave it to the caller to close it."""

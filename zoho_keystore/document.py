@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore.errors import DocumentError, NewerVersionError
 from zoho_keystore.records import TEXT_FIELDS, TOO_GREAT, TokenRecord
@@ -29,6 +29,17 @@ _HEADER_FIELDS = ("format", "version", "store_id", "generation", "next_id", "tok
 #: How deep a field that this release does not know may be nested. Python's own limit depends on who calls.
 _DEEPEST = 100
 
+#: What stands before the first record, between two, and after the last, as :func:`encode` writes it.
+_FIRST = '"tokens":[{"id":"'
+_NEXT = '},{"id":"'
+_LAST = "}]}"
+_NO_TOKENS = '"tokens":[]}'
+_ID_BEGINS = len('{"id":"')
+
+#: From so many records on it takes less time to compare than to parse them.
+_MANY = 10
+
+_WHITE_SPACE = " \t\n\r"
 _NOT_JSON = object()
 _TOO_DEEP = object()
 _TEXT_TYPES = {str, type(None)}
@@ -37,8 +48,7 @@ _RESTORE = "It was left as it is: restore the store from a backup"
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """What the document says besides the records.
 
     Attributes:
@@ -51,7 +61,11 @@ class Header:
     store_id: str
     generation: int = 0
     next_id: int = 1
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    unknown: Mapping[str, Any] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        """Leave out what is unknown, which may be a secret."""
+        return f"Header(store_id={self.store_id!r}, generation={self.generation}, next_id={self.next_id})"
 
 
 def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None = None) -> bytes:
@@ -82,11 +96,14 @@ def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None 
     raise DocumentError("a field of an unknown kind is nested too deeply to be written", _RESTORE, path)
 
 
-def decode(data: bytes, *, path: Path | None = None) -> tuple[Header, dict[str, TokenRecord]]:
+def decode(
+    data: bytes, known: Mapping[str, TokenRecord] | None = None, *, path: Path | None = None
+) -> tuple[Header, dict[str, TokenRecord]]:
     """Return the header and the records by id, in their order.
 
     Args:
         data: The document, already known to come from a holder of the key.
+        known: The records of another state by id. Those that have not changed are taken from there.
         path: The file that it came from, for the message of an error.
 
     Raises:
@@ -95,7 +112,7 @@ def decode(data: bytes, *, path: Path | None = None) -> tuple[Header, dict[str, 
     """
     # The errors are raised where no plain text is within reach of whoever prints the variables of a traceback.
     try:
-        return _decode(data)
+        return (_decode_changes(data, known) if known and len(known) >= _MANY else None) or _decode(data)
     except _MalformedError as problem:
         error = DocumentError(f"the file opens with the key, but {problem}", _RESTORE, path)
     except _NewerError as version:
@@ -104,7 +121,7 @@ def decode(data: bytes, *, path: Path | None = None) -> tuple[Header, dict[str, 
             "It was left as it is: upgrade zoho_keystore",
             path,
         )
-    del data
+    del data, known
     raise error
 
 
@@ -117,7 +134,63 @@ class _NewerError(Exception):
 
 
 def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
-    document = _parsed(data)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = ""  # Which is no JSON either.
+    document = _parsed(text)
+    header = _header(document)
+    tokens = document.get("tokens")
+    if type(tokens) is not list:
+        msg = "its tokens are not a list"
+        raise _MalformedError(msg)
+    records = {record.id: record for record in _records(tokens)}
+    if len(records) != len(tokens):
+        msg = "two of its tokens have the same id"
+        raise _MalformedError(msg)
+    return header, records
+
+
+def _decode_changes(data: bytes, known: Mapping[str, TokenRecord]) -> tuple[Header, dict[str, TokenRecord]] | None:
+    """Decode a document without parsing the records again that are known; a save changes but one of them.
+
+    They are told apart by what :func:`encode` writes between two of them. No text in JSON has that inside, where there
+    would be a backslash before each quotation mark, and no record, unless it has objects in a list.
+
+    Returns:
+        None if it has to be decoded as a whole: with such records, written in another way, newer or malformed.
+    """
+    records: dict[str, TokenRecord | None] = {}
+    changed: list[str] = []
+    try:
+        document = data.decode("ascii")
+        head, first, _ = document.partition(_FIRST)
+        if not document.endswith(_LAST):
+            return None
+        texts = document[len(head) + len(first) : -len(_LAST)].split(_NEXT)
+        header = _header(_parsed(head + _NO_TOKENS))
+        for text in (f'{{"id":"{end}}}' for end in texts):
+            id = text[_ID_BEGINS : text.index('"', _ID_BEGINS)]
+            record = known.get(id)
+            if record is None or record.as_json != text:
+                changed.append(text)
+                record = None
+            records[id] = record
+        tokens = _parsed(f"[{','.join(changed)}]")
+        if type(tokens) is not list:
+            return None
+        for text, record in zip(changed, _records(tokens), strict=True):
+            if not _is_flat(record) or records.get(record.id, record) is not None:
+                return None
+            record.keep_json(text)
+            records[record.id] = record
+    except (_MalformedError, _NewerError, ValueError):
+        return None
+    whole = {id: record for id, record in records.items() if record is not None}
+    return (header, whole) if len(whole) == len(texts) else None
+
+
+def _header(document: Any) -> Header:
     if document is _NOT_JSON or document is _TOO_DEEP:
         msg = "what is inside is " + (
             "not valid JSON" if document is _NOT_JSON else "nested too deeply to be read here"
@@ -134,58 +207,51 @@ def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
     if type(store_id) is not str or not store_id:
         msg = "its store_id is not a text"
         raise _MalformedError(msg)
-    header = Header(
+    return Header(
         store_id=store_id,
         generation=_whole_number(document, "generation", least=0),
         next_id=_whole_number(document, "next_id", least=1),
         unknown=_kept({name: value for name, value in document.items() if name not in _HEADER_FIELDS}),
     )
-    tokens = document.get("tokens")
-    if type(tokens) is not list:
-        msg = "its tokens are not a list"
-        raise _MalformedError(msg)
-    records = {}
-    for number, fields in enumerate(tokens, 1):
-        record = _record(fields, number)
-        records[record.id] = record
-    if len(records) != len(tokens):
-        msg = "two of its tokens have the same id"
-        raise _MalformedError(msg)
-    return header, records
 
 
-def _parsed(data: bytes) -> Any:
-    # A number, a depth or an encoding that JSON's grammar or Python's limits do not allow must not surface as an
-    # exception of another kind: ValueError covers JSONDecodeError, UnicodeDecodeError and the digit limit. And those
-    # carry the document with them, so none of them may hang on an error of ours: they end here.
+def _parsed(text: str) -> Any:
+    # A number or a depth that JSON's grammar or Python's limits do not allow must not surface as an exception of
+    # another kind: ValueError covers JSONDecodeError and the digit limit. And those carry the document with them, so
+    # none of them may hang on an error of ours: they end here.
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+        document = text.strip(_WHITE_SPACE)
+        value, end = _decoder.raw_decode(document)
     except ValueError:
         return _NOT_JSON
     except RecursionError:
         return _TOO_DEEP
+    return value if end == len(document) else _NOT_JSON
 
 
-def _record(fields: Any, number: int) -> TokenRecord:
-    if type(fields) is not dict or not fields.get("id"):
-        msg = f"token {number} is not an object with an id"
-        raise _MalformedError(msg)
-    created_at = fields.pop("created_at", 0)
-    saved_at = fields.pop("saved_at", 0)
-    if type(created_at) is not int or type(saved_at) is not int or created_at >= TOO_GREAT or saved_at >= TOO_GREAT:
-        msg = f"created_at or saved_at of token {number} is not a whole number, or far too great"
-        raise _MalformedError(msg)
-    # Whole-record set operations, since this runs for every record at every reading.
-    more = None if TEXT_FIELDS.issuperset(fields) else _more(fields, number)
-    if not _TEXT_TYPES.issuperset(map(type, fields.values())):
-        name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
-        msg = f"{name} of token {number} is not a text"
-        raise _MalformedError(msg)
-    fields["created_at"] = created_at
-    fields["saved_at"] = saved_at
-    if more:
-        fields |= more
-    return TokenRecord.adopt(fields)
+def _records(tokens: list[Any]) -> list[TokenRecord]:
+    # One loop, and whole-record set operations: this runs for every record at every reading.
+    records = []
+    for number, fields in enumerate(tokens, 1):
+        if type(fields) is not dict or not fields.get("id"):
+            msg = f"token {number} is not an object with an id"
+            raise _MalformedError(msg)
+        created_at = fields.pop("created_at", 0)
+        saved_at = fields.pop("saved_at", 0)
+        if type(created_at) is not int or type(saved_at) is not int or created_at >= TOO_GREAT or saved_at >= TOO_GREAT:
+            msg = f"created_at or saved_at of token {number} is not a whole number, or far too great"
+            raise _MalformedError(msg)
+        more = None if TEXT_FIELDS.issuperset(fields) else _more(fields, number)
+        if not _TEXT_TYPES.issuperset(map(type, fields.values())):
+            name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
+            msg = f"{name} of token {number} is not a text"
+            raise _MalformedError(msg)
+        fields["created_at"] = created_at
+        fields["saved_at"] = saved_at
+        if more:
+            fields.update(more)
+        records.append(TokenRecord.adopt(fields))
+    return records
 
 
 def _more(fields: dict[str, Any], number: int) -> dict[str, Any]:
@@ -198,18 +264,23 @@ def _more(fields: dict[str, Any], number: int) -> dict[str, Any]:
     return {"refresh": refresh, "unknown": unknown or None}
 
 
+def _is_flat(record: TokenRecord) -> bool:
+    values = [*(record.refresh or {}).values(), *(record.unknown or {}).values()]
+    return not any(isinstance(value, dict | list) for value in values)
+
+
 def _kept(unknown: dict[str, Any]) -> dict[str, Any]:
     """Return fields that this release does not know, if they can be written again wherever a save may happen."""
-    level: list[Any] = [unknown]
-    for _ in range(_DEEPEST):
+    level: list[Any] = [unknown] if unknown else []
+    for _ in range(_DEEPEST + 1):
+        if not level:
+            return unknown
         level = [
             inner
             for value in level
             if isinstance(value, dict | list)
             for inner in (value.values() if isinstance(value, dict) else value)
         ]
-        if not level:
-            return unknown
     msg = "a field of an unknown kind is nested too deeply"
     raise _MalformedError(msg)
 
@@ -228,3 +299,6 @@ def _finite(text: str) -> float:
         msg = "NaN and Infinity are not JSON, and could not be written again"
         raise ValueError(msg)
     return number
+
+
+_decoder = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)

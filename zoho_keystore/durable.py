@@ -35,6 +35,7 @@ def write(
     name: str,
     content: bytes,
     *,
+    mtime_ns: int | None = None,
     create: bool = False,
     before_placing: Callable[[], None] = lambda: None,
 ) -> os.stat_result:
@@ -44,6 +45,8 @@ def write(
         folder: Where the file is.
         name: The file's name.
         content: All of the new content.
+        mtime_ns: The time of writing that the file is to have, in nanoseconds since the epoch, where such can be set;
+            None is now.
         create: The file must not be there yet; an existing one is not replaced.
         before_placing: Called at the last moment before the new content takes the name; what it raises ends the write.
 
@@ -59,7 +62,7 @@ def write(
     written: os.stat_result | None = None
     try:
         temporary = f".{name}.{os.urandom(8).hex()}.tmp"
-        written = _write_temporary(folder, temporary, content, like=name)
+        written = _write_temporary(folder, temporary, content, mtime_ns, like=name)
         before_placing()
         if create:
             _place_new(folder, temporary, name)
@@ -89,22 +92,27 @@ def write(
 
 def sweep(folder: Folder, name: str) -> None:
     """Remove the temporary files that killed writers of a file left; to be called under the file's lock only."""
-    leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp")
     # One that cannot be found or removed harms nobody; the save that is under way must not fail on it.
     with suppress(OSError):
-        for found in filter(leftover.fullmatch, folder.names()):
+        for found in folder.names():
+            if not found.endswith(".tmp") or not re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp", found):
+                continue
             with suppress(OSError):
                 status = folder.status(found)
                 if stat.S_ISREG(status.st_mode) and trust.is_ours(status):
                     folder.unlink(found)
 
 
-def _write_temporary(folder: Folder, name: str, content: bytes, *, like: str) -> os.stat_result:
+def _write_temporary(folder: Folder, name: str, content: bytes, mtime_ns: int | None, *, like: str) -> os.stat_result:
     descriptor = folder.create(name, like=like)
     try:
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(descriptor.fd, rest) :]
+        if mtime_ns is not None and os.utime in os.supports_fd:
+            # A file system that keeps no such times can do without, and so can whoever asked.
+            with suppress(OSError, OverflowError):
+                os.utime(descriptor.fd, ns=(mtime_ns, mtime_ns))
         _sync_file(descriptor.fd)
         written = os.fstat(descriptor.fd)
         # Explicitly, because network file systems report here what they could not write.

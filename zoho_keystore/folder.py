@@ -10,15 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
 
 from zoho_keystore import trust
 from zoho_keystore.descriptor import Descriptor
-from zoho_keystore.errors import storage_error
+from zoho_keystore.errors import UnsafeFileError, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 #: False on Windows: there a folder cannot be opened, and files in it are named by their whole path.
@@ -29,17 +28,20 @@ _SHARING_RETRY_S = 2.5
 
 
 class Folder:
-    """An open folder and the few things that are done in it; names are those of files directly inside."""
+    """An open folder and the few things that are done in it; names are those of files directly inside.
+
+    A context manager, which closes the folder in the end.
+    """
 
     def __init__(self, path: Path, descriptor: Descriptor | None) -> None:
         """Take a folder that :meth:`opened` has opened."""
         self.path = path
+        self._descriptor = descriptor
         self._fd = None if descriptor is None else descriptor.fd
 
     @classmethod
-    @contextmanager
-    def opened(cls, path: Path) -> Iterator[Folder]:
-        """Open a folder that nobody else may write to, and close it in the end.
+    def opened(cls, path: Path) -> Self:
+        """Open a folder that nobody else may write to.
 
         Raises:
             StoreFileError: It is not there or cannot be opened.
@@ -48,16 +50,24 @@ class Folder:
         descriptor = None
         try:
             if HAS_FOLDER_DESCRIPTORS:
-                descriptor = Descriptor(os.open(path, trust.FOLDER_FLAGS))
-            status = os.stat(path) if descriptor is None else os.fstat(descriptor.fd)
+                descriptor = Descriptor(trust.open_quietly(path, trust.FOLDER_FLAGS))
+            trust.require_folder(os.stat(path) if descriptor is None else descriptor.status, path)
         except OSError as error:
             raise storage_error(error, "the folder cannot be opened", path) from error
-        try:
-            trust.require_folder(status, path)
-            yield cls(path, descriptor)
-        finally:
+        except UnsafeFileError:
             if descriptor is not None:
                 descriptor.close()
+            raise
+        return cls(path, descriptor)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        if self._descriptor is not None:
+            self._descriptor.close()
 
     def _at(self, name: str) -> str:
         return name if self._fd is not None else str(self.path / name)
@@ -75,9 +85,10 @@ class Folder:
         descriptor = Descriptor(self.open(name, trust.CREATE_FLAGS))
         try:
             trust.make_private(descriptor.fd)
-            owner = self.status_if_there(like)
-            if trust.is_root() and owner is not None and owner.st_uid != 0:
-                os.fchown(descriptor.fd, owner.st_uid, owner.st_gid)
+            if trust.is_root():
+                owner = self.status_if_there(like)
+                if owner is not None and owner.st_uid != 0:
+                    os.fchown(descriptor.fd, owner.st_uid, owner.st_gid)
         except OSError:
             # One that stayed root's would lock the owner out.
             with suppress(OSError):

@@ -73,14 +73,14 @@ class KeyRing:
         Raises:
             CannotOpenError: It is not one whole Fernet token, or no key of the ring opens it, nor of its source.
         """
-        if not spelling.is_canonical(sealed):
+        opened = _opened(self._keys, sealed)
+        if not spelling.is_canonical(sealed, None if opened is None else _sealed_bytes(opened.document)):
             raise CannotOpenError(
                 "this is not a keystore, or a damaged one: it is not exactly one sealed token",
                 "It was left as it is. Check the path, look whether the file was cut off or edited, and otherwise "
                 "restore it from a backup",
                 path,
             )
-        opened = _opened(self._keys, sealed)
         trouble = ""
         if opened is None:
             trouble = self._asked_again()
@@ -151,6 +151,11 @@ def fingerprint(key: bytes) -> str:
 
 def _named(keys: Sequence[bytes]) -> _Named:
     return tuple((fingerprint(key), Fernet(key)) for key in keys)
+
+
+def _sealed_bytes(document: bytes) -> int:
+    """Return how many bytes are in a Fernet token: version, time, IV, the document in whole blocks, signature."""
+    return 1 + 8 + 16 + (len(document) // 16 + 1) * 16 + 32
 
 
 def _opened(keys: _Named, sealed: bytes) -> Opened | None:

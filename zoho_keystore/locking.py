@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from zoho_keystore import trust
 from zoho_keystore.descriptor import Descriptor
@@ -59,6 +59,10 @@ _no_fork = threading.RLock()
 
 #: Locks of an open file, and not of a process, by bytes; they do not know of those by flock. Linux has them.
 _QUEUE = getattr(fcntl, "F_OFD_SETLK", None)
+_TAKE, _LEAVE = (
+    struct.pack("hhqqi4x", getattr(fcntl, kind, 0), os.SEEK_SET, 0, 1, 0) for kind in ("F_WRLCK", "F_UNLCK")
+)
+_SystemCalls: TypeAlias = "tuple[Callable[..., bool], Callable[[int], None]]"
 _to_renew: weakref.WeakSet[ThreadLock | StoreLock] = weakref.WeakSet()
 
 
@@ -154,7 +158,7 @@ class HeldLock:
         Raises:
             StoreFileError: Somebody has deleted or replaced the lock file, so another process may hold "the lock" too.
         """
-        if not _is_same(self.folder, self._name, self._descriptor):
+        if not _is_at(self.folder, self._name, os.fstat(self._descriptor.fd)):
             raise StoreFileError(
                 "the lock file was deleted or replaced while it was locked; nothing was saved",
                 "Save again, and find out what removes it: it has to stay",
@@ -178,6 +182,7 @@ class StoreLock:
         self._threads = ThreadLock()
         self._descriptor: Descriptor | None = None
         self._crowded_until = 0.0
+        self._calls: _SystemCalls | None = None
         _to_renew.add(self)
 
     @contextmanager
@@ -203,14 +208,16 @@ class StoreLock:
                 if descriptor is not None:
                     _release(descriptor, unlock)
 
-    def _system_calls(self) -> tuple[Callable[..., bool], Callable[[int], None]]:
+    def _system_calls(self) -> _SystemCalls:
         # Importing it takes 40 ms, which a process that only reads does not need to spend.
-        try:
-            with _unforked():
-                from filelock import lock_descriptor, unlock_descriptor  # noqa: PLC0415 - see above
-        except OSError as error:
-            raise storage_error(error, "the store cannot be locked; nothing was saved", self.path) from error
-        return lock_descriptor, unlock_descriptor
+        if self._calls is None:
+            try:
+                with _unforked():
+                    from filelock import lock_descriptor, unlock_descriptor  # noqa: PLC0415 - see above
+            except OSError as error:
+                raise storage_error(error, "the store cannot be locked; nothing was saved", self.path) from error
+            self._calls = lock_descriptor, unlock_descriptor
+        return self._calls
 
     def _locked(self, folder: Folder, start: float, timeout_s: float, lock: Callable[..., bool]) -> Descriptor:
         chances = _FREE_CHANCES
@@ -225,7 +232,7 @@ class StoreLock:
                 if descriptor is not None:
                     if not self._waited(descriptor.fd, start, timeout_s, lock):
                         raise _timed_out(timeout_s, "another process holds it", self.path)
-                    if _is_same(folder, self.path.name, descriptor):
+                    if _is_at(folder, self.path.name, descriptor.status):
                         return descriptor
             except OSError as error:
                 raise storage_error(error, "the lock file cannot be opened or locked", self.path) from error
@@ -280,14 +287,15 @@ class StoreLock:
                 raise
             folder.chmod(name)
             return None
-        status = os.fstat(descriptor.fd)
+        status = descriptor.status
         try:
             trust.require_regular(status, self.path)
             if status.st_nlink > 1:
                 raise UnsafeFileError("it is another file's second name", "", self.path)
-            store = folder.status_if_there(self._store_name)
-            # Root that took anybody's lock file could be held up by whoever made one where everybody may (/tmp).
-            trust.require_owner(status, self.path, also=None if store is None else store.st_uid)
+            if not trust.is_ours(status):
+                # Root that took anybody's lock file could be held up by whoever made one where everybody may (/tmp).
+                store = folder.status_if_there(self._store_name)
+                trust.require_owner(status, self.path, also=None if store is None else store.st_uid)
         except UnsafeFileError as error:
             descriptor.close()
             raise UnsafeFileError(
@@ -314,7 +322,7 @@ def _heads_the_queue(fd: int) -> bool:
     if _QUEUE is None:
         return True
     try:
-        fcntl.fcntl(fd, _QUEUE, _flock(fcntl.F_WRLCK))
+        fcntl.fcntl(fd, _QUEUE, _TAKE)
     except BlockingIOError:
         return False
     except OSError:
@@ -325,11 +333,7 @@ def _heads_the_queue(fd: int) -> bool:
 def _leave_queue(fd: int) -> None:
     if _QUEUE is not None:
         with suppress(OSError):
-            fcntl.fcntl(fd, _QUEUE, _flock(fcntl.F_UNLCK))
-
-
-def _flock(kind: int) -> bytes:
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0)
+            fcntl.fcntl(fd, _QUEUE, _LEAVE)
 
 
 def _timed_out(timeout_s: float, who: str, path: Path | None) -> LockTimeoutError:
@@ -340,9 +344,9 @@ def _timed_out(timeout_s: float, who: str, path: Path | None) -> LockTimeoutErro
     )
 
 
-def _is_same(folder: Folder, name: str, descriptor: Descriptor) -> bool:
+def _is_at(folder: Folder, name: str, status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor.fd), folder.status(name))
+        return os.path.samestat(status, folder.status(name))
     except FileNotFoundError:
         return False
 

@@ -42,6 +42,7 @@ class _KeystoreTokenStore(TokenStore):
 
     def __init__(self, keystore: Keystore) -> None:
         self._keystore = keystore
+        self._path = keystore.path
 
     def find_token(self, token: OAuthToken) -> OAuthToken | None:
         """Fill a token with what is stored of it.
@@ -59,7 +60,7 @@ class _KeystoreTokenStore(TokenStore):
         """
         # A context manager would take as long as all the rest of this that is not the look at the file.
         try:
-            wanted = _record_of(token, self._keystore.path)
+            wanted = _record_of(token, self._path)
             found = self._keystore.find(wanted)
         except KeystoreError as error:
             raise _sdk_exception("looking up a token", error) from error
@@ -79,14 +80,13 @@ class _KeystoreTokenStore(TokenStore):
             SDKException: It is no token or has nothing to keep, or it was not saved. With a
                 :class:`DurabilityUnknownError` as its cause it was saved, and may not survive a power cut.
         """
-        with _as_sdk_exception("saving a token"):
-            try:
-                given = _record_of(token, self._keystore.path)
-                self._keystore.save(given, saved=lambda record: _fill(token, given, record))
-            except KeystoreError as error:
-                # The SDK keeps this to itself from 6_0 on, and the script would go on until its token is lost.
-                _log.error("%s", error)
-                raise
+        try:
+            given = _record_of(token, self._path)
+            self._keystore.save(given, saved=lambda record: _fill(token, given, record))
+        except KeystoreError as error:
+            # The SDK keeps this to itself from 6_0 on, and the script would go on until its token is lost.
+            _log.error("%s", error)
+            raise _sdk_exception("saving a token", error) from error
 
     def delete_token(self, id: str) -> None:
         """Remove a token.
@@ -95,7 +95,7 @@ class _KeystoreTokenStore(TokenStore):
             SDKException: There is none with this id, or the store cannot be written.
         """
         with _as_sdk_exception("deleting a token"):
-            self._keystore.delete(_require_id(id, self._keystore.path))
+            self._keystore.delete(_require_id(id, self._path))
 
     def get_tokens(self) -> list[OAuthToken]:
         """Return all tokens, in the order in which they were first saved; each can be used with ``switch_user``.
@@ -122,7 +122,7 @@ class _KeystoreTokenStore(TokenStore):
             SDKException: The store cannot be read.
         """
         try:
-            record = self._keystore.get(_require_id(id, self._keystore.path))
+            record = self._keystore.get(_require_id(id, self._path))
         except KeystoreError as error:
             raise _sdk_exception("looking up a token by its id", error) from error
         return _token_of(record) if record is not None else None
@@ -180,7 +180,7 @@ class EncryptedFileStore(_KeystoreTokenStore):
     @property
     def path(self) -> Path | None:
         """The file, absolute and without symbolic links."""
-        return self._keystore.path
+        return self._path
 
     def __repr__(self) -> str:
         """Name the file."""

@@ -38,6 +38,8 @@ UPDATE_FLAGS = os.O_RDWR | _SAFE
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
 FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
+_NO_ATIME = getattr(os, "O_NOATIME", 0)
+
 _NETWORK_KINDS = re.compile(r"nfs|cifs|smb|9p|afs|ceph|gluster|lustre|ocfs|gfs|vboxsf|vmhgfs|virtiofs|drvfs|fuse")
 
 #: As a user in :func:`require_owner`.
@@ -46,6 +48,17 @@ ANYBODY = -1
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def open_quietly(path: str | os.PathLike[str], flags: int) -> int:
+    """Return a descriptor of a file or folder of ours, whose reading leaves no time of access.
+
+    Each such time would be one more thing that the next save has to bring to the disk.
+    """
+    try:
+        return os.open(path, flags | _NO_ATIME)
+    except OSError:
+        return os.open(path, flags)  # It is not ours, or on a file system that does not know this.
 
 
 @contextmanager
@@ -251,21 +264,15 @@ def _new_files_are_private(folder: Path) -> bool:
         return not is_open_to_others(os.fstat(probe.fileno()))
 
 
-def keeps_inodes(path: Path) -> bool:
-    """Tell whether an open descriptor keeps a file's inode number from coming back as another file's.
-
-    Network file systems answer from a cache, and some make numbers up; on Windows a file that we keep open could not be
-    replaced. There a file is known again by its content alone.
-    """
-    if not HAS_OWNERS:
-        return False
+def is_remote(path: Path) -> bool:
+    """Tell whether a file is on a network file system: those answer from a cache, and some make numbers up."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             kinds = dict(_mount_points_and_kinds(mounts))
     except OSError:
-        return True  # No Linux: there is no way to ask that costs less than it is worth.
+        return False  # No Linux: there is no way to ask that costs less than it is worth.
     point = next((str(place) for place in (path, *path.parents) if str(place) in kinds), "/")
-    return not _NETWORK_KINDS.match(kinds.get(point, ""))
+    return bool(_NETWORK_KINDS.match(kinds.get(point, "")))
 
 
 def _mount_points_and_kinds(mounts: Iterable[str]) -> Iterator[tuple[str, str]]:

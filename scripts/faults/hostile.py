@@ -206,7 +206,7 @@ def check_saving(data: bytes) -> None:
     vault._table = Table(header, dict(records))
     new = Keystore(vault).save(token("new"))
     table = vault._table
-    grown = replace(table.header, generation=header.generation + 1)
+    grown = table.header._replace(generation=header.generation + 1)
     written = _deeper(50, lambda: document.encode(grown, table.records()))
     try:
         _, found = document.decode(written)

@@ -13,8 +13,9 @@ from zoho_keystore.document import Header
 from zoho_keystore.errors import CannotOpenError
 from zoho_keystore.folder import Folder
 from zoho_keystore.locking import HeldLock, StoreLock
-from zoho_keystore.vaults import file
+from zoho_keystore.vaults import file, state
 from zoho_keystore.vaults.file import FileVault
+from zoho_keystore.vaults.state import State
 from zoho_keystore.vaults.table import Table
 
 if TYPE_CHECKING:
@@ -68,16 +69,16 @@ def _lock_file_unlinked() -> None:
     release = locking._release
     path_of: dict[int, Path] = {}
 
-    def remembering(folder: Folder, name: str, descriptor: Descriptor) -> bool:
-        path_of[descriptor.fd] = folder.path / name
+    def remembering(folder: Folder, name: str, status: os.stat_result) -> bool:
+        path_of[status.st_ino] = folder.path / name
         return True
 
     def unlinking(descriptor: Descriptor, unlock: Callable[[int], None]) -> None:
-        if (path := path_of.pop(descriptor.fd, None)) is not None:
+        if (path := path_of.pop(descriptor.status.st_ino, None)) is not None:
             path.unlink(missing_ok=True)
         release(descriptor, unlock)
 
-    _put(locking, _is_same=remembering, _release=unlinking)
+    _put(locking, _is_at=remembering, _release=unlinking)
     _put(HeldLock, verify=lambda _self: None)
 
 
@@ -98,15 +99,24 @@ def _unreadable_read_as_empty() -> None:
         try:
             return load(self)
         except CannotOpenError:
-            opened = Descriptor(os.open(self.path, os.O_RDONLY))
-            status = os.fstat(opened.fd)
-            return file._State(opened, status, os.pread(opened.fd, 36, 0), Table(Header(store_id="empty"), {})), ""
+            empty = Table(Header(store_id="empty"), {})
+            return State(os.stat(self.path), self.path.read_bytes(), empty, is_remote=False), ""
 
     _put(FileVault, _load=lenient)
 
 
+def trust_any_status(stamp: Callable[[os.stat_result], object]) -> None:
+    """Know every state by its status alone, or by a part of it."""
+
+    class Trusting(State):
+        is_known_by_stamp = property(lambda _: True, lambda *_: None)
+
+    _put(file, State=Trusting, stamp=stamp)
+    _put(state, stamp=stamp)
+
+
 def _mtime_only_cache() -> None:
-    _put(file, _stamp=lambda status: (0, status.st_mtime_ns, 0, 0, 0))
+    trust_any_status(lambda status: (status.st_mtime_ns, 0))
 
 
 #: What each of them takes out, by name; to be called in a process of its own, which does not come back from it.

@@ -558,7 +558,7 @@ def _parent(pipe: Connection, *, keystore: Keystore, told: Connection, waits: bo
                 arrived.set()
             return locked
 
-        filelock.lock_descriptor = noticed
+        vault_of(keystore)._lock._calls = noticed, filelock.unlock_descriptor
     threading.Thread(target=_speak, args=(pipe, lambda _: work(), {}), daemon=True).start()
     arrived.wait()
     fork = FORK.Process(target=_speak, args=(pipe, _fork, {"keystore": keystore}))

@@ -9,16 +9,18 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from cryptography.fernet import Fernet
 
 from faults import Result, Store, StoreProblem
-from faults.mutants import _put
+from faults.mutants import _put, trust_any_status
 from faults.races import MORE_MUTANTS, Child, apart, noted, spoiled
 from zoho_keystore.errors import CannotOpenError
 from zoho_keystore.records import TokenRecord
-from zoho_keystore.vaults import file
+from zoho_keystore.vaults import file, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,16 +45,23 @@ HALF_WRITTEN = "finds that met a file half written in place"
 _BEGUN, _ENDED, _STOP = range(3)
 
 
-def _inode_cache_without_descriptor() -> None:
-    class Closed(file._State):
-        def __init__(self, _: object, *rest: Any) -> None:
-            super().__init__(None, *rest)
-
-    _put(file, _State=Closed)
-    _put(file, _stamp=lambda status: (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+def _without_ctime(status: os.stat_result) -> object:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
-MORE_MUTANTS["inode cache without descriptor"] = _inode_cache_without_descriptor
+def _one_time_for_all() -> None:
+    _put(state, _mark=lambda _head: 1)
+    _put(file, own_time=lambda _sealed, **_: _ALWAYS_NS + 1)
+
+
+MORE_MUTANTS["status without a mark"] = partial(trust_any_status, _without_ctime)
+MORE_MUTANTS["one time for all"] = _one_time_for_all
+
+
+def _stop_clocks() -> None:
+    """Let time stand still, for this process and for the file system, whose own time of changes is not looked at."""
+    _put(file, stamp=_without_ctime)
+    _put(state, stamp=_without_ctime, time=SimpleNamespace(time_ns=lambda: _ALWAYS_NS))
 
 
 @apart
@@ -61,7 +70,8 @@ def stale_reads(
 ) -> Result:
     """Replace the file, one to three times before another process finds what is there, so that inode numbers come back.
 
-    Most of the replacements are saves; the others are made as ``mv`` makes them, and ``rm`` and ``cp``.
+    Most of the replacements are saves; the others are made as ``mv`` makes them, and ``rm`` and ``cp``. What is there
+    has not the time that its save gave it, so the reader has to know it by its content.
     """
     store = spoiled(folder, mutant)
     result = Result("finds after replacements that leave size and times as they were")
@@ -73,6 +83,29 @@ def stale_reads(
         while result.tried < replacements:
             for way in chance.choices(ways, k=chance.randint(1, 3)):
                 tally.change(way)
+                progress()
+            tally.find()
+    return result
+
+
+@apart
+def saves_at_one_moment(
+    folder: Path, *, saves: int, mutant: str | None = None, progress: Callable[[], None] = lambda: None
+) -> Result:
+    """Save, one to three times before another process finds what is there, while all clocks stand still.
+
+    So they do for some milliseconds on many systems. Only the time that each save gives its file tells states apart.
+    """
+    store = spoiled(folder, mutant)
+    _stop_clocks()
+    result = Result("finds after saves at one and the same moment")
+    chance = random.Random(0)  # noqa: S311 - no secret
+    with noted(result), Child(_find, store=store) as reader:
+        writer = _Writer(store)
+        tally = _Tally(writer, reader, result, resets_times=False)
+        while result.tried < saves:
+            for _ in range(chance.randint(1, 3)):
+                tally.change(writer.save)
                 progress()
             tally.find()
     return result
@@ -218,8 +251,8 @@ def _write(path: Path, flags: int, content: bytes) -> None:
 class _Tally:
     """Changes and finds by turns, and what they come to."""
 
-    def __init__(self, writer: _Writer, reader: Child, result: Result) -> None:
-        """Take who changes, who finds, and where it is counted."""
+    def __init__(self, writer: _Writer, reader: Child, result: Result, *, resets_times: bool = True) -> None:
+        """Take who changes, who finds, where it is counted, and whether a change leaves the times as they were."""
         self._writer = writer
         self._reader = reader
         self._result = result
@@ -227,16 +260,21 @@ class _Tally:
         self._figures |= dict.fromkeys((FINDS, SAME_LOOK, KNOWN_INODE, SAME_INODE), 0)
         self._inodes: set[int] = set()
         self._inode_found = 0
-        os.utime(writer.path, ns=(_ALWAYS_NS, _ALWAYS_NS))
+        self._resets_times = resets_times
+        self._reset_times()
+
+    def _reset_times(self) -> None:
+        if self._resets_times:
+            os.utime(self._writer.path, ns=(_ALWAYS_NS, _ALWAYS_NS))
 
     def change(self, way: Callable[[], None]) -> None:
-        """Change the file, and set its times to what they always are."""
+        """Change the file, and set its times to what they always are, if that is the attack."""
         path = self._writer.path
         before = os.stat(path)
         self._inodes.add(before.st_ino)
         self._writer.next()
         way()
-        os.utime(path, ns=(_ALWAYS_NS, _ALWAYS_NS))
+        self._reset_times()
         after = os.stat(path)
         self._result.tried += 1
         self._figures[SAME_LOOK] += (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)

@@ -55,13 +55,13 @@ def _repeating(patch: pytest.MonkeyPatch) -> None:
 def _chaining(patch: pytest.MonkeyPatch) -> None:
     decode = document.decode
 
-    def mutant(data: bytes, **options: Any) -> Any:
+    def mutant(data: bytes, *known: Any, **options: Any) -> Any:
         try:
             json.loads(data)
         except ValueError:
             # The error that holds the document is hidden from view, and kept.
             raise errors.DocumentError("what is inside is not valid JSON") from None
-        return decode(data, **options)
+        return decode(data, *known, **options)
 
     patch.setattr(document, "decode", mutant)
 

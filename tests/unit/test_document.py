@@ -5,7 +5,7 @@ import json
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -17,6 +17,9 @@ from zoho_keystore.document import Header, decode, encode
 from zoho_keystore.errors import DocumentError, NewerVersionError
 from zoho_keystore.keystore import open_file
 from zoho_keystore.records import CREDENTIAL_FIELDS, TEXT_FIELDS, TokenRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DATA = Path(__file__).parents[1] / "data"
 PATH = Path("/data/tokens.keystore")
@@ -118,6 +121,11 @@ def test_a_document_is_read_into_its_header_and_records() -> None:
     header, records = decode(document(TOKEN))
     assert header == Header(store_id="CANARY-store", generation=3, next_id=9)
     assert records == {"CANARY-id": TokenRecord(id="CANARY-id", access_token="CANARY-access", created_at=1, saved_at=2)}
+
+
+def test_a_header_shows_no_field_that_this_release_does_not_know() -> None:
+    """It may be a secret."""
+    assert repr(Header(store_id="s", unknown={"later": CANARY})) == "Header(store_id='s', generation=0, next_id=1)"
 
 
 @pytest.mark.parametrize("name", CREDENTIAL_FIELDS)
@@ -259,6 +267,140 @@ def test_what_is_read_is_written_as_it_was(header: Header, records: list[TokenRe
     data = encode(header, records)
     read_header, read_records = decode(data)
     assert encode(read_header, read_records.values()) == data
+
+
+# --- what another state has, too ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_are_compared() -> Iterator[None]:
+    """Let what is known be compared, however little it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document_module, "_MANY", 1)
+        yield
+
+
+def known(*fields: dict[str, Any]) -> dict[str, TokenRecord]:
+    """Return the records of another state."""
+    return decode(document(*fields))[1]
+
+
+def test_records_that_have_not_changed_are_taken_over() -> None:
+    """The very same ones, in the order of the document; only the others are made anew."""
+    before = known({"id": "1", "user_name": "a"}, {"id": "2", "user_name": "b"}, {"id": "3", "user_name": "c"})
+    others = [replace(before["2"], user_name="B"), TokenRecord(id="4", user_name="d")]
+    data = encode(Header(store_id="s"), [before["3"], before["1"], *others])
+    found = decode(data, before)[1]
+    assert list(found) == ["3", "1", "2", "4"]
+    assert found["3"] is before["3"]
+    assert found["1"] is before["1"]
+    assert found == decode(data)[1]
+
+
+def test_a_record_is_written_as_it_was_read_beside_known_ones() -> None:
+    """What it is written as is not worked out again."""
+    before = known({"id": "1"})
+    record = TokenRecord(id="2", access_token="a")
+    data = encode(Header(store_id="s"), [before["1"], record])
+    found = decode(data, before)[1]
+    assert found["2"].__dict__["as_json"] == record.as_json
+    assert encode(Header(store_id="s"), found.values()) == data
+
+
+#: Objects in a list in a record look, between two of them, as two records do.
+NESTED = '{"id":"5","x":[{"a":1},{"id":"1","user_name":"a","created_at":1,"saved_at":2},{"id":"6"}]}'
+RAW = [
+    '{"id":"1","user_name":"a","created_at":1,"saved_at":2}',
+    '{"id":"1","user_name":"b","created_at":1,"saved_at":2}',
+    '{"id":"2","user_name":"}]}","created_at":1,"saved_at":2}',
+    '{"id":"2","user_name":"},{\\"id\\":\\"1\\"","created_at":1,"saved_at":2}',
+    '{"id":"3","refresh":{"owner":"o"},"created_at":1,"saved_at":2}',
+    '{"id":"3","refresh":{"of":[{"a":1},{"id":"1"}]},"created_at":1,"saved_at":2}',
+    '{"id":"4","later":"text"}',
+    '{"id":"4","id":"7"}',
+    '{"user_name":"a","id":"8"}',
+    '{"id":"a\\"b","created_at":1,"saved_at":2}',
+    '{"id":"\\u00e9","created_at":1,"saved_at":2}',
+    '{"id":"\u00e9","created_at":1,"saved_at":2}',
+    '{"id":"9","user_name":7}',
+    '{"id":"9"',
+    "null",
+    NESTED,
+    NESTED.replace(',{"id":"6"}', ""),
+]
+HEADS = [
+    '{"format":"zoho-keystore","version":1,"store_id":"s","generation":3,"next_id":9,"tokens":[',
+    '{"format":"zoho-keystore","version":1,"store_id":"s","generation":4,"next_id":9,"later":[1],"tokens":[',
+    '{"format":"zoho-keystore","version":1,"store_id":"s","generation":3,"next_id":9,"x":{"tokens":[{"id":"1"}]},"tokens":[',
+    '{"format":"zoho-keystore","version":1,"store_id":"s","generation":3,"next_id":9,"tokens":null,"tokens":[',
+    '{"format":"zoho-keystore","version":2,"store_id":"s","generation":3,"next_id":9,"tokens":[',
+    '{"format":"zoho-keystore","version":1,"tokens":[',
+    "[",
+]
+TAILS = ["]}", "]} ", "]]", "]x", '],"x":[{"a":1}]}', '],"tokens":[{"id":"1"}]}', "]", "]}]}"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    head=st.sampled_from([HEADS[0]] * 5 + HEADS),
+    records=st.lists(st.tuples(st.sampled_from(RAW), st.sampled_from([","] * 5 + [", ", " ,", ""])), max_size=5),
+    tail=st.sampled_from([TAILS[0]] * 5 + TAILS),
+    others=st.lists(st.sampled_from([*RAW[:7], NESTED]), min_size=1, max_size=4),
+)
+def test_what_is_known_changes_nothing_in_what_is_read(
+    head: str, records: list[tuple[str, str]], tail: str, others: list[str]
+) -> None:
+    """However the document is written, and whatever the other state holds."""
+    body = "".join(part for record in records for part in record)
+    if records:
+        body = body.removesuffix(records[-1][1])
+    assert_read_alike(f"{head}{body}{tail}", *others)
+
+
+def assert_read_alike(text: str, *others: str) -> None:
+    """Read a document beside some records of another state, and alone."""
+    alone = outcome(text.encode())
+    of_another: dict[str, TokenRecord] = {}
+    for other in others:
+        of_another |= decode(f"{HEADS[0]}{other}]}}".encode())[1]
+    try:
+        beside: Any = decode(text.encode(), of_another)
+    except DocumentError as error:
+        beside = error
+    if isinstance(alone, DocumentError):
+        assert (type(beside), str(beside)) == (type(alone), str(alone))
+    else:
+        assert beside == alone
+        assert list(beside[1]) == list(alone[1])
+        assert decode(encode(beside[0], beside[1].values())) == alone
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param('{"id":"4","id":"7"},{"id":"2"}', id="an id that is given twice"),
+        pytest.param(f'{NESTED},{{"id":"8"}} , {{"id":"6"}}', id="what is known is in a field of another record"),
+        pytest.param(
+            f'{{"id":"5","refresh":{NESTED}}},{{"id":"8"}} , {{"id":"6"}}'.replace('"id":"5","x"', '"x"'),
+            id="what is known is in a lease",
+        ),
+        pytest.param('{"id":"1"},{"id":"1"}', id="two records of one id"),
+        pytest.param(f'{RAW[0]},{{"id":"1"}}', id="another record with a known id"),
+    ],
+)
+def test_what_looks_like_a_known_record_is_not_taken_for_one(body: str) -> None:
+    """However another program has written it."""
+    assert_read_alike(f"{HEADS[0]}{body}]}}", RAW[0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(header=HEADERS, records=RECORDS, others=RECORDS)
+def test_any_document_is_read_beside_any_other_state(
+    header: Header, records: list[TokenRecord], others: list[TokenRecord]
+) -> None:
+    """As it is read alone."""
+    data = encode(header, records)
+    assert decode(data, {record.id: record for record in [*others, *records[:1]]}) == decode(data)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import resource
 import signal
 import stat
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,6 +111,27 @@ def test_a_write_replaces_the_content(folder: Folder, store: Path) -> None:
     """The file has the new content, and is the only one."""
     write(folder, NAME, NEW)
     assert contents(store.parent) == {NAME: NEW}
+
+
+def test_a_file_gets_the_time_that_was_asked_for(folder: Folder, store: Path) -> None:
+    """And that of its writing where none was."""
+    write(folder, NAME, NEW, mtime_ns=1_234_567_890_123_456_789)
+    assert store.stat().st_mtime_ns == 1_234_567_890_123_456_789
+    write(folder, NAME, NEW)
+    assert abs(store.stat().st_mtime_ns - time.time_ns()) < 60 * 10**9
+
+
+@pytest.mark.parametrize("mtime_ns", [5, 10**30])
+def test_a_time_that_cannot_be_set_keeps_nothing_from_being_written(
+    monkeypatch: pytest.MonkeyPatch, folder: Folder, store: Path, mtime_ns: int
+) -> None:
+    """A file system may not know it, and a clock may be anywhere."""
+    if mtime_ns == 5:
+        monkeypatch.setattr(os, "utime", fails_with(errno.EPERM))
+        monkeypatch.setattr(os, "supports_fd", {os.utime})
+    write(folder, NAME, NEW, mtime_ns=mtime_ns)
+    assert contents(store.parent) == {NAME: NEW}
+    assert abs(store.stat().st_mtime_ns - time.time_ns()) < 60 * 10**9
 
 
 def test_a_write_makes_a_file_that_is_not_there(folder: Folder, place: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import logging
 import os
@@ -34,6 +33,7 @@ from zoho_keystore.keys import KeyRing, key_ring
 from zoho_keystore.keystore import Keystore, open_file
 from zoho_keystore.records import TokenRecord
 from zoho_keystore.vaults import file as file_module
+from zoho_keystore.vaults import state as state_module
 from zoho_keystore.vaults.file import FileVault
 
 if TYPE_CHECKING:
@@ -289,11 +289,12 @@ def test_a_file_put_in_place_by_others_is_seen_at_once(store: Keystore, store_pa
 def test_a_writer_looks_at_the_content_when_the_status_is_the_same(
     store: Keystore, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written in place within one tick of the clock, a file shows the same status."""
+    """Written in place, with its times set to what they were, a file shows the same status."""
     other = store_path.with_name("other.keystore")
     shutil.copy2(store_path, other)
     open_file(other, key=key).save(token(3))
-    monkeypatch.setattr(file_module, "_stamp", lambda _status: (0, 0, 0, 0, 0))
+    monkeypatch.setattr(file_module, "stamp", lambda _status: (0, 0, 0, 0, 0))
+    monkeypatch.setattr(state_module, "stamp", lambda _status: (0, 0, 0, 0, 0))
     store_path.write_bytes(other.read_bytes())
     vault: Any = store._vault
     vault._state.stamp = (0, 0, 0, 0, 0)
@@ -338,6 +339,16 @@ def test_unknown_fields_survive_a_save(store: Keystore, store_path: Path, key: b
     assert after["tokens"][0] == changed["tokens"][0]
 
 
+def test_a_save_gives_the_file_a_later_time_than_it_had(store: Keystore, store_path: Path) -> None:
+    """Also when the clock was set back since: two states with one time could be taken for each other."""
+    ahead_ns = time.time_ns() + 3600 * 10**9
+    os.utime(store_path, ns=(ahead_ns, ahead_ns))
+    for number in range(3, 6):
+        store.save(token(number))
+        before_ns, ahead_ns = ahead_ns, store_path.stat().st_mtime_ns
+        assert before_ns < ahead_ns < before_ns + 10**6
+
+
 def test_a_saved_state_is_not_read_back(store: Keystore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is known already."""
     store.save(token(3))
@@ -374,14 +385,37 @@ def test_two_that_make_the_store_at_once_get_the_same_one(
 
 
 def test_no_descriptor_is_left_open_by_states_that_came_and_went(store: Keystore, store_path: Path, key: bytes) -> None:
-    """One at most is open for each store."""
+    """None is open but while something is read or written."""
     other = open_file(store_path, key=key)
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
     for number in range(3, 30):
         other.save(token(number))
         assert len(store.records()) == number
-    assert len(os.listdir("/proc/self/fd")) <= before
+    open_ones = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert not {path for path in open_ones if path.startswith(str(store_path.parent))}
+
+
+@pytest.mark.parametrize("happens", ["it is replaced", "it is gone"])
+def test_a_file_that_is_not_the_one_that_was_read_is_not_made_private(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, happens: str
+) -> None:
+    """Whatever has taken its place may be anything."""
+    store_path.chmod(0o644)
+    really_decode = document.decode
+
+    def decode(*arguments: Any, **options: Any) -> Any:
+        if happens == "it is gone":
+            store_path.unlink()
+        else:
+            other = store_path.with_name("other")
+            other.write_bytes(b"not ours")
+            other.chmod(0o644)
+            other.replace(store_path)
+        return really_decode(*arguments, **options)
+
+    monkeypatch.setattr(document, "decode", decode)
+    assert len(store.records()) == 2
+    if happens == "it is replaced":
+        assert stat.S_IMODE(store_path.stat().st_mode) == 0o644
 
 
 def test_the_vault_never_asks_for_a_key_itself(store_path: Path, key: bytes) -> None:
@@ -469,19 +503,20 @@ def test_a_file_that_is_changed_right_after_a_save_is_read(
     assert len(store.records()) == 2
 
 
-def test_a_save_is_done_even_if_no_descriptor_is_left_afterwards(
+def test_a_save_is_done_even_if_the_new_file_cannot_be_looked_at(
     store: Keystore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next call reads the file."""
-    really_open = Folder.open
+    sync, status = Folder.sync, Folder.status
 
-    def opened(self: Folder, name: str, flags: int) -> int:
-        if name == "tokens.keystore":
-            raise OSError(errno.EMFILE, "Too many open files")
-        return really_open(self, name, flags)
+    def synced(self: Folder) -> None:
+        sync(self)
+        monkeypatch.setattr(Folder, "status", failing(OSError(errno.EIO, "Input/output error")))
 
-    monkeypatch.setattr(Folder, "open", opened)
+    monkeypatch.setattr(Folder, "sync", synced)
     store.save(token(3))
+    monkeypatch.setattr(Folder, "sync", sync)
+    monkeypatch.setattr(Folder, "status", status)
     assert len(store.records()) == 3
 
 
@@ -516,18 +551,21 @@ def test_a_store_that_is_closed_during_a_save_stays_closed(
     assert len(content(store_path, key)["tokens"]) == 3
 
 
-def test_where_inode_numbers_cannot_be_relied_on_a_file_is_known_by_its_content(
-    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["on a network file system", "where times of files are not kept"])
+def test_where_a_status_cannot_be_relied_on_a_file_is_known_by_its_content(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """As on Windows and on network file systems: no descriptor stays open, and what others save is seen."""
-    monkeypatch.setattr(trust, "keeps_inodes", lambda _path: False)
+    """What others save is seen, and what stays is not read again."""
+    if "network" in where:
+        monkeypatch.setattr(trust, "is_remote", lambda _path: True)
+    else:
+        monkeypatch.setattr(os, "supports_fd", os.supports_fd - {os.utime})
     first, second = open_file(store_path, key=key), open_file(store_path, key=key)
-    monkeypatch.setattr(file_module, "_stamp", lambda _status: (0, 0, 0, 0, 0))
+    for module in (file_module, state_module):
+        monkeypatch.setattr(module, "stamp", lambda _status: (0, 0, 0, 0, 0))
     for number in range(1, 4):
         first.save(token(number))
         assert len(second.records()) == number
-    links = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
-    assert str(store_path) not in links
     monkeypatch.setattr(FileVault, "_load", lambda _self: pytest.fail("read again"))
     assert len(second.records()) == 3
 

@@ -746,7 +746,7 @@ def test_a_file_system_whose_inode_numbers_change_costs_the_timeout(
         assert len(calls) < 1000, "no end"
         return False
 
-    monkeypatch.setattr(locking, "_is_same", never_the_same)
+    monkeypatch.setattr(locking, "_is_at", never_the_same)
     with pytest.raises((LockTimeoutError, StoreFileError)):
         hold_once(StoreLock(place, NAME, 5))
     assert clock.slept, "it does not spin"

@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 from dataclasses import FrozenInstanceError, asdict, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +23,9 @@ from zoho_keystore.records import (
     is_fresher,
     updated,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAIR = ("access_token", "expires_in")
 LONE = tuple(name for name in CREDENTIAL_FIELDS if name not in PAIR)
@@ -663,12 +666,14 @@ def test_a_record_can_be_copied_replaced_and_pickled(record: TokenRecord) -> Non
     assert pickle.loads(pickle.dumps(record)) == FULL  # noqa: S301 - we pickled it ourselves
 
 
-def test_a_changed_copy_does_not_inherit_what_the_record_keeps() -> None:
+@pytest.mark.parametrize("copied", [replace, TokenRecord.with_changes])
+def test_a_changed_copy_does_not_inherit_what_the_record_keeps(copied: Callable[..., TokenRecord]) -> None:
     """The JSON and the expiry of the old values must not pass for those of the new ones."""
     used = replace(FULL)
     assert used.as_json
     assert used.expires_at_ms
-    later = replace(used, expires_in="5", access_token="new")
+    later = copied(used, expires_in="5", access_token="new")
+    assert later == TokenRecord(**{**asdict(FULL), "expires_in": "5", "access_token": "new"})
     assert later.expires_at_ms == 5
     assert json.loads(later.as_json)["access_token"] == "new"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
@@ -592,7 +593,42 @@ def test_a_real_other_user_finds_out_as_well(public: Path) -> None:
     assert "UnsafeFileError" in as_nobody(work)
 
 
-# --- File systems whose inode numbers tell nothing ---
+# --- Reading that leaves no trace ---
+
+
+def test_reading_quietly_leaves_no_time_of_access(tmp_path: Path) -> None:
+    """Which the next save would have to bring to the disk."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    os.utime(path, ns=(0, 0))
+    fd = trust.open_quietly(path, trust.READ_FLAGS)
+    try:
+        assert os.read(fd, 100) == b"content"
+    finally:
+        os.close(fd)
+    assert path.stat().st_atime_ns == 0
+
+
+def test_what_cannot_be_read_quietly_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only the owner may ask for it, and some file systems do not know it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    really_open = os.open
+
+    def refusing(path: Path, flags: int) -> int:
+        if flags & os.O_NOATIME:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return really_open(path, flags)
+
+    monkeypatch.setattr(os, "open", refusing)
+    fd = trust.open_quietly(path, trust.READ_FLAGS)
+    try:
+        assert os.read(fd, 100) == b"content"
+    finally:
+        os.close(fd)
+
+
+# --- File systems whose answers come from a cache ---
 
 MOUNTS = (
     rb"""21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -624,53 +660,43 @@ def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("mounts")
 @pytest.mark.parametrize(
-    ("path", "keeps"),
+    ("path", "remote"),
     [
-        ("/home/user/store", True),
-        ("/store", True),
-        ("/mnt/share/store", False),
-        ("/mnt/share/deep/below/store", False),
-        ("/mnt/share-of-another/store", True),
-        ("/mnt/store", True),
-        ("/mnt/with space/store", False),
-        ("/mnt/back\\slash/store", False),
-        ("/mnt/share/local/store", True),
-        ("/over/store", True),
-        ("/mnt/share/local", True),
-        ("/mnt/share", False),
-        (os.fsdecode(b"/mnt/\xff/store"), False),
+        ("/home/user/store", False),
+        ("/store", False),
+        ("/mnt/share/store", True),
+        ("/mnt/share/deep/below/store", True),
+        ("/mnt/share-of-another/store", False),
+        ("/mnt/store", False),
+        ("/mnt/with space/store", True),
+        ("/mnt/back\\slash/store", True),
+        ("/mnt/share/local/store", False),
+        ("/over/store", False),
+        ("/mnt/share/local", False),
+        ("/mnt/share", True),
+        (os.fsdecode(b"/mnt/\xff/store"), True),
     ],
 )
-def test_the_file_system_of_a_path_is_that_of_the_nearest_mount(path: str, *, keeps: bool) -> None:
+def test_the_file_system_of_a_path_is_that_of_the_nearest_mount(path: str, *, remote: bool) -> None:
     """A mount over another counts, and names are unescaped."""
-    assert trust.keeps_inodes(Path(path)) is keeps
+    assert trust.is_remote(Path(path)) is remote
 
 
 @pytest.mark.parametrize(
-    ("kind", "keeps"),
+    ("kind", "remote"),
     [
-        *((kind, True) for kind in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "vfat")),
-        *(
-            (kind, False)
-            for kind in ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "virtiofs", "drvfs")
-        ),
-        *((kind, False) for kind in ("glusterfs", "ocfs2", "gfs2", "vboxsf", "vmhgfs", "fuseblk", "fuse.s3fs")),
+        *((kind, False) for kind in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "vfat")),
+        *((kind, True) for kind in ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "virtiofs", "drvfs")),
+        *((kind, True) for kind in ("glusterfs", "ocfs2", "gfs2", "vboxsf", "vmhgfs", "fuseblk", "fuse.s3fs")),
     ],
 )
-def test_network_file_systems_are_known_by_their_kind(mounts: Path, kind: str, *, keeps: bool) -> None:
+def test_network_file_systems_are_known_by_their_kind(mounts: Path, kind: str, *, remote: bool) -> None:
     """Those answer from caches, or make inode numbers up."""
     mounts.write_text(f"21 1 0:1 / / rw - {kind} source rw\n")
-    assert trust.keeps_inodes(Path("/a/store")) is keeps
+    assert trust.is_remote(Path("/a/store")) is remote
 
 
-def test_where_mounts_are_not_listed_inode_numbers_are_trusted(mounts: Path) -> None:
+def test_where_mounts_are_not_listed_a_file_is_taken_for_a_local_one(mounts: Path) -> None:
     """On other systems than Linux there is no such list."""
     mounts.unlink()
-    assert trust.keeps_inodes(Path("/a/store"))
-
-
-def test_without_posix_inode_numbers_are_not_trusted(monkeypatch: pytest.MonkeyPatch, mounts: Path) -> None:
-    """On Windows a file that is kept open could not be replaced."""
-    mounts.unlink()
-    monkeypatch.setattr(trust, "HAS_OWNERS", False)
-    assert not trust.keeps_inodes(Path("/a/store"))
+    assert not trust.is_remote(Path("/a/store"))

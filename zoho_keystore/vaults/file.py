@@ -1,8 +1,7 @@
 """A vault in one sealed file, shared by threads and processes.
 
 Readers take no lock. A state that was read stays trusted for as long as the path shows the file that it was read from,
-unchanged; the descriptor of that file stays open meanwhile, because only then can its inode number not come back as
-another file's.
+unchanged, as :mod:`zoho_keystore.vaults.state` tells.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import os
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoho_keystore import document, durable, trust
-from zoho_keystore.descriptor import Descriptor
 from zoho_keystore.document import MAX_SEALED_BYTES, Header
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -28,6 +25,7 @@ from zoho_keystore.errors import (
 )
 from zoho_keystore.folder import Folder
 from zoho_keystore.locking import StoreLock
+from zoho_keystore.vaults.state import HEAD_BYTES, State, own_time, stamp
 from zoho_keystore.vaults.table import Table
 
 if TYPE_CHECKING:
@@ -41,32 +39,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: So many characters of a Fernet token hold its time and its random IV, which differs in every sealing.
-_IV_CHARACTERS = 36
-
 #: How often a file that does not open, and is changing, is read again, and the pause before it, in seconds.
 _READ_ATTEMPTS = 5
 _READ_PAUSE_S = 0.02
-
-
-class _State:
-    """A state of the vault, and how to tell whether the file still holds it.
-
-    The descriptor is closed with the last reference to the state: only when no thread can compare with it any more may
-    the inode number come back.
-    """
-
-    __slots__ = ("descriptor", "head", "stamp", "table")
-
-    def __init__(self, descriptor: Descriptor | None, status: os.stat_result, head: bytes, table: Table) -> None:
-        self.descriptor = descriptor
-        self.stamp = _stamp(status)
-        self.head = head
-        self.table = table
-
-    def is_of(self, status: os.stat_result) -> bool:
-        """Tell whether a status is that of the file which this state was read from, unchanged."""
-        return _stamp(status) == self.stamp
 
 
 class FileVault:
@@ -90,8 +65,8 @@ class FileVault:
         self._path_text = str(path)
         self._keys: KeyRing | None = keys
         self._lock = StoreLock(path.parent, path.name, lock_timeout)
-        self._keeps_inodes = trust.keeps_inodes(path)
-        self._state: _State | None = None
+        self._is_remote = trust.is_remote(path)
+        self._state: State | None = None
         self._newest_seen = ("", 0)
         try:
             self._state, _ = self._load()
@@ -173,7 +148,7 @@ class FileVault:
                 raise self._no_memory("nothing was sealed anew") from None
             self._commit(held, draft, sealed, base)
 
-    def _commit(self, held: HeldLock, draft: Table, sealed: bytes, base: _State) -> None:
+    def _commit(self, held: HeldLock, draft: Table, sealed: bytes, base: State) -> None:
         try:
             state = self._written(held, draft, sealed, base)
         except DurabilityUnknownError:
@@ -191,7 +166,7 @@ class FileVault:
             raise StoreClosedError("the store is closed", "Make a new one", self.path)
         return self._keys
 
-    def _adopt(self, state: _State | None) -> None:
+    def _adopt(self, state: State | None) -> None:
         self._state = state
         if self._keys is None:
             self._state = None  # Another thread has closed the vault meanwhile: nothing of it may stay.
@@ -200,9 +175,9 @@ class FileVault:
         state = self._state
         if state is not None:
             try:
-                if self._keeps_inodes:
+                if state.is_known_by_stamp:
                     # As state.is_of(), whose call takes a fifth of the time of this look.
-                    is_current = _stamp(os.stat(self._path_text)) == state.stamp
+                    is_current = stamp(os.stat(self._path_text)) == state.stamp
                 else:
                     is_current = self._read_head() == state.head
                 if is_current:
@@ -211,11 +186,11 @@ class FileVault:
                 pass  # Reading will say it better.
         return self._reloaded().table
 
-    def _newest(self) -> _State:
+    def _newest(self) -> State:
         """Return the newest state for a writer, who must not overwrite what somebody put there unseen.
 
-        A file that is written in place within one tick of the clock shows the same status; its head, with another IV,
-        gives it away.
+        A file that somebody writes in place, and gives the time that it had, shows the same status; its head, with
+        another IV, gives it away.
         """
         state = self._state
         if state is not None:
@@ -227,16 +202,16 @@ class FileVault:
         return self._reloaded()
 
     def _read_head(self) -> bytes:
-        fd = os.open(self._path_text, trust.READ_FLAGS)
+        fd = trust.open_quietly(self._path_text, trust.READ_FLAGS)
         try:
-            return os.read(fd, _IV_CHARACTERS)
+            return os.read(fd, HEAD_BYTES)
         finally:
             os.close(fd)
 
-    def _reloaded(self) -> _State:
+    def _reloaded(self) -> State:
         return self._reloaded_with_its_key()[0]
 
-    def _reloaded_with_its_key(self) -> tuple[_State, str]:
+    def _reloaded_with_its_key(self) -> tuple[State, str]:
         try:
             state, key = self._load()
         except FileNotFoundError as error:
@@ -249,7 +224,7 @@ class FileVault:
         self._adopt(state)
         return state, key
 
-    def _warn_if_older(self, state: _State) -> None:
+    def _warn_if_older(self, state: State) -> None:
         header = state.table.header
         store_id, generation = self._newest_seen
         if store_id == header.store_id and header.generation < generation:
@@ -267,7 +242,7 @@ class FileVault:
             )
         self._newest_seen = header.store_id, header.generation
 
-    def _load(self) -> tuple[_State, str]:
+    def _load(self) -> tuple[State, str]:
         """Read the file, and return its state and the fingerprint of the key that opened it.
 
         Somebody may be writing it in place (a copy from a backup): a file that does not open, and changes, is read
@@ -277,10 +252,12 @@ class FileVault:
             FileNotFoundError: There is no such file.
         """
         keys = self._require_open()
+        state = self._state  # Once: another thread may close the vault.
+        known = None if state is None else state.table.by_id
         attempts = 0
         while True:
             attempts += 1
-            descriptor, status, sealed = self._read()
+            status, sealed = self._read()
             try:
                 if not sealed:
                     raise CannotOpenError(
@@ -289,32 +266,36 @@ class FileVault:
                         self.path,
                     )
                 opened = keys.open(sealed, path=self.path)
-                table = Table(*document.decode(opened.document, path=self.path))
+                table = Table(*document.decode(opened.document, known, path=self.path))
             except CannotOpenError:
                 if attempts >= _READ_ATTEMPTS or not self._is_changing(status):
                     raise
             except MemoryError:
                 raise self._no_memory(f"{status.st_size:,} bytes cannot be opened") from None
             else:
-                # Not before it is known to be a keystore: anything else is not ours to change.
-                status = trust.tightened(descriptor.fd, status, self.path)
-                return self._state_of(descriptor, status, sealed, table), opened.fingerprint
+                if trust.is_open_to_others(status):
+                    # Not before it is known to be a keystore: anything else is not ours to change.
+                    status = self._tightened(status)
+                return self._state_of(status, sealed, table), opened.fingerprint
 
-    def _read(self) -> tuple[Descriptor, os.stat_result, bytes]:
-        """Return an open descriptor of the file, its status from before the reading, and its content.
+    def _read(self) -> tuple[os.stat_result, bytes]:
+        """Return the file's status from before the reading, and its content.
 
         Raises:
             FileNotFoundError: There is no such file.
             StoreFileError: It cannot be read, or should not be trusted.
         """
         try:
-            descriptor = Descriptor(os.open(self._path_text, trust.READ_FLAGS))
-            status = os.fstat(descriptor.fd)
-            trust.require_regular(status, self.path)
-            trust.require_owner(status, self.path)
-            if status.st_size > MAX_SEALED_BYTES:
-                raise _too_large(status.st_size, self.path)
-            return descriptor, status, _read_all(descriptor.fd, status.st_size)
+            fd = trust.open_quietly(self._path_text, trust.READ_FLAGS)
+            try:
+                status = os.fstat(fd)
+                trust.require_regular(status, self.path)
+                trust.require_owner(status, self.path)
+                if status.st_size > MAX_SEALED_BYTES:
+                    raise _too_large(status.st_size, self.path)
+                return status, _read_all(fd, status.st_size)
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -322,20 +303,30 @@ class FileVault:
         except MemoryError:
             raise self._no_memory(f"{status.st_size:,} bytes cannot be read") from None
 
+    def _tightened(self, status: os.stat_result) -> os.stat_result:
+        """Shut others out of the file of a status, if it is still there, and return its status."""
+        try:
+            with trust.opened(self.path) as (fd, found):
+                if stamp(found) == stamp(status):
+                    return trust.tightened(fd, found, self.path)
+        except OSError:
+            pass  # Whoever reads what is there now will say it.
+        return status
+
     def _no_memory(self, what: str) -> StoreFileError:
         return StoreFileError(f"{what}: not enough memory", "Check the path; give the process more memory", self.path)
 
     def _is_changing(self, status: os.stat_result) -> bool:
         time.sleep(_READ_PAUSE_S)
         try:
-            return _stamp(os.stat(self._path_text)) != _stamp(status)
+            return stamp(os.stat(self._path_text)) != stamp(status)
         except OSError:
             return True
 
-    def _state_of(self, descriptor: Descriptor, status: os.stat_result, sealed: bytes, table: Table) -> _State:
-        return _State(descriptor if self._keeps_inodes else None, status, sealed[:_IV_CHARACTERS], table)
+    def _state_of(self, status: os.stat_result, sealed: bytes, table: Table) -> State:
+        return State(status, sealed, table, is_remote=self._is_remote)
 
-    def _created(self) -> _State | None:
+    def _created(self) -> State | None:
         with self._lock.held() as held:
             durable.sweep(held.folder, self.path.name)
             try:
@@ -349,7 +340,7 @@ class FileVault:
 
     def _sealed(self, table: Table) -> bytes:
         """Count the write in a table, and return what the file is to hold."""
-        table.header = replace(table.header, generation=table.header.generation + 1)
+        table.header = table.header._replace(generation=table.header.generation + 1)
         try:
             sealed = self._require_open().seal(document.encode(table.header, table.records(), path=self.path))
         except OSError as error:
@@ -358,7 +349,7 @@ class FileVault:
             raise _too_large(len(sealed), self.path)
         return sealed
 
-    def _written(self, held: HeldLock, table: Table, sealed: bytes, base: _State | None) -> _State | None:
+    def _written(self, held: HeldLock, table: Table, sealed: bytes, base: State | None) -> State | None:
         """Write durably, and return the state that the file now holds; None if that is to be read.
 
         Args:
@@ -377,9 +368,15 @@ class FileVault:
                     self.path,
                 )
 
-        name = self.path.name
         try:
-            written = durable.write(held.folder, name, sealed, create=base is None, before_placing=verify)
+            written = durable.write(
+                held.folder,
+                self.path.name,
+                sealed,
+                mtime_ns=own_time(sealed, after_ns=0 if base is None else base.mtime_ns),
+                create=base is None,
+                before_placing=verify,
+            )
         except DurabilityUnknownError:
             self._newest_seen = table.header.store_id, table.header.generation
             raise
@@ -387,20 +384,15 @@ class FileVault:
         table.changed = False
         return self._state_written(held, written, sealed, table)
 
-    def _state_written(self, held: HeldLock, written: os.stat_result, sealed: bytes, table: Table) -> _State | None:
+    def _state_written(self, held: HeldLock, written: os.stat_result, sealed: bytes, table: Table) -> State | None:
         try:
-            descriptor = Descriptor(held.folder.open(self.path.name, trust.READ_FLAGS))
-            status = os.fstat(descriptor.fd)
+            status = held.folder.status(self.path.name)
         except (OSError, MemoryError):
-            return None  # The save is done; that no descriptor is left must not turn it into a failure.
+            return None  # The save is done; that nobody knows it again must not turn it into a failure.
         # All but the time of the status' change, which the rename itself has set: else somebody was there already.
-        if _stamp(status)[:-1] != _stamp(written)[:-1]:
+        if stamp(status)[:-1] != stamp(written)[:-1]:
             return None
-        return self._state_of(descriptor, status, sealed, table)
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    return status.st_ino, status.st_mtime_ns, status.st_size, status.st_dev, status.st_ctime_ns
+        return self._state_of(status, sealed, table)
 
 
 def _read_all(fd: int, size: int) -> bytes:
