@@ -32,6 +32,7 @@ _TOKENS_IN_MEMORY = 10_000
 #: What the contestant that is called the limit does.
 _LIMITS = {
     runs.FIND: "one os.stat",
+    runs.FIND_MIDDLE: "one os.stat",
     runs.FIND_BY_ID: "one os.stat",
     runs.FIND_ANEW: "one os.stat",
     runs.FIND_AFTER_SAVE: "read + decrypt + parse",
@@ -115,6 +116,8 @@ def report(figures: Figures) -> str:
         f"{crowd.processes} processes: {crowd.together_per_s.median:,.0f} saves/s, one alone "
         f"{crowd.alone_per_s.median:,.0f} saves/s; their median save took {tables.duration(crowd.save.median)}, the "
         f"slowest {tables.duration(crowd.slowest_s)}\n"
+        f"the limit of these, under flock: {crowd.limit_together_per_s.median:,.0f} saves/s, "
+        f"{crowd.limit_rate.median:.2f} × as many as one alone\n"  # noqa: RUF001 - the sign is meant
         f"imports: the SDK's own {tables.duration(imports.sdk.median)}, ours alone "
         f"{tables.duration(imports.alone.median)}, on top of the SDK's {tables.duration(imports.on_top.median)}\n"
         f"{memory.tokens:,} tokens: {memory.kept.median / 1e6:.1f} MB, and {memory.peak.median / 1e6:.1f} MB at most "

@@ -10,11 +10,14 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from bench import stores
+from cryptography.fernet import Fernet
+
+from bench import limits, stores
 from bench.timing import Spread, spread
 from zoho_keystore import EncryptedFileStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -35,13 +38,14 @@ class Saver:
         path: The keystore.
         key: Its key.
         number: Which token.
+        is_limit: Whether to do the least that has to be done, and not to use the store.
     """
 
-    def __init__(self, path: Path, key: bytes, number: int) -> None:
+    def __init__(self, path: Path, key: bytes, number: int, *, is_limit: bool = False) -> None:
         # Just now, since there is one such process for all modules, and the last one to say so decides.
         _context.set_forkserver_preload(["bench.stores"])
         self._end, theirs = _context.Pipe()
-        self._process = _context.Process(target=_serve, args=(path, key, number, theirs), daemon=True)
+        self._process = _context.Process(target=_serve, args=(path, key, number, is_limit, theirs), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -77,10 +81,9 @@ class Saver:
         return saves
 
 
-def _serve(path: Path, key: bytes, number: int, end: Connection) -> None:
+def _serve(path: Path, key: bytes, number: int, is_limit: bool, end: Connection) -> None:  # noqa: FBT001 - a process
     """Save as told, until nobody is there to tell."""
-    store = EncryptedFileStore(path, key=key, lock_timeout=_LOCK_TIMEOUT_S)
-    token = stores.whole_token(number)
+    save = _limit(path, key, number) if is_limit else _ours(path, key, number)
     end.send([])
     while True:
         try:
@@ -89,11 +92,26 @@ def _serve(path: Path, key: bytes, number: int, end: Connection) -> None:
             return
         saves: list[tuple[float, float]] = []
         while not saves or time.monotonic() < until_s:
-            token.set_access_token(f"1000.{os.urandom(16).hex()}.{os.urandom(16).hex()}")
+            access_token = f"1000.{os.urandom(16).hex()}.{os.urandom(16).hex()}"
             started_s = time.monotonic()
-            store.save_token(token)
+            save(access_token)
             saves.append((started_s, time.monotonic()))
         end.send(saves)
+
+
+def _ours(path: Path, key: bytes, number: int) -> Callable[[str], None]:
+    store = EncryptedFileStore(path, key=key, lock_timeout=_LOCK_TIMEOUT_S)
+    token = stores.whole_token(number)
+
+    def save(access_token: str) -> None:
+        token.set_access_token(access_token)
+        store.save_token(token)
+
+    return save
+
+
+def _limit(path: Path, key: bytes, number: int) -> Callable[[str], None]:
+    return limits.Sharer(path, Fernet(key), number).save
 
 
 class Crowd(NamedTuple):
@@ -106,6 +124,8 @@ class Crowd(NamedTuple):
         together_per_s: The saves per second of all.
         save: How long a save takes when all of them save, in seconds.
         slowest_s: The slowest of those.
+        limit_rate: As the rate, of processes that do the least that has to be done.
+        limit_together_per_s: The saves per second of all of these.
     """
 
     processes: int
@@ -114,6 +134,8 @@ class Crowd(NamedTuple):
     together_per_s: Spread
     save: Spread
     slowest_s: float
+    limit_rate: Spread
+    limit_together_per_s: Spread
 
 
 def crowd(folder: Path, key: bytes, *, processes: int, turns: int, turn_s: float) -> Crowd:
@@ -128,22 +150,50 @@ def crowd(folder: Path, key: bytes, *, processes: int, turns: int, turn_s: float
     """
     store = stores.Ours(folder, processes, key)
     store.close()
-    alone: list[float] = []
-    together: list[float] = []
+    alone: dict[bool, list[float]] = {True: [], False: []}
+    together: dict[bool, list[float]] = {True: [], False: []}
     lasted: list[float] = []
     with ExitStack() as running:
-        started = [Saver(store.path, key, number) for number in range(1, processes + 1)]
-        savers = [running.enter_context(saver) for saver in started]
+        savers = {
+            is_limit: [
+                running.enter_context(Saver(store.path, key, number, is_limit=is_limit))
+                for number in range(1, processes + 1)
+            ]
+            for is_limit in (False, True)
+        }
         for _ in range(turns):
-            for some, rates in ((savers[:1], alone), (savers, together)):
-                until_s = time.monotonic() + turn_s
-                for saver in some:
-                    saver.go(until_s)
-                saves = [save for saver in some for save in saver.saved()]
-                rates.append(len(saves) / (max(ended for _, ended in saves) - min(began for began, _ in saves)))
-            lasted += [ended - began for began, ended in saves]
-    ratios = [of_all / of_one for of_one, of_all in zip(alone, together, strict=True)]
-    return Crowd(processes, spread(ratios), spread(alone), spread(together), spread(lasted), max(lasted))
+            for is_limit, every in savers.items():
+                alone[is_limit].append(_rate(_saves(every[:1], turn_s)))
+                saves = _saves(every, turn_s)
+                together[is_limit].append(_rate(saves))
+                if not is_limit:
+                    lasted += [ended - began for began, ended in saves]
+    ours, limit = (
+        spread(of_all / of_one for of_one, of_all in zip(alone[is_limit], together[is_limit], strict=True))
+        for is_limit in (False, True)
+    )
+    return Crowd(
+        processes,
+        ours,
+        spread(alone[False]),
+        spread(together[False]),
+        spread(lasted),
+        max(lasted),
+        limit,
+        spread(together[True]),
+    )
+
+
+def _saves(savers: Sequence[Saver], turn_s: float) -> list[tuple[float, float]]:
+    """Let some save at once for some time, and return when each save began and ended."""
+    until_s = time.monotonic() + turn_s
+    for saver in savers:
+        saver.go(until_s)
+    return [save for saver in savers for save in saver.saved()]
+
+
+def _rate(saves: Sequence[tuple[float, float]]) -> float:
+    return len(saves) / (max(ended for _, ended in saves) - min(began for began, _ in saves))
 
 
 _IMPORT_ALONE = """

