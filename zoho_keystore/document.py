@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore.errors import DocumentError, NewerVersionError
@@ -25,15 +24,16 @@ VERSION = 1
 #: The largest sealed file that is read or written, in bytes: some 400,000 tokens.
 MAX_SEALED_BYTES = 256 * 1024 * 1024
 
-_HEADER_FIELDS = ("format", "version", "store_id", "generation", "next_id", "tokens")
+_HEADER_FIELDS = {"format", "version", "store_id", "generation", "next_id", "tokens"}
 #: How deep a field that this release does not know may be nested. Python's own limit depends on who calls.
 _DEEPEST = 100
 
-#: What stands before the first record, between two, and after the last, as :func:`encode` writes it.
-_FIRST = '"tokens":[{"id":"'
+#: What stands before the first record, between two, and after the last, as :func:`encode` writes it. None of it is ever
+#: inside of a text, where a quotation mark has a backslash before it.
+_FIRST = ',"tokens":[{"id":"'
 _NEXT = '},{"id":"'
 _LAST = "}]}"
-_NO_TOKENS = '"tokens":[]}'
+_NO_TOKENS = ',"tokens":[]}'
 _ID_BEGINS = len('{"id":"')
 
 #: From so many records on it takes less time to compare than to parse them.
@@ -61,7 +61,7 @@ class Header(NamedTuple):
     store_id: str
     generation: int = 0
     next_id: int = 1
-    unknown: Mapping[str, Any] = MappingProxyType({})
+    unknown: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
         """Leave out what is unknown, which may be a secret."""
@@ -82,17 +82,15 @@ def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None 
     """
     if max(header.generation, header.next_id) >= TOO_GREAT:
         raise DocumentError("its count of writes or of ids has come to its end", _RESTORE, path)
-    own = {
-        "format": FORMAT,
-        "version": VERSION,
-        "store_id": header.store_id,
-        "generation": header.generation,
-        "next_id": header.next_id,
-    }
+    parts = [
+        f'"format":"{FORMAT}","version":{VERSION},"store_id":{_encode(header.store_id)}',
+        f'"generation":{header.generation},"next_id":{header.next_id}',
+    ]
     with suppress(RecursionError):
-        head = _encode({**own, **header.unknown})
-        tokens = ",".join([record.as_json for record in records])
-        return f'{head[:-1]},"tokens":[{tokens}]}}'.encode("ascii")
+        if header.unknown:
+            parts.append(_encode(dict(header.unknown))[1:-1])
+        parts.append(f'"tokens":[{",".join([record.as_json for record in records])}]')
+        return f"{{{','.join(parts)}}}".encode("ascii")
     raise DocumentError("a field of an unknown kind is nested too deeply to be written", _RESTORE, path)
 
 
@@ -152,42 +150,38 @@ def _decode(data: bytes) -> tuple[Header, dict[str, TokenRecord]]:
 
 
 def _decode_changes(data: bytes, known: Mapping[str, TokenRecord]) -> tuple[Header, dict[str, TokenRecord]] | None:
-    """Decode a document without parsing the records again that are known; a save changes but one of them.
+    """Decode a document without parsing the records again that are known; most saves change but one of them.
 
-    They are told apart by what :func:`encode` writes between two of them. No text in JSON has that inside, where there
-    would be a backslash before each quotation mark, and no record, unless it has objects in a list.
+    They are told apart by what :func:`encode` writes between two of them, and each is taken only if it would be written
+    just as it stands there. So nothing depends on how another program may have written them.
 
     Returns:
-        None if it has to be decoded as a whole: with such records, written in another way, newer or malformed.
+        None if it has to be decoded as a whole: written in another way, newer or malformed.
     """
-    records: dict[str, TokenRecord | None] = {}
+    found: list[TokenRecord | None] = []
     changed: list[str] = []
     try:
         document = data.decode("ascii")
         head, first, _ = document.partition(_FIRST)
         if not document.endswith(_LAST):
             return None
-        texts = document[len(head) + len(first) : -len(_LAST)].split(_NEXT)
         header = _header(_parsed(head + _NO_TOKENS))
+        texts = document[len(head) + len(first) : -len(_LAST)].split(_NEXT)
         for text in (f'{{"id":"{end}}}' for end in texts):
-            id = text[_ID_BEGINS : text.index('"', _ID_BEGINS)]
-            record = known.get(id)
+            record = known.get(text[_ID_BEGINS : text.index('"', _ID_BEGINS)])
             if record is None or record.as_json != text:
                 changed.append(text)
                 record = None
-            records[id] = record
+            found.append(record)
         tokens = _parsed(f"[{','.join(changed)}]")
-        if type(tokens) is not list:
+        parsed = _records(tokens) if type(tokens) is list else []
+        if [record.as_json for record in parsed] != changed:
             return None
-        for text, record in zip(changed, _records(tokens), strict=True):
-            if not _is_flat(record) or records.get(record.id, record) is not None:
-                return None
-            record.keep_json(text)
-            records[record.id] = record
-    except (_MalformedError, _NewerError, ValueError):
+    except (_MalformedError, _NewerError, ValueError, RecursionError):
         return None
-    whole = {id: record for id, record in records.items() if record is not None}
-    return (header, whole) if len(whole) == len(texts) else None
+    rest = iter(parsed)
+    records = {record.id: record for record in (old or next(rest) for old in found)}
+    return (header, records) if len(records) == len(found) else None
 
 
 def _header(document: Any) -> Header:
@@ -207,11 +201,12 @@ def _header(document: Any) -> Header:
     if type(store_id) is not str or not store_id:
         msg = "its store_id is not a text"
         raise _MalformedError(msg)
+    unknown = {name: value for name, value in document.items() if name not in _HEADER_FIELDS}
     return Header(
         store_id=store_id,
         generation=_whole_number(document, "generation", least=0),
         next_id=_whole_number(document, "next_id", least=1),
-        unknown=_kept({name: value for name, value in document.items() if name not in _HEADER_FIELDS}),
+        unknown=_kept(unknown) if unknown else unknown,
     )
 
 
@@ -264,23 +259,18 @@ def _more(fields: dict[str, Any], number: int) -> dict[str, Any]:
     return {"refresh": refresh, "unknown": unknown or None}
 
 
-def _is_flat(record: TokenRecord) -> bool:
-    values = [*(record.refresh or {}).values(), *(record.unknown or {}).values()]
-    return not any(isinstance(value, dict | list) for value in values)
-
-
 def _kept(unknown: dict[str, Any]) -> dict[str, Any]:
     """Return fields that this release does not know, if they can be written again wherever a save may happen."""
-    level: list[Any] = [unknown] if unknown else []
-    for _ in range(_DEEPEST + 1):
-        if not level:
-            return unknown
+    level: list[Any] = [unknown]
+    for _ in range(_DEEPEST):
         level = [
             inner
             for value in level
             if isinstance(value, dict | list)
             for inner in (value.values() if isinstance(value, dict) else value)
         ]
+        if not level:
+            return unknown
     msg = "a field of an unknown kind is nested too deeply"
     raise _MalformedError(msg)
 

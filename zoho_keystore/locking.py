@@ -99,12 +99,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
+class _Hold:
+    """Who holds a :class:`ThreadLock`; it lives no longer than the block that does."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
+def _nobody() -> None:
+    """Stand for no hold."""
+
+
 class ThreadLock:
     """A lock between threads that is free in a forked child, whoever held it in the parent."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._holder: int | None = None
+        self._holder: Callable[[], _Hold | None] = _nobody
         _to_renew.add(self)
 
     @contextmanager
@@ -118,29 +129,35 @@ class ThreadLock:
         Raises:
             LockTimeoutError: Another thread kept it for longer, or this thread has it already.
         """
-        if self._holder == threading.get_ident():
+        other = self._holder()
+        if other is not None and other.thread == threading.get_ident():
             raise LockTimeoutError(
                 "this thread is saving already; nothing was saved",
                 "A handler of the log or of a signal must not save to the store whose save it interrupts",
                 path,
             )
+        hold = _Hold()
         try:
             # Inside the try: an RLock knows whose it is, so the release below is right wherever an exception from a
             # signal handler strikes.
             if not self._lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
                 raise _timed_out(timeout_s, "another thread of this process holds it", path)
-            self._holder = threading.get_ident()
+            # Weak, since such an exception can end the lines below before they have done their work, and this thread
+            # would be taken for the holder for ever.
+            self._holder = weakref.ref(hold)
             yield
         finally:
-            if self._holder == threading.get_ident():
-                self._holder = None
+            if self._holder() is hold:
+                self._holder = _nobody
             with suppress(RuntimeError):
-                self._lock.release()
+                # As often as it is held: once more where an earlier block was ended that way.
+                while True:
+                    self._lock.release()
 
     def after_fork(self) -> None:
         """Forget the holder: the thread that held the lock does not exist in the child."""
         self._lock = threading.RLock()
-        self._holder = None
+        self._holder = _nobody
 
 
 class HeldLock:

@@ -121,10 +121,6 @@ class TokenRecord:
         own = {name: value for name, value in self.__dict__.items() if name not in _WORKED_OUT}
         return self.adopt(own | fields)
 
-    def keep_json(self, text: str) -> None:
-        """Keep the text that the record was read from, and is to be written as."""
-        self.__dict__["as_json"] = text
-
     @_Kept
     def as_json(self) -> str:
         """The record as it stands in the document, kept because most records do not change between two saves."""

@@ -128,7 +128,7 @@ class _KeystoreTokenStore(TokenStore):
         return _token_of(record) if record is not None else None
 
     def close(self) -> None:
-        """Forget the keys and all tokens in memory, and close the file. The store cannot be used afterwards."""
+        """Forget the keys and all tokens in memory. The store cannot be used afterwards."""
         self._keystore.close()
 
     def __enter__(self) -> Self:

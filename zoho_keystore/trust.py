@@ -57,8 +57,8 @@ def open_quietly(path: str | os.PathLike[str], flags: int) -> int:
     """
     try:
         return os.open(path, flags | _NO_ATIME)
-    except OSError:
-        return os.open(path, flags)  # It is not ours, or on a file system that does not know this.
+    except PermissionError:
+        return os.open(path, flags)  # It is not ours.
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoho_keystore import document as document_module
+from zoho_keystore import records as records_module
 from zoho_keystore.document import Header, decode, encode
 from zoho_keystore.errors import DocumentError, NewerVersionError
 from zoho_keystore.keystore import open_file
@@ -297,6 +298,33 @@ def test_records_that_have_not_changed_are_taken_over() -> None:
     assert found == decode(data)[1]
 
 
+@pytest.mark.parametrize("id", ["2", "\u00e9", 'a"b', "\ud800"])
+@pytest.mark.parametrize("refresh", [None, {"owner": {"pid": 1}, "deadline": 2}])
+def test_a_lease_and_an_odd_id_are_read_beside_known_ones_too(
+    id: str, refresh: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh writes its lease before all else, and that is the time when others look."""
+    before = known({"id": "1"})
+    record = TokenRecord(id=id, access_token="a", refresh=refresh)
+    data = encode(Header(store_id="s"), [before["1"], record])
+    monkeypatch.setattr(document_module, "_decode", lambda *_: pytest.fail("decoded as a whole"))
+    found = decode(data, before)[1]
+    assert found == {"1": before["1"], id: record}
+
+
+def test_what_cannot_be_compared_is_read_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is nested too deeply for whoever calls from far down; and nothing of it may hang on an error."""
+
+    def fail(_: object) -> str:
+        raise RecursionError
+
+    fields: list[dict[str, Any]] = [{"id": "1", "later": [1]}, {"id": "2"}]
+    data = encode(Header(store_id="s"), known(*fields).values())
+    before = known(*fields)
+    monkeypatch.setattr(records_module, "_encode", fail)
+    assert decode(data, before)[1] == before
+
+
 def test_a_record_is_written_as_it_was_read_beside_known_ones() -> None:
     """What it is written as is not worked out again."""
     before = known({"id": "1"})
@@ -337,6 +365,7 @@ HEADS = [
     '{"format":"zoho-keystore","version":1,"tokens":[',
     "[",
 ]
+HEADS.append(HEADS[0].replace('"tokens":[', '"a\\"tokens":['))
 TAILS = ["]}", "]} ", "]]", "]x", '],"x":[{"a":1}]}', '],"tokens":[{"id":"1"}]}', "]", "]}]}"]
 
 
@@ -379,7 +408,12 @@ def assert_read_alike(text: str, *others: str) -> None:
     "body",
     [
         pytest.param('{"id":"4","id":"7"},{"id":"2"}', id="an id that is given twice"),
+        pytest.param('{"id":"3","id":"4"},{"id":"4","id":"3"}', id="two ids that are given twice"),
         pytest.param(f'{NESTED},{{"id":"8"}} , {{"id":"6"}}', id="what is known is in a field of another record"),
+        pytest.param(
+            '{"id":"3","u":[{"a":1},{"id":"5"}],"u":1},{"id":"2"} ,{"id":"5"}',
+            id="a list under a name that comes twice",
+        ),
         pytest.param(
             f'{{"id":"5","refresh":{NESTED}}},{{"id":"8"}} , {{"id":"6"}}'.replace('"id":"5","x"', '"x"'),
             id="what is known is in a lease",
@@ -391,6 +425,12 @@ def assert_read_alike(text: str, *others: str) -> None:
 def test_what_looks_like_a_known_record_is_not_taken_for_one(body: str) -> None:
     """However another program has written it."""
     assert_read_alike(f"{HEADS[0]}{body}]}}", RAW[0])
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_the_end_of_a_document_is_looked_at_beside_known_records(tail: str) -> None:
+    """Nothing but what closes it may stand there."""
+    assert_read_alike(f"{HEADS[0]}{RAW[0]}{tail}", RAW[0])
 
 
 @settings(max_examples=100, deadline=None)

@@ -34,6 +34,7 @@ from zoho_keystore.locking import StoreLock, ThreadLock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from types import FrameType
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
@@ -1107,6 +1108,41 @@ def test_a_thread_lock_that_was_not_to_be_had_stays_with_its_holder() -> None:
         assert not is_free(lock)
         with pytest.raises(LockTimeoutError, match="this thread is saving already"), lock.held(0, None):
             pass
+
+
+def interrupted_at(line: int, lock: ThreadLock) -> bool:
+    """Hold a lock, with an exception before the given line of those that run; tell whether there are as many."""
+    code = ThreadLock.held.__wrapped__.__code__  # type: ignore[attr-defined] # of the generator
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code is not code:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == line:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(KeyboardInterrupt), lock.held(0, None):
+            pass
+    finally:
+        sys.settrace(before)
+    return lines >= line
+
+
+def test_an_exception_at_any_line_of_a_hold_locks_nobody_out() -> None:
+    """The handler of a signal may raise one anywhere; the thread is let in again, and after it the others."""
+    line = 1
+    while interrupted_at(line, lock := ThreadLock()):
+        with lock.held(0, None):
+            assert not is_free(lock)
+        assert is_free(lock)
+        line += 1
+    assert line > 10
 
 
 # --- Lock files that are not to be trusted ---

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from zoho_keystore import document, durable, trust
+from zoho_keystore.descriptor import Descriptor
 from zoho_keystore.document import MAX_SEALED_BYTES, Header
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -134,7 +135,9 @@ class FileVault:
             durable.sweep(held.folder, self.path.name)
             try:
                 base, key = self._reloaded_with_its_key()
-                self._keys = keys = prepare(key)
+                keys = prepare(key)
+                self._require_open()  # Another thread may have closed the vault meanwhile.
+                self._keys = keys
                 draft = base.table.copy()
                 sealed = self._sealed(draft)
                 again = keys.with_newest(sealed)
@@ -286,16 +289,16 @@ class FileVault:
             StoreFileError: It cannot be read, or should not be trusted.
         """
         try:
-            fd = trust.open_quietly(self._path_text, trust.READ_FLAGS)
+            descriptor = Descriptor(trust.open_quietly(self._path_text, trust.READ_FLAGS))
+            status = descriptor.status
             try:
-                status = os.fstat(fd)
                 trust.require_regular(status, self.path)
                 trust.require_owner(status, self.path)
                 if status.st_size > MAX_SEALED_BYTES:
                     raise _too_large(status.st_size, self.path)
-                return status, _read_all(fd, status.st_size)
+                return status, _read_all(descriptor.fd, status.st_size)
             finally:
-                os.close(fd)
+                descriptor.close()
         except FileNotFoundError:
             raise
         except OSError as error:

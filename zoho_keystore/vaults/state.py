@@ -1,9 +1,9 @@
 """A state of the vault in a file, and how to tell whether the file still holds it.
 
 One look at the file's status is to be enough, and none by itself is: inode numbers come back, the clock of a file
-system stands still for milliseconds, and a size says nothing. So each write gives its file a time that no earlier state
-of the store has had, and whose last digits are a mark of what was written. A file whose time does not end in its mark
-was put there by somebody else, or rests where no such times are kept (FAT, Windows): it is known by its head alone.
+system stands still for milliseconds, and a size says nothing. So each save gives its file a time that the states before
+have not had, and whose last digits are a mark of what was written. A file whose time does not end in its mark was put
+there in another way, or rests where no such times are kept (FAT, Windows): it is known by its head alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ HEAD_BYTES = 36
 #: The times of writes are this far apart, in nanoseconds; the digits below it are the mark.
 _STEP_NS = 10_000
 
+#: A clock that has gone back by less than that, in nanoseconds, is not followed.
+_LITTLE_NS = 10**9
 
 #: What of a file's status changes when the file does: inode, time of writing, size, device, time of change.
 _Stamp = tuple[int, int, int, int, int]
@@ -67,14 +69,18 @@ def stamp(status: os.stat_result) -> _Stamp:
 def own_time(sealed: bytes, *, after_ns: int) -> int:
     """Return the time for a file that is about to be written, in nanoseconds since the epoch.
 
-    It is about now, and later than that of the state which the file replaces: so it is later than that of any state
-    before, also when the clock goes back.
+    It is now, or just after the time of the file that is replaced, if the clock stands still or has gone back a little.
+    If it has gone back by more, it is now all the same: programs that make backups look at whole seconds, and would see
+    no change until the clock is there again.
 
     Args:
         sealed: What will be in the file.
         after_ns: The time of the file that is replaced; 0 if there is none.
     """
-    steps = max(time.time_ns() // _STEP_NS, after_ns // _STEP_NS + 1)
+    now_ns = time.time_ns()
+    steps = now_ns // _STEP_NS
+    if now_ns < after_ns + _STEP_NS < now_ns + _LITTLE_NS:
+        steps = after_ns // _STEP_NS + 1
     return steps * _STEP_NS + _mark(sealed[:HEAD_BYTES])
 
 
