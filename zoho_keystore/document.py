@@ -161,13 +161,11 @@ def _decode_changes(data: bytes, known: Mapping[str, TokenRecord]) -> tuple[Head
     found: list[TokenRecord | None] = []
     changed: list[str] = []
     try:
-        document = data.decode("ascii")
-        head, first, _ = document.partition(_FIRST)
-        if not document.endswith(_LAST):
-            return None
+        ends = data.decode("ascii").split(_NEXT)
+        head, _, ends[0] = ends[0].partition(_FIRST)
+        ends[-1] = ends[-1].removesuffix(_LAST)
         header = _header(_parsed(head + _NO_TOKENS))
-        texts = document[len(head) + len(first) : -len(_LAST)].split(_NEXT)
-        for text in (f'{{"id":"{end}}}' for end in texts):
+        for text in (f'{{"id":"{end}}}' for end in ends):
             record = known.get(text[_ID_BEGINS : text.index('"', _ID_BEGINS)])
             if record is None or record.as_json != text:
                 changed.append(text)
