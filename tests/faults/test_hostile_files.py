@@ -93,10 +93,10 @@ def test_accepting_text_inside_the_sealed_token_is_caught(
     assert failure in result.failures[0]
 
 
-def _reckless(data: bytes, decode: Callable[..., Any] = document.decode, **options: Any) -> Any:
+def _reckless(data: bytes, *known: Any, decode: Callable[..., Any] = document.decode, **options: Any) -> Any:
     with suppress(ValueError):
         json.loads(data)
-    return decode(data, **options)
+    return decode(data, *known, **options)
 
 
 def _forgetful(header: document.Header, records: Any, encode: Callable[..., bytes] = document.encode) -> bytes:
@@ -104,10 +104,10 @@ def _forgetful(header: document.Header, records: Any, encode: Callable[..., byte
 
 
 def _decoding(trouble: Callable[[], object], decode: Callable[..., Any] = document.decode) -> Callable[..., Any]:
-    def troubled(data: bytes, **options: Any) -> Any:
+    def troubled(data: bytes, *known: Any, **options: Any) -> Any:
         if b"\xff" in data:
             trouble()
-        return decode(data, **options)
+        return decode(data, *known, **options)
 
     return troubled
 
