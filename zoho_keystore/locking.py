@@ -100,14 +100,13 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Hold:
-    """Who holds a :class:`ThreadLock`; it lives no longer than the block that does."""
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
+    """That a thread holds a :class:`ThreadLock`, or waits for it; it lives no longer than the block that does."""
 
 
-def _nobody() -> None:
-    """Stand for no hold."""
+class _Mine(threading.local):
+    """What the thread that asks has of a :class:`ThreadLock`."""
+
+    hold: weakref.ref[_Hold] | None = None
 
 
 class ThreadLock:
@@ -115,7 +114,7 @@ class ThreadLock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._holder: Callable[[], _Hold | None] = _nobody
+        self._mine = _Mine()
         _to_renew.add(self)
 
     @contextmanager
@@ -129,8 +128,7 @@ class ThreadLock:
         Raises:
             LockTimeoutError: Another thread kept it for longer, or this thread has it already.
         """
-        other = self._holder()
-        if other is not None and other.thread == threading.get_ident():
+        if self._mine.hold is not None and self._mine.hold() is not None:
             raise LockTimeoutError(
                 "this thread is saving already; nothing was saved",
                 "A handler of the log or of a signal must not save to the store whose save it interrupts",
@@ -138,17 +136,16 @@ class ThreadLock:
             )
         hold = _Hold()
         try:
-            # Inside the try: an RLock knows whose it is, so the release below is right wherever an exception from a
-            # signal handler strikes.
+            # Before the lock is taken, so that no handler of a signal can come in between. And weak, since an exception
+            # of such a handler can end the lines below before they have done their work, and this thread would be
+            # taken for a holder for ever.
+            self._mine.hold = weakref.ref(hold)
+            # Inside the try: an RLock knows whose it is, so the release below is right wherever that exception strikes.
             if not self._lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
                 raise _timed_out(timeout_s, "another thread of this process holds it", path)
-            # Weak, since such an exception can end the lines below before they have done their work, and this thread
-            # would be taken for the holder for ever.
-            self._holder = weakref.ref(hold)
             yield
         finally:
-            if self._holder() is hold:
-                self._holder = _nobody
+            self._mine.hold = None
             with suppress(RuntimeError):
                 # As often as it is held: once more where an earlier block was ended that way.
                 while True:
@@ -157,7 +154,7 @@ class ThreadLock:
     def after_fork(self) -> None:
         """Forget the holder: the thread that held the lock does not exist in the child."""
         self._lock = threading.RLock()
-        self._holder = _nobody
+        self._mine = _Mine()
 
 
 class HeldLock:

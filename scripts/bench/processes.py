@@ -81,7 +81,7 @@ class Saver:
         return saves
 
 
-def _serve(path: Path, key: bytes, number: int, is_limit: bool, end: Connection) -> None:  # noqa: FBT001 - a process
+def _serve(path: Path, key: bytes, number: int, is_limit: bool, end: Connection) -> None:  # noqa: FBT001 - pickled
     """Save as told, until nobody is there to tell."""
     save = _limit(path, key, number) if is_limit else _ours(path, key, number)
     end.send([])

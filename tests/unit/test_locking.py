@@ -1110,8 +1110,8 @@ def test_a_thread_lock_that_was_not_to_be_had_stays_with_its_holder() -> None:
             pass
 
 
-def interrupted_at(line: int, lock: ThreadLock) -> bool:
-    """Hold a lock, with an exception before the given line of those that run; tell whether there are as many."""
+def interrupted_at(line: int, lock: ThreadLock, strike: Callable[[], None], inside: Callable[[], None]) -> bool:
+    """Hold a lock, with a strike before the given line of those that run; tell whether there are as many."""
     code = ThreadLock.held.__wrapped__.__code__  # type: ignore[attr-defined] # of the generator
     lines = 0
 
@@ -1121,14 +1121,15 @@ def interrupted_at(line: int, lock: ThreadLock) -> bool:
             return None
         lines += event == "line"
         if event == "line" and lines == line:
-            raise KeyboardInterrupt
+            sys.settrace(None)
+            strike()
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
         with suppress(KeyboardInterrupt), lock.held(0, None):
-            pass
+            inside()
     finally:
         sys.settrace(before)
     return lines >= line
@@ -1136,13 +1137,43 @@ def interrupted_at(line: int, lock: ThreadLock) -> bool:
 
 def test_an_exception_at_any_line_of_a_hold_locks_nobody_out() -> None:
     """The handler of a signal may raise one anywhere; the thread is let in again, and after it the others."""
+
+    def strike() -> None:
+        raise KeyboardInterrupt
+
     line = 1
-    while interrupted_at(line, lock := ThreadLock()):
+    while interrupted_at(line, lock := ThreadLock(), strike, lambda: None):
         with lock.held(0, None):
             assert not is_free(lock)
         assert is_free(lock)
         line += 1
     assert line > 10
+
+
+def test_a_handler_of_a_signal_that_saves_takes_the_lock_from_nobody() -> None:
+    """It is refused, or done before and after; whoever is inside stays the only one."""
+    line, refused = 1, 0
+
+    def strike() -> None:
+        nonlocal refused
+        try:
+            with lock.held(0, None):
+                pass
+        except LockTimeoutError:
+            refused += 1
+
+    def inside() -> None:
+        alone.append(not is_free(lock))
+
+    while True:
+        lock, alone = ThreadLock(), list[bool]()
+        if not interrupted_at(line, lock, strike, inside):
+            break
+        assert alone == [True], f"at line {line}"
+        assert is_free(lock)
+        line += 1
+    assert line > 8
+    assert refused > 2
 
 
 # --- Lock files that are not to be trusted ---

@@ -71,7 +71,8 @@ def own_time(sealed: bytes, *, after_ns: int) -> int:
 
     It is now, or just after the time of the file that is replaced, if the clock stands still or has gone back a little.
     If it has gone back by more, it is now all the same: programs that make backups look at whole seconds, and would see
-    no change until the clock is there again.
+    no change until the clock is there again. That a state of the time before has the very same one is not ruled out
+    then; it would also need the same mark, inode, size and time of change to be taken for it.
 
     Args:
         sealed: What will be in the file.
