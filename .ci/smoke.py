@@ -28,8 +28,8 @@ def main() -> None:
     from cryptography.fernet import Fernet  # noqa: PLC0415 - the order shows what the package alone brings
     from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken  # noqa: PLC0415 - as above
 
-    with tempfile.TemporaryDirectory() as folder:
-        path, key = Path(folder, "tokens.keystore"), Fernet.generate_key()
+    with tempfile.TemporaryDirectory() as directory:
+        path, key = Path(directory, "tokens.keystore"), Fernet.generate_key()
         token = OAuthToken(client_id="c", client_secret="s", refresh_token="r")  # noqa: S106 - made up
         zoho_keystore.EncryptedFileStore(path, key=key).save_token(token)
         [kept] = zoho_keystore.EncryptedFileStore(path, key=key).get_tokens()

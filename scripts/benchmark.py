@@ -73,19 +73,19 @@ class Figures:
         }
 
 
-def measure(folder: Path, plan: runs.Plan) -> Figures:
+def measure(directory: Path, plan: runs.Plan) -> Figures:
     """Run it all.
 
     Args:
-        folder: Where the stores are to be.
+        directory: Where the stores are to be.
         plan: How much.
     """
-    facts = machine.facts(folder)
+    facts = machine.facts(directory)
     left_out = runs.missing_peers()
     peers = tuple(name for name in runs.PEERS if name not in left_out)
     key = Fernet.generate_key()
-    measured = runs.all_sizes(runs.Setting(folder, key, peers), plan, _tell)
-    places = [folder / name for name in ("crowd", "memory")]
+    measured = runs.all_sizes(runs.Setting(directory, key, peers), plan, _tell)
+    places = [directory / name for name in ("crowd", "memory")]
     for place in places:
         place.mkdir()
     _tell(f"{plan.processes} processes saving")
@@ -196,8 +196,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     docs = options.docs or (None if options.quick else _DOCS)
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=machine.folder_on_a_disk()) as folder:
-        figures = measure(Path(folder), runs.QUICK if options.quick else runs.FULL)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=machine.folder_on_a_disk()) as directory:
+        figures = measure(Path(directory), runs.QUICK if options.quick else runs.FULL)
     print(report(figures))
     if docs is not None:
         docs.mkdir(parents=True, exist_ok=True)

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet
-from refreshes import MEETINGS, OURS, meet
 from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
 from zohocrmsdk.src.com.zoho.crm.api.org import OrgOperations
 
 from zoho_keystore import EncryptedFileStore
-from zoho_standin import ZohoStandin
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from fake_zoho import FakeZoho
+from faults.refreshes import MEETINGS, OURS, meet
 
 CLIENT = {"client_id": "1000.DEMO", "client_secret": "demo-secret"}
 
@@ -35,32 +37,32 @@ def show(text: str, happened: bool) -> None:  # noqa: FBT001 - reads as a senten
     print(f"  ✓ {text}")
 
 
-def script(zoho_url: str, store: EncryptedFileStore, token: OAuthToken, folder: str) -> OAuthToken:
+def script(zoho_url: str, store: EncryptedFileStore, token: OAuthToken, directory: str) -> OAuthToken:
     """Do what any script does: initialize the SDK, and make one request."""
     environment = DataCenter.Environment(zoho_url, zoho_url + "/oauth/v2/token", zoho_url)
-    Initializer.initialize(environment, token, store=store, resource_path=folder)
+    Initializer.initialize(environment, token, store=store, resource_path=directory)
     OrgOperations().get_organization()
     return token
 
 
 def second_process(zoho_url: str, path: str, grant: str) -> None:
     """Do the same in another process, and print the token that was used."""
-    with tempfile.TemporaryDirectory() as folder:
-        token = script(zoho_url, EncryptedFileStore(path), OAuthToken(**CLIENT, grant_token=grant), folder)
+    with tempfile.TemporaryDirectory() as directory:
+        token = script(zoho_url, EncryptedFileStore(path), OAuthToken(**CLIENT, grant_token=grant), directory)
         print(json.dumps(token.get_access_token()))
 
 
-def demo(zoho: ZohoStandin, folder: str) -> None:
+def demo(zoho: FakeZoho, directory: str) -> None:
     """Show all of it in a folder that is removed afterwards."""
     key = Fernet.generate_key()
     os.environ["ZOHO_KEYSTORE_KEY"] = key.decode()
-    path = Path(folder, "tokens.keystore")
+    path = Path(directory, "tokens.keystore")
 
     print("\n1. A script signs in with a grant token; one line of it is ours:")
     print('   store = EncryptedFileStore("tokens.keystore")')
     grant = zoho.new_grant("ada@example.com")
     store = EncryptedFileStore(path)
-    script(zoho.url, store, OAuthToken(**CLIENT, grant_token=grant), folder)
+    script(zoho.url, store, OAuthToken(**CLIENT, grant_token=grant), directory)
     [kept] = store.get_tokens()
     show("the grant was exchanged, once", zoho.count("grant") == 1)
     show(f"the token is kept, for {kept.get_user_signature().get_name()}", kept.get_refresh_token() is not None)
@@ -89,7 +91,7 @@ def demo(zoho: ZohoStandin, folder: str) -> None:
     for line in lines:
         print(f"   {line}")
     names: dict[str, Any] = {"key": key}
-    os.chdir(folder)
+    os.chdir(directory)
     exec("\n".join(lines), names)  # noqa: S102 - the very lines that were shown
     document = json.loads(names["document"])
     show("there is the refresh token", document["tokens"][0]["refresh_token"] == kept.get_refresh_token())
@@ -105,7 +107,7 @@ def demo(zoho: ZohoStandin, folder: str) -> None:
     show("the new one is kept", renewed.get_access_token() == zoho.issued[-1] != kept.get_access_token())
 
     print("\n6. A second user signs in, and is revoked:")
-    bob = script(zoho.url, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant("bob@example.com")), folder)
+    bob = script(zoho.url, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant("bob@example.com")), directory)
     [_, second] = store.get_tokens()
     show(f"revoke({bob.get_id()!r}) said that it is done", bob.revoke(bob.get_id()))
     show("Zoho was asked to revoke that one, and no other", zoho.revoked == [second.get_refresh_token()])
@@ -115,8 +117,8 @@ def meeting() -> None:
     """Show that one refresh is enough for many processes."""
     print("\n7. Eight processes meet an expired token at the same moment:")
     [eight] = [meeting for meeting in MEETINGS if meeting.who == "8 processes"]
-    with tempfile.TemporaryDirectory() as folder:
-        seen = meet(eight, OURS, Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        seen = meet(eight, OURS, Path(directory))
     show("one of them asked Zoho for a new one", seen.refreshes == 1)
     show("and all eight go on with it", len({outcome.access_token for outcome in seen.outcomes} - {None}) == 1)
 
@@ -127,9 +129,9 @@ def main() -> int:
         second_process(*sys.argv[1:])
         return 0
     print("Zoho CRM tokens in one encrypted file. The SDK is real; Zoho is a stand-in on this machine.")
-    with ZohoStandin() as zoho, tempfile.TemporaryDirectory() as folder:
+    with FakeZoho() as zoho, tempfile.TemporaryDirectory() as directory:
         try:
-            demo(zoho, folder)
+            demo(zoho, directory)
             meeting()
         except DemoError as error:
             print(f"\n  ✗ This did not happen: {error}", file=sys.stderr)

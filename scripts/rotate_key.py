@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from zoho_keystore._operations.rotation import rotate
 from zoho_keystore.errors import KeystoreError
-from zoho_keystore.rotation import rotate
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults import Result, disks, hostile, kills, powercuts, races, rotations, secrets, staleness, syscalls
 
 if TYPE_CHECKING:
@@ -55,27 +56,27 @@ class Method:
 
 def _walk(name: str, engine: Callable[..., Result], *, why_not: Callable[[], str | None] = lambda: None) -> Method:
     """Return a method that is one walk."""
-    return Method(name, lambda folder, _count, told: engine(folder, progress=told), 1, why_not=why_not)
+    return Method(name, lambda directory, _count, told: engine(directory, progress=told), 1, why_not=why_not)
 
 
 def _once(engine: Callable[..., Result], name: str = "") -> Method:
     """Return a method that is one walk, of an engine that tells nothing on the way."""
-    return Method(name or engine.__name__.replace("_", " "), lambda folder, _count, _told: engine(folder), 1)
+    return Method(name or engine.__name__.replace("_", " "), lambda directory, _count, _told: engine(directory), 1)
 
 
 def methods() -> list[Method]:
     """Return all methods, with the targets of a full run."""
     started = _SEED
 
-    def fuzz(folder: Path, count: int, told: Callable[[], None]) -> Result:
+    def fuzz(directory: Path, count: int, told: Callable[[], None]) -> Result:
         nonlocal started
         first, started = started, started + count
         processes = os.cpu_count() or 1
-        return hostile.fuzz(folder, inputs=count, seed=first, processes=processes, progress=told)
+        return hostile.fuzz(directory, inputs=count, seed=first, processes=processes, progress=told)
 
     def cuts(file_system: str) -> Method:
-        def run(folder: Path, count: int, told: Callable[[], None]) -> Result:
-            return powercuts.power_cuts(folder, file_system, times=count, progress=told)
+        def run(directory: Path, count: int, told: Callable[[], None]) -> Result:
+            return powercuts.power_cuts(directory, file_system, times=count, progress=told)
 
         name = f"power cuts, {file_system}"
         return Method(name, run, 10_000, 1_000, 20, partial(powercuts.missing_for, powercuts.FILE_SYSTEMS[file_system]))
@@ -155,8 +156,8 @@ def _of_rotations() -> list[Method]:
 
 
 def _disk(trouble: str) -> Method:
-    def run(folder: Path, _count: int, told: Callable[[], None]) -> Result:
-        return disks.disks(folder, trouble, progress=told)
+    def run(directory: Path, _count: int, told: Callable[[], None]) -> Result:
+        return disks.disks(directory, trouble, progress=told)
 
     return Method(f"a disk that is {trouble}", run, 1, why_not=disks.TROUBLES[trouble].lacks)
 
@@ -173,9 +174,9 @@ def campaign(method: Method, time_s: float, bar: Progress) -> Result:
 
     while True:
         count = min(method.batch, method.target - total.tried) if method.batch else 1
-        with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        with tempfile.TemporaryDirectory(prefix="torture-") as directory:
             try:
-                result = method.run(Path(folder), count, told)
+                result = method.run(Path(directory), count, told)
             except RuntimeError as error:
                 total.failures.append(f"the attack itself has failed: {error}")
                 return total

@@ -45,9 +45,9 @@ def key() -> bytes:
 @pytest.fixture
 def store_path(tmp_path: Path) -> Path:
     """Give a path at which there is no store yet, in a folder of its own."""
-    folder = tmp_path / "store"
-    folder.mkdir(mode=0o700)
-    return folder / "tokens.keystore"
+    directory = tmp_path / "store"
+    directory.mkdir(mode=0o700)
+    return directory / "tokens.keystore"
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
 
-from zoho_keystore.cli import main
+from zoho_keystore._cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 #: A user that is neither root nor whoever runs the tests.
-NOBODY = 65534
+OTHER_UID = 65534
 
 
 def descriptors() -> set[str]:
@@ -44,7 +44,7 @@ def failing(number: int) -> Callable[..., None]:
     return fails
 
 
-def as_nobody(work: Callable[[], object]) -> str:
+def as_other_user(work: Callable[[], object]) -> str:
     """Return what came of some work in a child process of another user."""
     read, write = os.pipe()
     child = os.fork()
@@ -52,8 +52,8 @@ def as_nobody(work: Callable[[], object]) -> str:
         try:
             signal.alarm(20)
             os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(OTHER_UID)
+            os.setuid(OTHER_UID)
             os.write(write, str(work()).encode())
         except BaseException as error:  # noqa: BLE001 - the parent looks at it
             os.write(write, f"{type(error).__name__}: {error}".encode())

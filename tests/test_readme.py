@@ -11,8 +11,8 @@ from cryptography.fernet import Fernet
 from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 
 import zoho_keystore
+from fake_zoho import FakeZoho
 from zoho_keystore import EncryptedFileStore, KeyUnavailableError
-from zoho_standin import ZohoStandin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +29,10 @@ def _in_a_folder_with_a_key(store_path: Path, key: bytes, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def zoho() -> Iterator[ZohoStandin]:
+def zoho() -> Iterator[FakeZoho]:
     """Give a stand-in that serves."""
-    with ZohoStandin() as standin:
-        yield standin
+    with FakeZoho() as fake_zoho:
+        yield fake_zoho
 
 
 def run(example: str, **names: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def example_with(text: str) -> str:
     return example
 
 
-def test_the_first_example_signs_in_and_makes_a_request(zoho: ZohoStandin) -> None:
+def test_the_first_example_signs_in_and_makes_a_request(zoho: FakeZoho) -> None:
     """With Zoho's address and a grant token put in."""
     example = example_with("Initializer.initialize(")
     example = example.replace("USDataCenter.PRODUCTION()", "ENVIRONMENT").replace("1000.…", zoho.new_grant())

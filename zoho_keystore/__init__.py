@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoho_keystore._records import TokenRecord
 from zoho_keystore._version import __version__
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -29,10 +30,9 @@ from zoho_keystore.errors import (
     TokenNotFoundError,
     UnsafeFileError,
 )
-from zoho_keystore.records import TokenRecord
 
 if TYPE_CHECKING:
-    from zoho_keystore.sdk import EncryptedFileStore, InMemoryStore
+    from zoho_keystore._sdk import EncryptedFileStore, InMemoryStore
 
 __all__ = [
     "CannotOpenError",
@@ -62,8 +62,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in {"EncryptedFileStore", "InMemoryStore"}:
-        from zoho_keystore import sdk  # noqa: PLC0415 - the SDK takes 0.7 s to import
+        from zoho_keystore import _sdk  # noqa: PLC0415 - the SDK takes 0.7 s to import
 
-        return getattr(sdk, name)
+        return getattr(_sdk, name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

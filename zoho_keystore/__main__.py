@@ -1,5 +1,5 @@
 """``python -m zoho_keystore``."""
 
-from zoho_keystore.cli import main
+from zoho_keystore._cli import main
 
 main(prog_name="zoho-keystore")

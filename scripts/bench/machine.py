@@ -54,17 +54,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def facts(folder: Path) -> dict[str, str]:
+def facts(directory: Path) -> dict[str, str]:
     """Return what the figures of a run depend on.
 
     Args:
-        folder: Where the stores are.
+        directory: Where the stores are.
     """
     found = {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "load at the start": ", ".join(f"{load:.2f}" for load in os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
-        "file system": file_system(folder),
+        "file system": file_system(directory),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "sqlite3": sqlite3.sqlite_version,
     }

@@ -138,17 +138,17 @@ class Crowd(NamedTuple):
     limit_together_per_s: Spread
 
 
-def crowd(folder: Path, key: bytes, *, processes: int, turns: int, turn_s: float) -> Crowd:
+def crowd(directory: Path, key: bytes, *, processes: int, turns: int, turn_s: float) -> Crowd:
     """Let one process save for some time, then all of them, by turns.
 
     Args:
-        folder: Where the store is to be.
+        directory: Where the store is to be.
         key: Its key.
         processes: How many processes; each saves a token of its own.
         turns: How often.
         turn_s: For how long each time, in seconds.
     """
-    store = stores.Ours(folder, processes, key)
+    store = stores.Ours(directory, processes, key)
     store.close()
     alone: dict[bool, list[float]] = {True: [], False: []}
     together: dict[bool, list[float]] = {True: [], False: []}
@@ -269,11 +269,11 @@ class Memory(NamedTuple):
     peak: Spread
 
 
-def memory(folder: Path, key: bytes, *, tokens: int, rounds: int) -> Memory:
+def memory(directory: Path, key: bytes, *, tokens: int, rounds: int) -> Memory:
     """Open an empty store and a full one in fresh processes, by turns."""
     paths = []
     for count in (0, tokens):
-        place = folder / str(count)
+        place = directory / str(count)
         place.mkdir()
         store = stores.Ours(place, count, key)
         store.close()

@@ -110,19 +110,19 @@ class Setting:
     """Where is measured, and with whom.
 
     Attributes:
-        folder: Where the stores are to be.
+        directory: Where the stores are to be.
         key: The key of ours.
         peers: The names of those that ours is compared with.
     """
 
-    folder: Path
+    directory: Path
     key: bytes
     peers: tuple[str, ...]
 
     @contextmanager
     def opened(self, tokens: int) -> Iterator[tuple[stores.Ours, list[Store]]]:
         """Make stores of so many tokens: ours, and those of the peers that can hold them."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as place, ExitStack() as open_ones:
+        with tempfile.TemporaryDirectory(dir=self.directory) as place, ExitStack() as open_ones:
             ours = open_ones.enter_context(closing(stores.Ours(Path(place), tokens, self.key)))
             names = [name for name in self.peers if tokens <= stores.MOST_FOR_OTHERS or name == stores.SQLITE]
             others = [open_ones.enter_context(closing(PEERS[name](Path(place), tokens))) for name in names]
@@ -188,7 +188,7 @@ def _settled(path: Path) -> Callable[[], None]:
 
 def finds_after_save(setting: Setting, tokens: int, budget: Budget) -> dict[str, Rounds]:
     """Look for a token after another process has saved one, beside reading, decrypting and parsing the same bytes."""
-    only_ours = Setting(setting.folder, setting.key, ())
+    only_ours = Setting(setting.directory, setting.key, ())
     with only_ours.opened(tokens) as (ours, _), processes.Saver(ours.path, setting.key, 1) as saver:
         find = ours.finder((tokens + 1) // 2)
         limit = partial(limits.read, ours.path, Fernet(setting.key))

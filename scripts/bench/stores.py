@@ -152,8 +152,8 @@ class _SDKStore:
 class Ours(_SDKStore):
     """The store of this package."""
 
-    def __init__(self, folder: Path, tokens: int, key: bytes) -> None:
-        path = folder / "tokens.keystore"
+    def __init__(self, directory: Path, tokens: int, key: bytes) -> None:
+        path = directory / "tokens.keystore"
         with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
             file.write(Fernet(key).encrypt(document(tokens)))
         super().__init__(OURS, path, EncryptedFileStore(path, key=key))
@@ -168,8 +168,8 @@ class Ours(_SDKStore):
 class Plain(_SDKStore):
     """The SDK's own store in a plain-text file."""
 
-    def __init__(self, folder: Path, tokens: int) -> None:
-        path = folder / "tokens.csv"
+    def __init__(self, directory: Path, tokens: int) -> None:
+        path = directory / "tokens.csv"
         store = FileStore(str(path))  # It writes the first line.
         with open(path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(fields(number).values() for number in range(1, tokens + 1))
@@ -202,9 +202,9 @@ class _Rows(ABC):
 class Rows(_Rows):
     """FileStore's rows in a database that syncs each save."""
 
-    def __init__(self, folder: Path, tokens: int) -> None:
+    def __init__(self, directory: Path, tokens: int) -> None:
         self.name = SQLITE
-        self.path = folder / "tokens.sqlite3"
+        self.path = directory / "tokens.sqlite3"
         self._database = sqlite3.connect(self.path, isolation_level=None)
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(f"CREATE TABLE tokens (id TEXT PRIMARY KEY, {', '.join(_COLUMNS[1:])})")
@@ -229,12 +229,12 @@ class Rows(_Rows):
 class Msal(_Rows):
     """The token cache that Microsoft's library keeps in a plain-text file, under a lock."""
 
-    def __init__(self, folder: Path, tokens: int) -> None:
+    def __init__(self, directory: Path, tokens: int) -> None:
         import msal  # noqa: PLC0415 - may be missing
         import msal_extensions  # noqa: PLC0415 - as above
 
         self.name = MSAL
-        self.path = folder / "tokens.msal.json"
+        self.path = directory / "tokens.msal.json"
         self._kind = msal.TokenCache.CredentialType.REFRESH_TOKEN
         everything = msal.SerializableTokenCache()
         for number in range(1, tokens + 1):
@@ -259,14 +259,14 @@ class Msal(_Rows):
 class CryptFile(_Rows):
     """The keyring in an encrypted file, with an entry for each token."""
 
-    def __init__(self, folder: Path, tokens: int) -> None:
+    def __init__(self, directory: Path, tokens: int) -> None:
         from configparser import RawConfigParser  # noqa: PLC0415 - as below
 
         from keyrings.cryptfile.cryptfile import CryptFileKeyring  # noqa: PLC0415 - may be missing
         from keyrings.cryptfile.escape import escape  # noqa: PLC0415 - as above
 
         self.name = CRYPTFILE
-        self.path = folder / "tokens.cfg"
+        self.path = directory / "tokens.cfg"
         self._service = "zoho"
         self._keyring = CryptFileKeyring()
         self._keyring.file_path = str(self.path)

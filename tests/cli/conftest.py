@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zoho_keystore.beginning import begin
-from zoho_keystore.keystore import open_file
-from zoho_keystore.records import TokenRecord
+from zoho_keystore._keystore import open_file
+from zoho_keystore._operations.setup import init
+from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,10 +35,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the folder that a user works in, who has a folder for settings and one for data besides."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    folder = tmp_path / "work"
-    folder.mkdir(mode=0o700)
-    monkeypatch.chdir(folder)
-    return folder
+    directory = tmp_path / "work"
+    directory.mkdir(mode=0o700)
+    monkeypatch.chdir(directory)
+    return directory
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def ring(work: Path) -> Path:
 @pytest.fixture
 def empty(work: Path) -> Path:  # noqa: ARG001 - the folders have to be there
     """Give the path of the user's store, which holds nothing yet."""
-    return begin().store
+    return init().store
 
 
 @pytest.fixture
 def store(empty: Path) -> Path:
     """Give the path of the user's store, which holds two tokens."""
     with closing(open_file()) as keystore:
-        keystore.take_in([ANN, BOB])
+        keystore.import_records([ANN, BOB])
     return empty

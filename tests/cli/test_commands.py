@@ -20,13 +20,14 @@ from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
 from support import Terminal, invoke, program, refused, used_wrongly
-from zoho_keystore import EncryptedFileStore, errors, keys
-from zoho_keystore.cli import EXIT_CODES, Failure, main
-from zoho_keystore.cli.common import as_json, expiry_in_words, lease_in_words, masked, printable
-from zoho_keystore.keystore import open_file
-from zoho_keystore.records import TokenRecord
-from zoho_keystore.refresh import Lease, Owner
-from zoho_keystore.sources import key_source
+from zoho_keystore import EncryptedFileStore, errors
+from zoho_keystore._cli import EXIT_CODES, Failure, main
+from zoho_keystore._cli.common import as_json, expiry_in_words, lease_in_words, masked, printable
+from zoho_keystore._keys.ring import fingerprint
+from zoho_keystore._keys.sources import key_source
+from zoho_keystore._keystore import open_file
+from zoho_keystore._leases import Lease, Owner
+from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,12 +50,12 @@ def ids() -> list[str]:
 
 def fingerprints(ring: Path) -> list[str]:
     """Return the names of the keys in a ring."""
-    return [keys.fingerprint(key) for key in key_source(f"file:{ring}").load()]
+    return [fingerprint(key) for key in key_source(f"file:{ring}").load()]
 
 
-def files(folder: Path) -> dict[Path, bytes]:
+def files(directory: Path) -> dict[Path, bytes]:
     """Return all files of a user, but for empty ones: locks are none."""
-    found = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     return {path: content for path, content in found.items() if content}
 
 
@@ -175,9 +176,9 @@ def test_errors_that_depend_on_others_have_their_codes_too(
     """The lock, the document, the token, a rotation that is left half-way."""
     assert "no token with the id '9'" in refused(9, "show", "9")
     with closing(open_file()) as other:
-        vault: Any = other._vault
-        monkeypatch.setattr("zoho_keystore.cli.common.open_file", lambda *_a, **_k: open_file(lock_timeout=0))
-        with vault.transaction():
+        storage: Any = other._storage
+        monkeypatch.setattr("zoho_keystore._cli.common.open_file", lambda *_a, **_k: open_file(lock_timeout=0))
+        with storage.transaction():
             assert "the store's lock was not to be had" in refused(8, "delete", "1", "--yes")
     monkeypatch.undo()
     monkeypatch.chdir(work)
@@ -424,11 +425,11 @@ def test_doctor_tells_the_cure_and_exits_with_12(store: Path, work: Path) -> Non
     plain = work / "sdk_tokens.txt"
     plain.write_bytes(b"")
     what = f"{plain}: tokens in plain text, of the SDK's own store or sample"
-    cure = f"zoho-keystore import --remove-source {plain}"
-    assert invoke("doctor", code=12).stdout.splitlines()[-3:] == [f"✗ {what}", f"  → {cure}", "1 to cure."]
+    fix = f"zoho-keystore import --remove-source {plain}"
+    assert invoke("doctor", code=12).stdout.splitlines()[-3:] == [f"✗ {what}", f"  → {fix}", "1 to cure."]
     found = click.unstyle(invoke("doctor", "--json", code=12).stdout)
     shape = json.loads(found)
-    assert shape[-1] == {"trouble": True, "what": what, "cure": cure}
+    assert shape[-1] == {"trouble": True, "what": what, "cure": fix}
     assert shape[0]["trouble"] is False
     assert shape[0]["cure"] is None
     assert store.exists()
@@ -440,7 +441,7 @@ def test_doctor_tells_the_cure_and_exits_with_12(store: Path, work: Path) -> Non
 def completed(words: str) -> list[str]:
     """Return what the shell would offer for the last of some words."""
     done = subprocess.run(
-        [sys.executable, "-c", "from zoho_keystore.cli import main; main(prog_name='zoho-keystore')"],
+        [sys.executable, "-c", "from zoho_keystore._cli import main; main(prog_name='zoho-keystore')"],
         capture_output=True,
         text=True,
         check=False,
@@ -517,8 +518,8 @@ def test_a_refresh_under_way_is_shown(store: Path) -> None:
     owner = Owner.current()
     lease = Lease(owner, time.time_ns() // 1_000_000 + 60_000)
     with closing(open_file()) as keystore:
-        vault: Any = keystore._vault
-        with vault.transaction() as transaction:
+        storage: Any = keystore._storage
+        with storage.transaction() as transaction:
             transaction.put(TokenRecord(id="3", refresh_token="r", refresh=lease.as_fields()))
     assert f"process {os.getpid()} on {owner.host}" in invoke("list").stdout.splitlines()[-1]
     assert f"process {os.getpid()} on {owner.host}" in invoke("show", "3").stdout

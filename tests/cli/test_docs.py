@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from cryptography.fernet import Fernet
 
 from support import program
-from zoho_keystore.cli import EXIT_CODES, main
-from zoho_keystore.cli.common import NOT_CONFIRMED, as_json
-from zoho_keystore.cli.doctor import FINDINGS
-from zoho_keystore.records import TokenRecord
-from zoho_keystore.refresh import Lease, Owner
+from zoho_keystore._cli import EXIT_CODES, main
+from zoho_keystore._cli.common import NOT_CONFIRMED, as_json
+from zoho_keystore._cli.doctor import FINDINGS
+from zoho_keystore._leases import Lease, Owner
+from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,11 +14,11 @@ from cryptography.fernet import Fernet
 from zohocrmsdk.src.com.zoho.api.authenticator.store.file_store import FileStore
 
 from support import Terminal, invoke, program, refused, used_wrongly
-from zoho_keystore import importers
-from zoho_keystore.cli import common, import_
-from zoho_keystore.importers import filestore, rows
-from zoho_keystore.keystore import open_file
-from zoho_keystore.records import CREDENTIAL_FIELDS, TokenRecord
+from zoho_keystore import _importers
+from zoho_keystore._cli import common, import_
+from zoho_keystore._importers import filestore, rows
+from zoho_keystore._keystore import open_file
+from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,9 +67,9 @@ def sqlite(path: Path, *records: TokenRecord) -> Path:
 
 
 def keystore(path: Path, *records: TokenRecord) -> Path:
-    """Make another keystore, sealed with another key."""
+    """Make another _keystore, sealed with another key."""
     with closing(open_file(path, key=OTHER)) as made:
-        made.take_in(records)
+        made.import_records(records)
     return path
 
 
@@ -199,7 +199,7 @@ def test_a_source_is_not_removed_where_that_would_be_wrong(
     source = csv(work / "source", ADA)
     assert "Give one of them" in used_wrongly("import", source, "--remove-source", "--dry-run")
     assert "the store itself" in used_wrongly("import", store, "--remove-source")
-    table = importers.Found(kind="MySQL table", name="t on h", path=None, records=[ADA])
+    table = _importers.Found(kind="MySQL table", name="t on h", path=None, records=[ADA])
     monkeypatch.setattr(import_, "read", lambda *_args, **_options: table)
     before = store.read_bytes()
     assert "Drop the table yourself" in used_wrongly("import", "mysql://u@h/d", "--remove-source")
@@ -229,14 +229,14 @@ def test_a_source_that_changes_meanwhile_is_left(work: Path, monkeypatch: pytest
 def test_a_token_that_somebody_changes_meanwhile_keeps_the_source(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is not in the store as it was imported."""
     source = csv(work / "source", ADA)
-    really_say = common.say
+    really_say = common.echo_escaped
 
-    def say(text: str) -> None:
+    def echo_escaped(text: str) -> None:
         really_say(text)
         with closing(open_file()) as other:
             other.delete("7")
 
-    monkeypatch.setattr(import_, "say", say)
+    monkeypatch.setattr(import_, "echo_escaped", echo_escaped)
     result = invoke("import", source, "--remove-source", code=10)
     assert "the token '7' is not in the store as it was imported" in result.stderr
     assert source.exists()
@@ -279,12 +279,12 @@ def test_many_records_show_a_bar_on_a_terminal(number: int, work: Path, *, has_b
 
 INTERRUPTED = """
 import os, signal
-from zoho_keystore import keystore
-from zoho_keystore.cli import main
+from zoho_keystore import _keystore
+from zoho_keystore._cli import main
 
 # A test runner that was started in the background ignores it, and so would its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-really_take, count = keystore.Keystore._taken, 0
+really_take, count = _keystore.Keystore._taken, 0
 
 def taken(self, transaction, record):
     global count
@@ -293,7 +293,7 @@ def taken(self, transaction, record):
         os.kill(os.getpid(), signal.SIGINT)
     return really_take(self, transaction, record)
 
-keystore.Keystore._taken = taken
+_keystore.Keystore._taken = taken
 main(prog_name="zoho-keystore")
 """
 
@@ -319,10 +319,10 @@ def test_an_import_that_is_interrupted_imports_nothing(empty: Path, work: Path) 
 
 MYSQL = """
 import sys
-from zoho_keystore import importers
-from zoho_keystore.cli import main
+from zoho_keystore import _importers
+from zoho_keystore._cli import main
 
-importers.mysql.read = lambda address, ask: sys.exit(print("given:", len(ask())))
+_importers.mysql.read = lambda address, ask: sys.exit(print("given:", len(ask())))
 main(prog_name="zoho-keystore")
 """
 
@@ -337,9 +337,9 @@ def test_the_password_of_a_server_is_asked_for_and_not_shown(monkeypatch: pytest
     assert "hunter2" not in shown
     asked: list[object] = []
 
-    def read(_source: str, *, password: object, **_options: object) -> importers.Found:
+    def read(_source: str, *, password: object, **_options: object) -> _importers.Found:
         asked.append(password)
-        return importers.Found(kind="k", name="n", path=None, records=[])
+        return _importers.Found(kind="k", name="n", path=None, records=[])
 
     monkeypatch.setattr(import_, "read", read)
     assert invoke("import", "mysql://u@h/d").stdout == "n (k): no tokens.\n"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import Terminal, failing, invoke, program
-from zoho_keystore.keystore import open_file
-from zoho_keystore.records import TokenRecord
+from zoho_keystore._keystore import open_file
+from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +117,9 @@ def test_no_color_is_obeyed(work: Path) -> None:
 def test_a_pipe_that_closes_early_is_no_error() -> None:
     """As with ``zoho-keystore list | head -1``."""
     with closing(open_file()) as keystore:
-        keystore.take_in([TokenRecord(id=str(n), user_name=f"{n:0200}", access_token="a") for n in range(1, 999)])
+        keystore.import_records(
+            [TokenRecord(id=str(n), user_name=f"{n:0200}", access_token="a") for n in range(1, 999)]
+        )
     for command in (["list"], ["list", "--json"]):
         with subprocess.Popen(
             [sys.executable, "-m", "zoho_keystore", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -149,7 +151,7 @@ def test_an_output_that_cannot_be_written_is_one_line(command: str) -> None:
 
 def test_an_error_that_nobody_expected_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its traceback, which tells what is to be mended."""
-    monkeypatch.setattr("zoho_keystore.cli.key.new_key", failing(errno.ENOTTY))
+    monkeypatch.setattr("zoho_keystore._cli.key.new_key", failing(errno.ENOTTY))
     assert isinstance(invoke("key", "new", "--print", code=1).exception, OSError)
 
 
@@ -157,7 +159,7 @@ def test_an_error_that_nobody_expected_is_passed_on(monkeypatch: pytest.MonkeyPa
 def test_list_never_imports_the_sdk() -> None:
     """Which takes most of a second."""
     code = (
-        "import sys; from zoho_keystore.cli import main; main(['list'], standalone_mode=False); "
+        "import sys; from zoho_keystore._cli import main; main(['list'], standalone_mode=False); "
         "sys.exit(any(name.startswith('zohocrmsdk') for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)

@@ -12,11 +12,11 @@ import pytest
 
 from faults.kills import ACKNOWLEDGED, fork_kills, random_kills
 from faults.mutants import MUTANTS, _AnyLock, _put
-from zoho_keystore import durable, trust
-from zoho_keystore.descriptor import Descriptor
+from zoho_keystore._fs import atomic, permissions
+from zoho_keystore._fs.directory import Directory
+from zoho_keystore._fs.lock import HeldLock, StoreLock
+from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore.errors import LockTimeoutError
-from zoho_keystore.folder import Folder
-from zoho_keystore.locking import HeldLock, StoreLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,39 +25,41 @@ if TYPE_CHECKING:
 
 def no_sweep() -> None:
     """Leave the temporary files of killed writers."""
-    _put(durable, sweep=lambda *_: None)
+    _put(atomic, remove_stale_temp_files=lambda *_: None)
 
 
 def placed_before_it_is_whole() -> None:
     """Rename a temporary file that is written to half."""
 
-    def write(folder: Folder, name: str, content: bytes, **_: object) -> os.stat_result:
-        temporary = folder.path / f".{name}.0123456789abcdef.tmp"
+    def write(directory: Directory, name: str, content: bytes, **_: object) -> os.stat_result:
+        temporary = directory.path / f".{name}.0123456789abcdef.tmp"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.write(fd, content[: len(content) // 2])
-            os.replace(temporary, folder.path / name)
+            os.replace(temporary, directory.path / name)
             os.write(fd, content[len(content) // 2 :])
             return os.fstat(fd)
         finally:
             os.close(fd)
 
-    _put(durable, write=write)
+    _put(atomic, write=write)
 
 
 def acknowledged_before_it_is_written() -> None:
     """Write only every second state."""
-    write = durable.write
+    write = atomic.write
     late: list[bytes] = []
 
-    def lazy(folder: Folder, name: str, content: bytes, *, create: bool = False, **options: Any) -> os.stat_result:
+    def lazy(
+        directory: Directory, name: str, content: bytes, *, create: bool = False, **options: Any
+    ) -> os.stat_result:
         if create or late:
             late.clear()
-            return write(folder, name, content, create=create, **options)
+            return write(directory, name, content, create=create, **options)
         late.append(content)
-        return os.stat(folder.path / name)
+        return os.stat(directory.path / name)
 
-    _put(durable, write=lazy)
+    _put(atomic, write=lazy)
 
 
 def lock_that_is_the_existence_of_a_file() -> None:
@@ -65,13 +67,13 @@ def lock_that_is_the_existence_of_a_file() -> None:
 
     @contextmanager
     def held(self: StoreLock, _longest_wait_s: float = math.inf) -> Iterator[HeldLock]:
-        with Folder.opened(self.path.parent) as folder:
+        with Directory.opened(self.path.parent) as directory:
             if self.path.exists() and self.path.read_bytes():
                 raise LockTimeoutError("somebody holds it", "", self.path)
-            lock = Descriptor(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))
+            lock = OwnedFd(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))
             try:
                 os.write(lock.fd, b"held")
-                yield _AnyLock(folder, self.path.name, lock)
+                yield _AnyLock(directory, self.path.name, lock)
                 os.truncate(lock.fd, 0)
             finally:
                 lock.close()
@@ -81,7 +83,7 @@ def lock_that_is_the_existence_of_a_file() -> None:
 
 def open_to_others() -> None:
     """Make files as most programs do."""
-    _put(trust, PRIVATE_FILE=0o644)
+    _put(permissions, PRIVATE_FILE=0o644)
 
 
 # Twenty seconds on a machine that is ten times overloaded.
@@ -141,7 +143,7 @@ def test_a_save_that_is_acknowledged_and_not_written_is_caught_at_any_moment(
 
 def test_an_engine_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It works in another process, from which an exception does not come by itself."""
-    monkeypatch.setitem(MUTANTS, "further", lambda: _put(durable, write=None))
+    monkeypatch.setitem(MUTANTS, "further", lambda: _put(atomic, write=None))
     with pytest.raises(RuntimeError, match="'NoneType' object is not callable"):
         fork_kills(tmp_path, times=1, mutant="further")
     assert list(tmp_path.iterdir()) == []

@@ -73,12 +73,12 @@ def test_an_engine_that_is_stopped_leaves_no_process_mount_or_loop_device(
     assert list(tmp_path.iterdir()) == []
 
 
-def traces(session: int, folder: Path) -> list[str]:
+def traces(session: int, directory: Path) -> list[str]:
     """Return the processes of a session, and the mounts and loop devices that are about a folder."""
-    found = [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line]
+    found = [line for line in Path("/proc/mounts").read_text().splitlines() if str(directory) in line]
     for image in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            found += [f"{image}: {text}"] if (text := image.read_text().strip()).endswith(folder.name) else []
+            found += [f"{image}: {text}"] if (text := image.read_text().strip()).endswith(directory.name) else []
         except OSError:
             continue  # It is just going away.
     for status in Path("/proc").glob("[0-9]*/stat"):

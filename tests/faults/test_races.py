@@ -108,8 +108,8 @@ MUTANTS: dict[str, list[partial[Result]]] = {
 def test_a_store_without_its_protection_is_caught(mutant: str, attack: partial[Result], tmp_path: Path) -> None:
     """Or these tests would prove nothing. A race need not be lost each time, so there are several attempts."""
     for attempt in range(20):
-        folder = tmp_path / f"{attempt}"
-        folder.mkdir(mode=0o700)
-        if attack(folder, mutant=mutant).failures:
+        directory = tmp_path / f"{attempt}"
+        directory.mkdir(mode=0o700)
+        if attack(directory, mutant=mutant).failures:
             return
     pytest.fail(f"{mutant} survived")

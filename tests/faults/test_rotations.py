@@ -43,10 +43,10 @@ from faults.rotations import (
     taken_locks,
 )
 from faults.syscalls import why_not
-from support import NOBODY, as_nobody
-from zoho_keystore.folder import Folder
-from zoho_keystore.keys import new_key
-from zoho_keystore.paths import default_store
+from support import OTHER_UID, as_other_user
+from zoho_keystore._fs.directory import Directory
+from zoho_keystore._fs.paths import default_store
+from zoho_keystore._keys.ring import new_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,13 +110,13 @@ def test_a_key_is_on_the_disk_before_the_store_is_sealed_with_it(
     done: list[tuple[str, str]] = []
 
     def note(call: str) -> None:
-        real = getattr(Folder, call)
+        real = getattr(Directory, call)
 
-        def noted(self: Folder, *names: str) -> None:
+        def noted(self: Directory, *names: str) -> None:
             real(self, *names)
             done.append((call, self.path.name))
 
-        monkeypatch.setattr(Folder, call, noted)
+        monkeypatch.setattr(Directory, call, noted)
 
     note("sync")
     note("replace")
@@ -235,8 +235,8 @@ TROUBLES: list[tuple[Callable[[RingedStore], None], str]] = [
 
 def content(ringed: RingedStore) -> dict[Path, bytes]:
     """Return the content of all files of ring and store, locks aside."""
-    folders = (ringed.path.parent, ringed.ring.parent)
-    files = (file for folder in folders for file in folder.iterdir() if file.suffix != ".lock")
+    directories = (ringed.path.parent, ringed.ring.parent)
+    files = (file for directory in directories for file in directory.iterdir() if file.suffix != ".lock")
     return {file: file.read_bytes() for file in files}
 
 
@@ -261,14 +261,14 @@ def nobodys() -> Iterator[RingedStore]:
     """Give a ring and a store of another user, where that user can go."""
     # Imports what it needs, which that user may not be able to read.
     default_store()
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    ringed = RingedStore.made_in(folder)
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    ringed = RingedStore.made_in(directory)
     for place in (ringed.path.parent, ringed.ring.parent):
         for path in (place, *place.iterdir()):
-            os.chown(path, NOBODY, NOBODY)
+            os.chown(path, OTHER_UID, OTHER_UID)
     yield ringed
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
 
 
 def as_nobody_rotated(ringed: RingedStore, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -280,7 +280,7 @@ def as_nobody_rotated(ringed: RingedStore, monkeypatch: pytest.MonkeyPatch) -> s
             code = rotate_key.main()
         return f"{code} {said.getvalue()}"
 
-    return as_nobody(work)
+    return as_other_user(work)
 
 
 @needs_root
@@ -295,7 +295,7 @@ def test_in_a_folder_that_cannot_be_written_to_nothing_is_lost(
     lock.unlink(missing_ok=True)
     if has_lock:
         lock.touch(mode=0o600)
-        os.chown(lock, NOBODY, NOBODY)
+        os.chown(lock, OTHER_UID, OTHER_UID)
     os.chown(file.parent, 0, 0)
     file.parent.chmod(0o755)
     before, former, comments = content(nobodys), nobodys.keys(), nobodys.comments()
@@ -310,7 +310,7 @@ def test_in_a_folder_that_cannot_be_written_to_nothing_is_lost(
     else:
         assert content(nobodys) == before
     nobodys.require_whole(comments)
-    os.chown(file.parent, NOBODY, NOBODY)
+    os.chown(file.parent, OTHER_UID, OTHER_UID)
     assert as_nobody_rotated(nobodys, monkeypatch) == "0 "
     nobodys.require_whole(comments)
     nobodys.require_rotated(former)
@@ -356,9 +356,9 @@ def test_a_rotation_without_a_protection_is_caught(
 ) -> None:
     """Or these tests would prove nothing. A race need not be lost each time, so there are several attempts."""
     for attempt in range(5):
-        folder = tmp_path / f"{attempt}"
-        folder.mkdir(mode=0o700)
-        if re.search(caught_for, "".join(attack(folder, mutant=mutant).failures)):
+        directory = tmp_path / f"{attempt}"
+        directory.mkdir(mode=0o700)
+        if re.search(caught_for, "".join(attack(directory, mutant=mutant).failures)):
             return
     pytest.fail(f"{mutant} survived")
 

@@ -14,10 +14,12 @@ from urllib.parse import quote
 import pytest
 
 from faults import secrets
-from zoho_keystore import document, errors, keys, keystore
-from zoho_keystore.keys import KeyRing
-from zoho_keystore.keystore import Keystore
-from zoho_keystore.records import TokenRecord
+from zoho_keystore import _keystore, errors
+from zoho_keystore._keys import ring
+from zoho_keystore._keys.ring import KeyRing
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._records import TokenRecord
+from zoho_keystore._storage import codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,20 +28,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def directory(tmp_path: Path) -> Iterator[Path]:
     """Give a folder in memory, where there is such a place: nothing here is about the disk, which may be busy."""
     memory = Path("/dev/shm")  # noqa: S108 - the name in it is a random one
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as made:
         yield Path(made)
 
 
-def test_no_secret_shows_anywhere(folder: Path) -> None:
+def test_no_secret_shows_anywhere(directory: Path) -> None:
     """Neither in errors and what led to them, nor in logs, files, texts of objects, pickles or arguments."""
     calls = []
-    result = secrets.hunt(folder, progress=lambda: calls.append(1))
+    result = secrets.hunt(directory, progress=lambda: calls.append(1))
     assert result.failures == []
     assert result.tried == len(calls) > 400
-    assert list(folder.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 # --- mutants, each of which has to be caught ------------------------------------------------------------------------
@@ -53,7 +55,7 @@ def _repeating(patch: pytest.MonkeyPatch) -> None:
 
 
 def _chaining(patch: pytest.MonkeyPatch) -> None:
-    decode = document.decode
+    decode = codec.decode
 
     def mutant(data: bytes, *known: Any, **options: Any) -> Any:
         try:
@@ -63,7 +65,7 @@ def _chaining(patch: pytest.MonkeyPatch) -> None:
             raise errors.DocumentError("what is inside is not valid JSON") from None
         return decode(data, *known, **options)
 
-    patch.setattr(document, "decode", mutant)
+    patch.setattr(codec, "decode", mutant)
 
 
 def _carrying(patch: pytest.MonkeyPatch) -> None:
@@ -91,7 +93,7 @@ def _writing_plain_text(patch: pytest.MonkeyPatch) -> None:
 
 
 def _handing_to_a_program(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(keystore, "key_ring", lambda key: subprocess.Popen(["not-a-program", key]))  # noqa: S607 - never started
+    patch.setattr(_keystore, "key_ring", lambda key: subprocess.Popen(["not-a-program", key]))  # noqa: S607 - never started
 
 
 @pytest.mark.parametrize(
@@ -111,11 +113,11 @@ def _handing_to_a_program(patch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_mutant_is_caught(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, mutant: Mutant, only: str, failure: str
+    directory: Path, monkeypatch: pytest.MonkeyPatch, mutant: Mutant, only: str, failure: str
 ) -> None:
     """Each way in which a secret has got out of some program."""
     mutant(monkeypatch)
-    assert failure in "\n".join(secrets.hunt(folder, only=only).failures)
+    assert failure in "\n".join(secrets.hunt(directory, only=only).failures)
 
 
 DISGUISES: dict[str, Callable[[bytes], bytes]] = {
@@ -144,4 +146,4 @@ def test_nothing_else_is_taken_for_a_canary() -> None:
     """Least of all other secrets, and what a key is called."""
     canaries, others = secrets.Canaries(), secrets.Canaries()
     assert canaries.found_in(" ".join((*others.fields.values(), others.key.decode()))) == set()
-    assert canaries.found_in(keys.fingerprint(canaries.key)) == set()
+    assert canaries.found_in(ring.fingerprint(canaries.key)) == set()

@@ -98,9 +98,9 @@ def test_where_times_are_whole_seconds_finds_are_right_all_the_same(
 def test_a_cache_judged_by_mtime_alone_is_caught(tmp_path: Path) -> None:
     """Or these tests would prove nothing."""
     for attack in (partial(stale_reads, replacements=20), partial(in_place_writes, writes=20)):
-        folder = tmp_path / attack.func.__name__
-        folder.mkdir(mode=0o700)
-        assert attack(folder, mutant="mtime-only cache").failures
+        directory = tmp_path / attack.func.__name__
+        directory.mkdir(mode=0o700)
+        assert attack(directory, mutant="mtime-only cache").failures
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ import pytest
 from faults.kills import ALL_DEEDS
 from faults.mutants import MUTANTS, _put
 from faults.syscalls import NOT_SAVED, SAVED, UNKNOWN, fail_every_call, kill_at_every_call, why_not
-from zoho_keystore import durable
-from zoho_keystore.folder import Folder
-from zoho_keystore.locking import StoreLock
+from zoho_keystore._fs import atomic
+from zoho_keystore._fs.directory import Directory
+from zoho_keystore._fs.lock import StoreLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from zoho_keystore.locking import HeldLock
+    from zoho_keystore._fs.lock import HeldLock
 
 pytestmark = [
     pytest.mark.privileged,
@@ -37,17 +37,17 @@ OTHER_DEEDS = tuple(deed for deed in ALL_DEEDS if deed != DEED)
 
 def never_cleans_up() -> None:
     """Leave every temporary file."""
-    _put(Folder, unlink=lambda *_: None)
+    _put(Directory, unlink=lambda *_: None)
 
 
 def says_not_saved_when_it_is() -> None:
     """Take every error for one before the rename."""
-    _put(durable, _is_at=lambda *_: False)
+    _put(atomic, _is_at=lambda *_: False)
 
 
 def lets_the_systems_errors_through() -> None:
     """Raise what the system raised."""
-    _put(durable, storage_error=lambda error, *_: error)
+    _put(atomic, storage_error=lambda error, *_: error)
 
 
 def takes_a_failed_sync_for_done() -> None:
@@ -57,7 +57,7 @@ def takes_a_failed_sync_for_done() -> None:
         with suppress(OSError):
             os.fsync(fd)
 
-    _put(durable, _sync_file=sync)
+    _put(atomic, _sync_file=sync)
 
 
 def keeps_the_lock_after_an_error() -> None:
@@ -76,7 +76,7 @@ def keeps_the_lock_after_an_error() -> None:
 
 def leaks_a_descriptor() -> None:
     """Open the folder once more for its sync, and do not close it."""
-    _put(Folder, sync=lambda self: os.fsync(os.open(self.path, os.O_RDONLY)))
+    _put(Directory, sync=lambda self: os.fsync(os.open(self.path, os.O_RDONLY)))
 
 
 #: Each with what it is to be caught for.
@@ -107,7 +107,7 @@ def test_killed_at_system_calls_of_the_other_deeds_nothing_is_lost_or_left(tmp_p
 
 
 def test_every_failing_system_call_of_a_save_is_told_as_it_is(tmp_path: Path) -> None:
-    """Not saved, saved, or saved and perhaps not durable, in an error of ours, and nothing is left."""
+    """Not saved, saved, or saved and perhaps not atomic, in an error of ours, and nothing is left."""
     result = fail_every_call(tmp_path, deeds=[DEED])
     assert result.failures == []
     assert result.tried > 5 * 25

@@ -128,8 +128,8 @@ def test_another_user_cannot_hold_up_a_save() -> None:
     as_user(ALICE, lambda: prepare(store))
 
     def attack() -> None:
-        for folder in (TMP, store.path.parent):
-            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+        for directory in (TMP, store.path.parent):
+            fcntl.flock(os.open(directory, os.O_RDONLY), fcntl.LOCK_EX)
         os.write(ready, b"1")
         time.sleep(60)
 
@@ -381,14 +381,14 @@ def test_root_leaves_a_store_to_its_owner(lacking: str) -> None:
 @with_own_tmp
 def test_root_does_not_follow_a_link_of_another_user_in_a_folder_that_all_may_write_to(target: str) -> None:
     """Else that user would choose which file of root's is made, or loses the modes that others need to read it."""
-    folder = TMP / "etc"
-    folder.mkdir()
-    (folder / "rules").write_text("for all to read")
-    (folder / "rules").chmod(0o644)
-    as_user(MALLORY, lambda: (TMP / "tokens.keystore").symlink_to(folder / target))
+    directory = TMP / "etc"
+    directory.mkdir()
+    (directory / "rules").write_text("for all to read")
+    (directory / "rules").chmod(0o644)
+    as_user(MALLORY, lambda: (TMP / "tokens.keystore").symlink_to(directory / target))
     refusal(Store(TMP / "tokens.keystore", KEY).open)
-    assert os.listdir(folder) == ["rules"]
-    assert owner_and_mode(folder / "rules") == (0, 0, 0o644)
+    assert os.listdir(directory) == ["rules"]
+    assert owner_and_mode(directory / "rules") == (0, 0, 0o644)
 
 
 @with_own_tmp

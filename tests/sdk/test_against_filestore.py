@@ -202,8 +202,8 @@ class Stores(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir=IN_MEMORY)
-        self.theirs: Any = FileStore(str(Path(self.folder.name) / "tokens.csv"))
+        self.directory = tempfile.TemporaryDirectory(dir=IN_MEMORY)
+        self.theirs: Any = FileStore(str(Path(self.directory.name) / "tokens.csv"))
         self.ours: Any = InMemoryStore()
         #: The records that are there, by our id, and FileStore's id of each.
         self.records: dict[str, Fields] = {}
@@ -214,7 +214,7 @@ class Stores(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Remove FileStore's file."""
-        self.folder.cleanup()
+        self.directory.cleanup()
 
     # --- calls, where the two have to agree
 

@@ -21,8 +21,8 @@ from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
 from zohocrmsdk.src.com.zoho.crm.api.org import OrgOperations
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
+from fake_zoho import FakeZoho
 from zoho_keystore import EncryptedFileStore, InMemoryStore
-from zoho_standin import ZohoStandin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,10 +41,10 @@ CLIENT = {"client_id": "client-1", "client_secret": "secret-1"}
 
 
 @pytest.fixture
-def zoho() -> Iterator[ZohoStandin]:
+def zoho() -> Iterator[FakeZoho]:
     """Give a stand-in that serves."""
-    with ZohoStandin() as standin:
-        yield standin
+    with FakeZoho() as fake_zoho:
+        yield fake_zoho
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -53,20 +53,20 @@ def store(request: pytest.FixtureRequest, store_path: Path, key: bytes) -> Encry
     return EncryptedFileStore(store_path, key=key) if request.param == "file" else InMemoryStore()
 
 
-def environment(zoho: ZohoStandin) -> Any:
+def environment(zoho: FakeZoho) -> Any:
     """Return the SDK's environment that leads to the stand-in."""
-    arguments = [zoho.url, zoho.token_url, zoho.url, *(["standin"] if SDK == 5 else [])]
+    arguments = [zoho.url, zoho.token_url, zoho.url, *(["fake_zoho"] if SDK == 5 else [])]
     return DataCenter.Environment(*arguments)
 
 
-def initialize(zoho: ZohoStandin, store: Any, token: Any, folder: Path) -> Any:
+def initialize(zoho: FakeZoho, store: Any, token: Any, directory: Path) -> Any:
     """Initialize the SDK as a program does, and return the token."""
     Initializer.LOCAL.init = None
-    Initializer.initialize(environment(zoho), token, store=store, resource_path=str(folder))
+    Initializer.initialize(environment(zoho), token, store=store, resource_path=str(directory))
     return token
 
 
-def ask(zoho: ZohoStandin) -> None:
+def ask(zoho: FakeZoho) -> None:
     """Make one API request, and see that Zoho answered it."""
     before = zoho.count("org")
     response = OrgOperations().get_organization()
@@ -74,7 +74,7 @@ def ask(zoho: ZohoStandin) -> None:
     assert zoho.count("org") == before + 1
 
 
-def test_a_grant_is_exchanged_once_and_kept(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_a_grant_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """Also for further requests, and for the same script run again with the same grant."""
     grant = zoho.new_grant("ada@example.com")
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_a_grant_is_exchanged_once_and_kept(zoho: ZohoStandin, store: Any, tmp_p
         assert kept.get_user_signature().get_name() == "ada@example.com:60001234567"
 
 
-def test_a_refresh_token_is_exchanged_once_and_kept(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_a_refresh_token_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The access token serves all requests until it expires."""
     refresh = zoho.new_refresh_token()
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_a_refresh_token_is_exchanged_once_and_kept(zoho: ZohoStandin, store: An
     assert len(store.get_tokens()) == 1
 
 
-def test_an_expired_token_is_refreshed_and_the_new_one_kept(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_an_expired_token_is_refreshed_and_the_new_one_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The SDK refreshes 5 s before the expiry."""
     zoho.token_life_s = 4
     initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant()), tmp_path)
@@ -118,7 +118,7 @@ def test_an_expired_token_is_refreshed_and_the_new_one_kept(zoho: ZohoStandin, s
     assert after.get_id() == before.get_id()
 
 
-def test_an_access_token_alone_is_kept_and_used(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_an_access_token_alone_is_kept_and_used(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """There is nothing to refresh it with, and nobody knows when it expires."""
     refresher = OAuthToken(**CLIENT, refresh_token=zoho.new_refresh_token())
     access = initialize(zoho, InMemoryStore(), refresher, tmp_path).get_access_token()
@@ -130,7 +130,7 @@ def test_an_access_token_alone_is_kept_and_used(zoho: ZohoStandin, store: Any, t
     assert zoho.count("refresh") == 1
 
 
-def test_an_id_alone_is_enough_for_what_is_stored(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_an_id_alone_is_enough_for_what_is_stored(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """A script needs no secret in its source."""
     initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant()), tmp_path)
     asked = zoho.counts
@@ -140,7 +140,7 @@ def test_an_id_alone_is_enough_for_what_is_stored(zoho: ZohoStandin, store: Any,
     assert zoho.counts == {**asked, "org": asked["org"] + 1}
 
 
-def test_a_user_signature_alone_is_enough_for_what_is_stored(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_a_user_signature_alone_is_enough_for_what_is_stored(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """By the name that the SDK gave the user, or that the caller gave."""
     token = OAuthToken(**CLIENT, grant_token=zoho.new_grant(), user_signature=UserSignature("ada"))
     initialize(zoho, store, token, tmp_path)
@@ -150,7 +150,7 @@ def test_a_user_signature_alone_is_enough_for_what_is_stored(zoho: ZohoStandin, 
     assert zoho.count("grant") == 1
 
 
-def test_an_id_that_the_caller_names_on_the_first_run_is_the_id(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_an_id_that_the_caller_names_on_the_first_run_is_the_id(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """8_0 asks for the id, hears None and signs in; 5_0 to 7_0 cannot go on from None, whatever the store is."""
     token = OAuthToken(**CLIENT, grant_token=zoho.new_grant(), id="production")
     if SDK < 8:
@@ -165,7 +165,7 @@ def test_an_id_that_the_caller_names_on_the_first_run_is_the_id(zoho: ZohoStandi
     assert zoho.count("grant") == 1
 
 
-def test_remove_deletes_the_token_and_says_whether_it_did(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_remove_deletes_the_token_and_says_whether_it_did(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The SDK turns our error into False."""
     token = initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant()), tmp_path)
     assert token.remove() is True
@@ -173,7 +173,7 @@ def test_remove_deletes_the_token_and_says_whether_it_did(zoho: ZohoStandin, sto
     assert token.remove() is False
 
 
-def test_revoke_revokes_the_token_that_was_named(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_revoke_revokes_the_token_that_was_named(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """FileStore revokes nothing, the samples revoke user 1's; before 8_0 the SDK fails before it asks the store."""
     for user in ("ada@example.com", "bob@example.com"):
         token = initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant(user)), tmp_path)
@@ -186,7 +186,7 @@ def test_revoke_revokes_the_token_that_was_named(zoho: ZohoStandin, store: Any, 
     assert zoho.revoked == [second]
 
 
-def test_filestore_revokes_nothing(zoho: ZohoStandin, tmp_path: Path) -> None:
+def test_filestore_revokes_nothing(zoho: FakeZoho, tmp_path: Path) -> None:
     """What the test above is compared with."""
     if SDK < 8:
         pytest.skip("revoke() of the SDK before 8_0 fails before it asks any store")
@@ -196,7 +196,7 @@ def test_filestore_revokes_nothing(zoho: ZohoStandin, tmp_path: Path) -> None:
     assert zoho.revoked == []
 
 
-def test_switch_user_takes_every_token_of_get_tokens(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_switch_user_takes_every_token_of_get_tokens(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """Each of them makes requests, and is refreshed, as its own user."""
     zoho.token_life_s = 4
     users = ["ada@example.com", "bob@example.com"]
@@ -211,7 +211,7 @@ def test_switch_user_takes_every_token_of_get_tokens(zoho: ZohoStandin, store: A
     assert len(store.get_tokens()) == 2
 
 
-def test_filestores_tokens_cannot_be_switched_to(zoho: ZohoStandin, tmp_path: Path) -> None:
+def test_filestores_tokens_cannot_be_switched_to(zoho: FakeZoho, tmp_path: Path) -> None:
     """What the test above is compared with: get_tokens() makes them without the constructor."""
     if SDK == 5:
         pytest.skip("the SDK looks for find_user, which such a token lacks, from 6_0 on")
@@ -223,7 +223,7 @@ def test_filestores_tokens_cannot_be_switched_to(zoho: ZohoStandin, tmp_path: Pa
 
 
 def test_a_second_process_finds_the_token_without_a_request(
-    zoho: ZohoStandin, store_path: Path, key: bytes, tmp_path: Path
+    zoho: FakeZoho, store_path: Path, key: bytes, tmp_path: Path
 ) -> None:
     """The key comes from the environment, as in a script."""
     grant = zoho.new_grant()
@@ -244,7 +244,7 @@ store = EncryptedFileStore(path)
 Initializer.initialize(DataCenter.Environment(*environment), token, store=store, resource_path=folder)
 print(json.dumps([token.get_id(), token.get_access_token()]))
 """
-    arguments = [zoho.url, zoho.token_url, zoho.url, *(["standin"] if SDK == 5 else [])]
+    arguments = [zoho.url, zoho.token_url, zoho.url, *(["fake_zoho"] if SDK == 5 else [])]
     done = subprocess.run(
         [sys.executable, "-c", script, str(store_path), grant, str(tmp_path), *arguments],
         env={**os.environ, "ZOHO_KEYSTORE_KEY": key.decode()},
@@ -256,7 +256,7 @@ print(json.dumps([token.get_id(), token.get_access_token()]))
     assert zoho.counts == asked
 
 
-def test_a_refresh_that_fails_leaves_the_stored_token_as_it_was(zoho: ZohoStandin, store: Any, tmp_path: Path) -> None:
+def test_a_refresh_that_fails_leaves_the_stored_token_as_it_was(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The SDK never calls save_token then, and the next request succeeds."""
     zoho.token_life_s = 4
     initialize(zoho, store, OAuthToken(**CLIENT, refresh_token=zoho.new_refresh_token()), tmp_path)

@@ -21,8 +21,8 @@ from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 from support import Terminal, invoke
 from support import refused as refused_by_the_program
 from zoho_keystore import ImportSourceError, TokenRecord
-from zoho_keystore.importers import mysql, read
-from zoho_keystore.keystore import open_file
+from zoho_keystore._importers import mysql, read
+from zoho_keystore._keystore import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,12 +101,12 @@ def server() -> Iterator[Server]:
     """Give a server with its own folder, socket and port on loopback, with nobody else's settings."""
     install, serve = programs()
     # The path of a socket may have 107 characters, and pytest's folders take up many of them.
-    folder = Path(tempfile.mkdtemp(prefix="mariadb-"))
-    common = ["--no-defaults", f"--datadir={folder / 'data'}"]
+    directory = Path(tempfile.mkdtemp(prefix="mariadb-"))
+    common = ["--no-defaults", f"--datadir={directory / 'data'}"]
     if os.geteuid() == 0:
         common.append("--user=root")
     with socket.create_server(("127.0.0.1", 0)) as free:
-        server = Server(free.getsockname()[1], str(folder / "socket"))
+        server = Server(free.getsockname()[1], str(directory / "socket"))
     process: subprocess.Popen[bytes] | None = None
     try:
         made = subprocess.run(
@@ -115,7 +115,7 @@ def server() -> Iterator[Server]:
             check=False,
         )
         assert made.returncode == 0, made.stderr.decode()
-        with (folder / "log").open("wb") as log:
+        with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
                 [
                     serve,
@@ -123,7 +123,7 @@ def server() -> Iterator[Server]:
                     "--bind-address=127.0.0.1",
                     f"--port={server.port}",
                     f"--socket={server.unix_socket}",
-                    f"--pid-file={folder / 'pid'}",
+                    f"--pid-file={directory / 'pid'}",
                     "--skip-name-resolve",
                     "--innodb-buffer-pool-size=8M",
                     "--innodb-flush-log-at-trx-commit=0",
@@ -133,8 +133,8 @@ def server() -> Iterator[Server]:
             )
         deadline = time.monotonic() + 30
         while not os.path.exists(server.unix_socket):
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
+            assert process.poll() is None, (directory / "log").read_text()
+            assert time.monotonic() < deadline, (directory / "log").read_text()
             time.sleep(0.05)
         with server.connected() as cursor:
             for statement in SET_UP:
@@ -144,7 +144,7 @@ def server() -> Iterator[Server]:
         if process is not None:
             process.terminate()
             process.wait(30)
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.fernet import Fernet
-from refreshes import FILE_STORE, MEETINGS, OURS, WITHOUT_LEASES, Crew, Meeting, Outcome, Setting, meet
 
-from zoho_keystore.keystore import open_file
-from zoho_keystore.refresh import Lease
-from zoho_standin import ZohoStandin
+from fake_zoho import FakeZoho
+from faults.refreshes import FILE_STORE, MEETINGS, OURS, WITHOUT_LEASES, Crew, Meeting, Outcome, Setting, meet
+from zoho_keystore._keystore import open_file
+from zoho_keystore._leases import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,7 +89,7 @@ def test_different_tokens_are_refreshed_side_by_side(tmp_path: Path) -> None:
 class Scene:
     """A stand-in for Zoho, and a store in which a token is good until it is let expire."""
 
-    def __init__(self, zoho: ZohoStandin, path: Path, refresh_wait: float) -> None:
+    def __init__(self, zoho: FakeZoho, path: Path, refresh_wait: float) -> None:
         self.zoho = zoho
         self.setting = Setting(OURS, path, Fernet.generate_key(), zoho.url, refresh_wait)
         self.setting.keep(zoho, 1)
@@ -106,7 +106,7 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """Give a scene, with the refresh wait that the test asks for."""
-    with ZohoStandin() as zoho:
+    with FakeZoho() as zoho:
         yield Scene(zoho, tmp_path / "tokens.keystore", getattr(request, "param", 10.0))
 
 

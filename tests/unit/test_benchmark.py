@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 import benchmark
 from bench import limits, machine, picture, processes, runs, stores, tables, targets
 from bench.timing import Budget, Contestant, Spread, again, calls_per_sample, interleaved, ratio, spread, turns_every
-from zoho_keystore import document
+from zoho_keystore._storage import codec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,7 +194,7 @@ def test_the_stores_hold_what_is_looked_for(tmp_path: Path, key: bytes) -> None:
 def test_the_limit_writes_and_reads_a_keystore(store_path: Path, key: bytes) -> None:
     """The same bytes, so that both do the same work."""
     content = stores.document(2)
-    assert len(document.decode(content)[1]) == 2
+    assert len(codec.decode(content)[1]) == 2
     limits.write(store_path, Fernet(key), content)
     assert limits.read(store_path, Fernet(key)) == json.loads(content)
     assert [path.name for path in store_path.parent.iterdir()] == [store_path.name]

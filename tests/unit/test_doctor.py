@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import NOBODY, as_nobody
-from zoho_keystore import doctor, trust
-from zoho_keystore.doctor import Finding, examine
-from zoho_keystore.keystore import FILE_VARIABLE, open_file
-from zoho_keystore.records import TokenRecord
-from zoho_keystore.sources import KEY_VARIABLE, RING_VARIABLE
+from support import OTHER_UID, as_other_user
+from zoho_keystore._fs import permissions
+from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
+from zoho_keystore._keystore import FILE_VARIABLE, open_file
+from zoho_keystore._operations import doctor
+from zoho_keystore._operations.doctor import Diagnostic, diagnose
+from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
-as_root = pytest.mark.skipif(not trust.is_root(), reason="only root can give files away")
+as_root = pytest.mark.skipif(not permissions.is_root(), reason="only root can give files away")
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +40,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def ring(tmp_path: Path) -> Path:
     """Give a key ring."""
-    folder = tmp_path / "keys"
-    folder.mkdir(mode=0o700)
-    path = folder / "ring"
+    directory = tmp_path / "keys"
+    directory.mkdir(mode=0o700)
+    path = directory / "ring"
     path.write_bytes(Fernet.generate_key() + b"\n")
     path.chmod(0o600)
     return path
@@ -55,24 +56,24 @@ def store(store_path: Path, ring: Path) -> Path:
     return store_path
 
 
-def troubles(store: Path | None, ring: Path | None) -> list[Finding]:
+def troubles(store: Path | None, ring: Path | None) -> list[Diagnostic]:
     """Return what is to be cured."""
-    found = examine(store, key=None if ring is None else f"file:{ring}")
-    assert all(bool(finding.cure) is finding.is_trouble for finding in found)
-    return [finding for finding in found if finding.is_trouble]
+    found = diagnose(store, key=None if ring is None else f"file:{ring}")
+    assert all(bool(finding.fix) is finding.is_problem for finding in found)
+    return [finding for finding in found if finding.is_problem]
 
 
 def the_one(store: Path, ring: Path) -> tuple[str, str]:
     """Return what the one trouble is, and its cure."""
     [found] = troubles(store, ring)
-    return found.what, found.cure
+    return found.what, found.fix
 
 
 def test_a_good_store_has_nothing_to_be_cured(store: Path, ring: Path) -> None:
     """What was found is told."""
-    assert examine(store, key=f"file:{ring}") == [
-        Finding(is_trouble=False, what=f"the store's keys come from --key: file:{ring} (1 key)"),
-        Finding(is_trouble=False, what=f"{store}: opens, and holds 1 token"),
+    assert diagnose(store, key=f"file:{ring}") == [
+        Diagnostic(is_problem=False, what=f"the store's keys come from --key: file:{ring} (1 key)"),
+        Diagnostic(is_problem=False, what=f"{store}: opens, and holds 1 token"),
     ]
 
 
@@ -80,14 +81,14 @@ def test_where_the_keys_come_from_is_told(store: Path, ring: Path, monkeypatch: 
     """A variable, or what another one names; and how many there are."""
     ring.write_bytes(ring.read_bytes() + Fernet.generate_key() + b"\n")
     monkeypatch.setenv(RING_VARIABLE, str(ring))
-    assert examine(store)[0].what == f"the store's keys come from the variable {RING_VARIABLE}: file:{ring} (2 keys)"
+    assert diagnose(store)[0].what == f"the store's keys come from the variable {RING_VARIABLE}: file:{ring} (2 keys)"
     monkeypatch.setenv(KEY_VARIABLE, ring.read_text().split()[0])
     assert (
-        examine(store)[0].what == f"the store's keys come from the variable {KEY_VARIABLE}: env:{KEY_VARIABLE} (1 key)"
+        diagnose(store)[0].what == f"the store's keys come from the variable {KEY_VARIABLE}: env:{KEY_VARIABLE} (1 key)"
     )
     with closing(open_file(store)) as keystore:
         keystore.save(TokenRecord(access_token="b"))
-    assert examine(store)[1].what == f"{store}: opens, and holds 2 tokens"
+    assert diagnose(store)[1].what == f"{store}: opens, and holds 2 tokens"
 
 
 def test_what_opening_needs_is_told_once(store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +103,9 @@ def test_what_opening_needs_is_told_once(store: Path, ring: Path, monkeypatch: p
     [found] = troubles(None, ring)
     assert found.what == "the path holds what looks like a key"
     ring.write_bytes(Fernet.generate_key())
-    what, cure = the_one(store, ring)
+    what, fix = the_one(store, ring)
     assert what.startswith(f"{store}: the key is wrong or the file is damaged")
-    assert "restore the file from a backup" in cure
+    assert "restore the file from a backup" in fix
     store.unlink()
     assert the_one(store, ring) == (
         f"{store}: there is no store",
@@ -118,54 +119,54 @@ def test_files_that_others_may_read_are_told(name: str, store: Path, ring: Path)
     """Before opening the store has closed them; the cure can be copied."""
     path = store.with_name(name)
     path.chmod(0o640)
-    what, cure = the_one(store, ring)
+    what, fix = the_one(store, ring)
     assert what == f"{path}: mode 0640 lets other users in"
-    subprocess.run(shlex.split(cure), check=True)
+    subprocess.run(shlex.split(fix), check=True)
     assert troubles(store, ring) == []
 
 
 def test_a_folder_in_which_others_may_replace_files_is_told(store: Path, ring: Path) -> None:
     """The cure can be copied, also where the path has a quote in it."""
-    folder = store.parent.rename(store.parent.with_name("Ann's store"))
-    store = folder / store.name
-    folder.chmod(0o770)
+    directory = store.parent.rename(store.parent.with_name("Ann's store"))
+    store = directory / store.name
+    directory.chmod(0o770)
     found = troubles(store, ring)
     assert [one.what for one in found] == [
-        f"{folder}: mode 0770 lets other users in",
-        f"{folder}: mode 0770 lets other users replace files in this folder",
+        f"{directory}: mode 0770 lets other users in",
+        f"{directory}: mode 0770 lets other users replace files in this folder",
     ]
-    subprocess.run(shlex.split(found[0].cure), check=True)
+    subprocess.run(shlex.split(found[0].fix), check=True)
     assert troubles(store, ring) == []
-    folder.chmod(0o1777)
+    directory.chmod(0o1777)
     assert troubles(store, ring) == []
 
 
 def test_a_ring_that_others_may_read_is_told(store: Path, ring: Path) -> None:
     """As the store says it."""
     ring.chmod(0o644)
-    what, cure = the_one(store, ring)
+    what, fix = the_one(store, ring)
     assert what == f"{ring}: the key ring is not safe: mode 0644 lets other users read or change the keys"
-    assert f"chmod 600 {ring}" in cure
+    assert f"chmod 600 {ring}" in fix
 
 
 def test_files_of_another_user_are_told(store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For root they open all the same."""
-    me, other = 0, NOBODY
-    if trust.is_root():
+    me, other = 0, OTHER_UID
+    if permissions.is_root():
         os.chown(store, other, other)
     else:
         me, other = os.geteuid() + 1, os.geteuid()
         monkeypatch.setattr(os, "geteuid", lambda: me)
     [found] = [one for one in troubles(store, ring) if one.what.startswith(f"{store}: belongs")]
     assert found.what == f"{store}: belongs to user {other}, and you are user {me}"
-    assert "chown" in found.cure
+    assert "chown" in found.fix
 
 
 @as_root
 def test_what_one_may_not_look_at_is_told(store: Path, ring: Path) -> None:
     """Rather than a traceback."""
     # The folder that pytest makes for all tests of this user is closed to others.
-    told = as_nobody(lambda: [one.what for one in examine(store, key=f"file:{ring}")])
+    told = as_other_user(lambda: [one.what for one in diagnose(store, key=f"file:{ring}")])
     assert f"{store}: Permission denied" in told
     assert "Error:" not in told
 
@@ -180,7 +181,7 @@ def test_owners_and_modes_are_nothing_where_there_are_none(
     store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Windows."""
-    monkeypatch.setattr(trust, "HAS_OWNERS", False)
+    monkeypatch.setattr(permissions, "HAS_OWNERS", False)
     store.chmod(0o644)
     assert troubles(store, ring) == []
 
@@ -192,9 +193,9 @@ def test_a_ring_beside_the_store_is_told(store: Path, ring: Path, monkeypatch: p
     """Also where the user's folders for settings and for data are the same."""
     beside = store.with_name("ring")
     shutil.move(ring, beside)
-    what, cure = the_one(store, beside)
+    what, fix = the_one(store, beside)
     assert what.startswith(f"{beside}: the key ring is in the same folder as the store")
-    assert cure == f"Move it to another folder, such as {Path.home()}/zoho-keystore, and set {RING_VARIABLE}"
+    assert fix == f"Move it to another folder, such as {Path.home()}/zoho-keystore, and set {RING_VARIABLE}"
     monkeypatch.setattr(doctor, "default_key_ring", lambda: store.with_name("keyring"))
     assert the_one(store, beside)[1].startswith(f"Move it to another folder, such as {store.parent}-keys,")
 
@@ -202,18 +203,18 @@ def test_a_ring_beside_the_store_is_told(store: Path, ring: Path, monkeypatch: p
 @pytest.mark.parametrize("name", ["Dropbox", "OneDrive - Company", "Nextcloud", "iCloud Drive", "with .stfolder"])
 def test_folders_that_are_copied_to_other_machines_are_told(name: str, store: Path, ring: Path, tmp_path: Path) -> None:
     """For the ring, and for the store."""
-    folder = tmp_path / name
-    folder.mkdir(mode=0o700)
+    directory = tmp_path / name
+    directory.mkdir(mode=0o700)
     if name == "with .stfolder":
-        (folder / ".stfolder").mkdir()
+        (directory / ".stfolder").mkdir()
     for path in (store, ring):
-        shutil.copy(path, folder)
-    what, cure = the_one(folder / store.name, ring)
-    assert what == f"{folder / store.name}: the store is in {folder}, which is copied to other machines"
-    assert cure.startswith("Move it")
-    what, cure = the_one(store, folder / ring.name)
-    assert what == f"{folder / ring.name}: the key ring is in {folder}, which is copied to other machines"
-    assert cure == "Move it to a folder that stays on this machine"
+        shutil.copy(path, directory)
+    what, fix = the_one(directory / store.name, ring)
+    assert what == f"{directory / store.name}: the store is in {directory}, which is copied to other machines"
+    assert fix.startswith("Move it")
+    what, fix = the_one(store, directory / ring.name)
+    assert what == f"{directory / ring.name}: the key ring is in {directory}, which is copied to other machines"
+    assert fix == "Move it to a folder that stays on this machine"
 
 
 @pytest.fixture
@@ -225,9 +226,9 @@ def tree(store: Path) -> Path:
 
 def test_a_store_in_a_work_tree_is_to_be_ignored(tree: Path, store: Path, ring: Path) -> None:
     """By whatever pattern."""
-    what, cure = the_one(store, ring)
+    what, fix = the_one(store, ring)
     assert what == f"{store}: the store is in the git work tree {tree}, and not ignored there"
-    assert cure == f"Add a line to {tree / '.gitignore'}: tokens.keystore"
+    assert fix == f"Add a line to {tree / '.gitignore'}: tokens.keystore"
     (tree / ".gitignore").write_text("*.keystore\n")
     assert troubles(store, ring) == []
 
@@ -267,9 +268,9 @@ def test_a_ring_has_no_place_in_a_work_tree(store: Path, ring: Path) -> None:
     """Ignored or not: it is one command away from being published."""
     subprocess.run(["git", "init", "--quiet", str(ring.parent)], check=True)  # noqa: S607 - whatever git there is
     (ring.parent / ".gitignore").write_text("*\n")
-    what, cure = the_one(store, ring)
+    what, fix = the_one(store, ring)
     assert what == f"{ring}: the key ring is in the git work tree {ring.parent}"
-    assert "rotate the key" in cure
+    assert "rotate the key" in fix
 
 
 # --- What lies around -----------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_leftovers_of_writers_are_told(store: Path, ring: Path) -> None:
 
 HOLDER = """
 import sys
-from zoho_keystore.keystore import open_file
+from zoho_keystore._keystore import open_file
 with open_file(sys.argv[1], key=sys.argv[2])._vault.transaction():
     print("held", flush=True)
     sys.stdin.read()
@@ -314,10 +315,10 @@ def holder(store: Path, ring: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_who_holds_the_lock_is_told(holder: subprocess.Popen[str], store: Path, ring: Path) -> None:
     """The process, and its program."""
-    what, cure = the_one(store, ring)
+    what, fix = the_one(store, ring)
     program = Path(f"/proc/{holder.pid}/comm").read_text(encoding="utf-8").strip()
     assert what == f"{store.with_name('.tokens.keystore.lock')}: process {holder.pid} ({program}) holds the lock"
-    assert "Do not delete the lock file" in cure
+    assert "Do not delete the lock file" in fix
 
 
 def test_a_holder_may_be_gone_or_nobody_may_tell(
@@ -346,9 +347,9 @@ def test_expired_tokens_without_a_refresh_token_are_told(store: Path, ring: Path
         keystore.save(TokenRecord(access_token="1", expires_in=str(4 * 10**12)))
         keystore.save(TokenRecord(access_token="2"))
         keystore.save(TokenRecord(id="it's old", access_token="3", expires_in="1000"))
-    what, cure = the_one(store, ring)
+    what, fix = the_one(store, ring)
     assert what == 'token "it\'s old" has expired, and has no refresh token'
-    assert shlex.split(cure.partition(": ")[2]) == ["zoho-keystore", "delete", "it's old"]
+    assert shlex.split(fix.partition(": ")[2]) == ["zoho-keystore", "delete", "it's old"]
 
 
 @pytest.mark.parametrize("name", ["sdk_tokens.txt", "zohooauth.db"])

@@ -23,7 +23,11 @@ from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.api.authenticator.store.file_store import FileStore
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
-from zoho_keystore import importers
+from zoho_keystore import _importers
+from zoho_keystore._importers import filestore, read, rows, sqlite
+from zoho_keystore._importers import mysql as mysql_importer
+from zoho_keystore._keystore import open_file
+from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
     ConfigurationError,
@@ -31,10 +35,6 @@ from zoho_keystore.errors import (
     InvalidTokenError,
     KeyUnavailableError,
 )
-from zoho_keystore.importers import filestore, read, rows, sqlite
-from zoho_keystore.importers import mysql as mysql_importer
-from zoho_keystore.keystore import open_file
-from zoho_keystore.records import CREDENTIAL_FIELDS, TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -93,9 +93,9 @@ def refused(source: object, *, kind: type[Exception] = ImportSourceError, **opti
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Give a path for a source, with what an address must not trip over."""
-    folder = tmp_path / "a folder?mode=rw#%41"
-    folder.mkdir()
-    return folder / "tokens of ada"
+    directory = tmp_path / "a folder?mode=rw#%41"
+    directory.mkdir()
+    return directory / "tokens of ada"
 
 
 # --- The SDK's FileStore ---
@@ -108,7 +108,7 @@ def test_what_filestore_has_written_is_read(source: Path) -> None:
     for record in (ADA, awkward, TokenRecord(id="production", access_token="a")):
         store.save_token(sdk_token(record))
     found = read(str(source))
-    assert found == importers.Found(
+    assert found == _importers.Found(
         kind="FileStore file",
         name=str(source),
         path=source,
@@ -136,8 +136,8 @@ def _as_read(text: Any) -> Any:
 @given(records=RECORDS)
 def test_an_export_is_what_filestore_writes_and_both_read_the_same_from_it(records: list[TokenRecord]) -> None:
     """The SDK loses carriage returns when it reads, and so nobody can tell them from line feeds."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "sdk_tokens.txt")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "sdk_tokens.txt")
         path.write_bytes(filestore.export(records))
         as_read = [
             replace(record, **{name: _as_read(getattr(record, name)) for name in ("id", *CREDENTIAL_FIELDS)})
@@ -145,7 +145,7 @@ def test_an_export_is_what_filestore_writes_and_both_read_the_same_from_it(recor
         ]
         assert [sdk_record(token) for token in FileStore(str(path)).get_tokens()] == as_read
         assert read(str(path)).records == as_read
-        theirs = Path(folder, "theirs.txt")
+        theirs = Path(directory, "theirs.txt")
         FileStore(str(theirs))
         with theirs.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(FileStore.set_token(sdk_token(record)) for record in records)
@@ -234,8 +234,8 @@ def test_what_is_no_file_of_filestore_is_refused(source: Path, content: bytes, s
 def test_a_file_that_was_cut_off_yields_whole_tokens_or_none(cut: int) -> None:
     """A killed save leaves any beginning of the file; a token that was cut in two must not be imported."""
     records = [ADA, replace(ADA, id="2", user_name='"\n')]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "tokens")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "tokens")
         path.write_bytes(filestore.export(records)[:cut])
         with suppress(ImportSourceError):
             found = read(str(path)).records
@@ -262,9 +262,9 @@ def test_what_is_no_regular_file_is_refused(source: Path) -> None:
 def test_a_file_of_more_than_the_limit_is_refused(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is read."""
     source.write_bytes(filestore.export([ADA]))
-    monkeypatch.setattr(importers, "MAX_FILE_BYTES", source.stat().st_size - 1)
+    monkeypatch.setattr(_importers, "MAX_FILE_BYTES", source.stat().st_size - 1)
     assert "bytes are more than an import reads" in refused(source)
-    monkeypatch.setattr(importers, "MAX_FILE_BYTES", source.stat().st_size)
+    monkeypatch.setattr(_importers, "MAX_FILE_BYTES", source.stat().st_size)
     assert read(str(source)).records == [ADA]
 
 
@@ -542,7 +542,7 @@ def test_a_table_is_read_in_a_transaction_that_cannot_write(monkeypatch: pytest.
     """And the connection is closed."""
     server = serve(monkeypatch, [values(ADA), values(BOB)])
     found = read("mysql://ada@127.0.0.1")
-    assert found == importers.Found(
+    assert found == _importers.Found(
         kind="MySQL table",
         name="mysql://ada@127.0.0.1:3306/zohooauth?table=oauthtoken",
         path=None,

@@ -18,6 +18,9 @@ from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoho_keystore._keystore import Keystore, as_seconds, open_file, open_memory
+from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
+from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore.errors import (
     ConfigurationError,
     DocumentError,
@@ -30,14 +33,11 @@ from zoho_keystore.errors import (
     StoreFileError,
     TokenNotFoundError,
 )
-from zoho_keystore.keystore import Keystore, as_seconds, open_file, open_memory
-from zoho_keystore.records import CREDENTIAL_FIELDS, TokenRecord
-from zoho_keystore.vaults.memory import MemoryVault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zoho_keystore.vaults import Transaction
+    from zoho_keystore._storage import Transaction
 
 SECRETS = ("SECRET-client", "SECRET-refresh", "SECRET-access", "SECRET-grant")
 FULL = TokenRecord(
@@ -70,15 +70,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def vault() -> MemoryVault:
+def storage() -> MemoryStorage:
     """Give an empty vault."""
-    return MemoryVault()
+    return MemoryStorage()
 
 
 @pytest.fixture
-def keystore(vault: MemoryVault, clock: Clock) -> Keystore:
+def keystore(storage: MemoryStorage, clock: Clock) -> Keystore:
     """Give a keystore on the vault and the clock."""
-    return Keystore(vault, clock)
+    return Keystore(storage, clock)
 
 
 def refresh_token(number: int, **fields: Any) -> TokenRecord:
@@ -171,7 +171,7 @@ def test_a_save_calls_back_once_with_the_record_that_is_stored(keystore: Keystor
     assert told == stored
 
 
-class FailingVault(MemoryVault):
+class FailingVault(MemoryStorage):
     """A vault whose transactions end in an error: before the commit, or after it where only durability is in doubt."""
 
     def __init__(self, error: StoreFileError) -> None:
@@ -207,14 +207,16 @@ def test_a_save_that_is_not_committed_calls_nobody_back() -> None:
     assert told == keystore.records() == []
 
 
-def test_a_save_that_comes_to_no_record_calls_nobody_back(vault: MemoryVault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_comes_to_no_record_calls_nobody_back(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether the token or the vault is to blame."""
     told: list[TokenRecord] = []
-    keystore = Keystore(vault)
+    keystore = Keystore(storage)
     with pytest.raises(InvalidTokenError):
         keystore.save(TokenRecord(user_name="ann"), saved=told.append)
     for error in (StoreFileError("the disk is full"), DurabilityUnknownError("the folder cannot be synced")):
-        monkeypatch.setattr(vault, "transaction", raising(error))
+        monkeypatch.setattr(storage, "transaction", raising(error))
         with pytest.raises(StoreFileError):
             keystore.save(FULL, saved=told.append)
     assert told == []
@@ -237,7 +239,7 @@ def test_a_save_in_the_middle_of_a_save_of_the_same_thread_is_refused(keystore: 
             keystore.save(refresh_token(2))
         return clock.now_ms
 
-    outer = Keystore(keystore._vault, read_clock)
+    outer = Keystore(keystore._storage, read_clock)
     outer.save(refresh_token(1))
     assert [record.refresh_token for record in keystore.records()] == ["r1"]
 
@@ -295,7 +297,7 @@ def test_the_time_of_creation_is_the_time_of_the_first_save(keystore: Keystore, 
 def test_the_time_of_saving_always_grows(saves: list[tuple[int, int]]) -> None:
     """For any saves at any times."""
     clock = Clock()
-    keystore = Keystore(MemoryVault(), clock)
+    keystore = Keystore(MemoryStorage(), clock)
     times = []
     for number, step in saves:
         clock.now_ms += step
@@ -313,7 +315,7 @@ def test_the_time_of_saving_stays_one_that_can_be_read_again(keystore: Keystore,
 def test_without_a_clock_the_time_is_that_of_the_system() -> None:
     """In milliseconds since the epoch."""
     before_ms = int(time.time() * 1000) - 1
-    saved_at = Keystore(MemoryVault()).save(FULL).saved_at
+    saved_at = Keystore(MemoryStorage()).save(FULL).saved_at
     assert before_ms <= saved_at <= time.time() * 1000 + 1
 
 
@@ -464,7 +466,7 @@ def test_an_id_is_never_ambiguous(keystore: Keystore, caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("ask", [Keystore.find, Keystore.save], ids=["find", "save"])
 def test_a_warning_is_not_logged_under_the_lock(
-    keystore: Keystore, vault: MemoryVault, ask: Callable[[Keystore, TokenRecord], Any]
+    keystore: Keystore, storage: MemoryStorage, ask: Callable[[Keystore, TokenRecord], Any]
 ) -> None:
     """A handler may come back to this very store, and would wait for ever."""
     of_two_clients(keystore)
@@ -472,10 +474,10 @@ def test_a_warning_is_not_logged_under_the_lock(
 
     class Handler(logging.Handler):
         def emit(self, _record: logging.LogRecord) -> None:
-            with vault._lock.held(0, None):
+            with storage._lock.held(0, None):
                 free.append(True)
 
-    handler, log = Handler(), logging.getLogger("zoho_keystore.keystore")
+    handler, log = Handler(), logging.getLogger("zoho_keystore._keystore")
     log.addHandler(handler)
     try:
         ask(keystore, TokenRecord(user_name="ann"))
@@ -530,9 +532,9 @@ def test_a_token_that_comes_after_any_id_of_a_caller_can_be_saved_again_and_agai
 # --- what is refused, and leaves everything as it was ---------------------------------------------------------------
 
 
-def state_of(keystore: Keystore, vault: MemoryVault) -> object:
+def state_of(keystore: Keystore, storage: MemoryStorage) -> object:
     """Return all that a vault holds."""
-    return list(keystore.records()), vault._current().header, vault._current().last_saved_at
+    return list(keystore.records()), storage._current().header, storage._current().last_saved_at
 
 
 @pytest.mark.parametrize(
@@ -551,17 +553,17 @@ def state_of(keystore: Keystore, vault: MemoryVault) -> object:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_token_that_cannot_be_kept_is_refused_and_changes_nothing(
-    keystore: Keystore, vault: MemoryVault, given_token: TokenRecord, problem: str
+    keystore: Keystore, storage: MemoryStorage, given_token: TokenRecord, problem: str
 ) -> None:
     """The message says why, that nothing was saved and what to do, and repeats no value."""
     keystore.save(FULL)
-    before = state_of(keystore, vault)
+    before = state_of(keystore, storage)
     with pytest.raises(InvalidTokenError, match="nothing was saved") as caught:
         keystore.save(given_token)
     assert problem in caught.value.problem
     assert caught.value.advice
     assert "SECRET" not in repr(caught.value)
-    assert state_of(keystore, vault) == before
+    assert state_of(keystore, storage) == before
 
 
 def test_an_id_of_255_characters_is_kept(keystore: Keystore) -> None:
@@ -569,38 +571,38 @@ def test_an_id_of_255_characters_is_kept(keystore: Keystore) -> None:
     assert keystore.save(TokenRecord(id="x" * 255, access_token="a")).id == "x" * 255
 
 
-def test_a_failed_deletion_changes_nothing(keystore: Keystore, vault: MemoryVault) -> None:
+def test_a_failed_deletion_changes_nothing(keystore: Keystore, storage: MemoryStorage) -> None:
     """The record that is there stays."""
     keystore.save(FULL)
-    before = state_of(keystore, vault)
+    before = state_of(keystore, storage)
     with pytest.raises(TokenNotFoundError):
         keystore.delete("2")
-    assert state_of(keystore, vault) == before
+    assert state_of(keystore, storage) == before
 
 
 def test_a_failure_in_the_middle_changes_nothing_and_gives_the_lock_back(
-    keystore: Keystore, vault: MemoryVault
+    keystore: Keystore, storage: MemoryStorage
 ) -> None:
     """Whatever it is."""
     keystore.save(FULL)
-    before = state_of(keystore, vault)
+    before = state_of(keystore, storage)
 
     def transaction_that_fails() -> None:
-        with vault.transaction() as transaction:
+        with storage.transaction() as transaction:
             transaction.put(TokenRecord(id=transaction.new_id(), access_token="a"))
             transaction.remove("1")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         transaction_that_fails()
-    assert state_of(keystore, vault) == before
-    with vault._lock.held(0, None):
+    assert state_of(keystore, storage) == before
+    with storage._lock.held(0, None):
         pass
 
 
-def test_readers_do_not_see_a_transaction_before_its_end(keystore: Keystore, vault: MemoryVault) -> None:
+def test_readers_do_not_see_a_transaction_before_its_end(keystore: Keystore, storage: MemoryStorage) -> None:
     """Then all of it at once."""
-    with vault.transaction() as transaction:
+    with storage.transaction() as transaction:
         transaction.put(TokenRecord(id="1", access_token="a"))
         transaction.put(TokenRecord(id="2", access_token="b"))
         assert len(transaction.records()) == 2
@@ -649,13 +651,13 @@ def test_a_closed_keystore_cannot_be_used(keystore: Keystore, use: Callable[[Key
             use(keystore)
 
 
-def test_a_vault_that_is_closed_in_a_transaction_stays_closed(vault: MemoryVault) -> None:
+def test_a_vault_that_is_closed_in_a_transaction_stays_closed(storage: MemoryStorage) -> None:
     """The records must not come back at its end, whether that is an error or not."""
-    with suppress(StoreClosedError), vault.transaction() as transaction:
+    with suppress(StoreClosedError), storage.transaction() as transaction:
         transaction.put(TokenRecord(id="1", access_token="a"))
-        vault.close()
+        storage.close()
     with pytest.raises(StoreClosedError):
-        vault.records()
+        storage.records()
 
 
 def test_a_keystore_in_memory_has_no_path(keystore: Keystore) -> None:
@@ -743,8 +745,8 @@ def test_folders_that_are_made_are_private(umask: int, key: bytes, data_folder: 
         open_file(key=key)
     finally:
         os.umask(before)
-    for folder in (data_folder.parent, data_folder, data_folder / "zoho-keystore"):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for directory in (data_folder.parent, data_folder, data_folder / "zoho-keystore"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
 def test_a_folder_that_is_there_keeps_its_mode(key: bytes, data_folder: Path) -> None:
@@ -893,7 +895,7 @@ def test_a_lock_timeout_of_zero_does_not_wait(store_path: Path, key: bytes) -> N
     holder = open_file(store_path, key=key)
     other = open_file(store_path, key=key, lock_timeout=0)
     before = store_path.read_bytes()
-    with holder._vault.transaction(), pytest.raises(LockTimeoutError, match="within 0 s"):
+    with holder._storage.transaction(), pytest.raises(LockTimeoutError, match="within 0 s"):
         other.save(FULL)
     assert store_path.read_bytes() == before
     assert other.save(FULL).id == "1"
@@ -922,33 +924,33 @@ def test_what_is_taken_in_keeps_every_field_and_its_id(at: str, store_path: Path
     keystore = open_file(store_path, key=key) if at == "file" else open_memory()
     given = [replace(FULL, id="7"), refresh_token(1, id="abc"), refresh_token(2)]
     calls: list[int] = []
-    taken = keystore.take_in(given, progress=lambda: calls.append(1))
+    taken = keystore.import_records(given, progress=lambda: calls.append(1))
     assert [(one.record.id, one.what) for one in taken] == [("7", "added"), ("abc", "added"), ("8", "added")]
     assert [one.record for one in taken] == keystore.records()
     assert len(calls) == 3
     for name in CREDENTIAL_FIELDS:
         assert [getattr(record, name) for record in keystore.records()] == [getattr(record, name) for record in given]
     before = keystore.records()
-    assert [(one.record, one.what) for one in keystore.take_in(given)] == [(record, "left") for record in before]
+    assert [(one.record, one.what) for one in keystore.import_records(given)] == [(record, "left") for record in before]
     assert keystore.records() == before
 
 
-def test_what_is_only_tried_changes_nothing(keystore: Keystore, vault: MemoryVault) -> None:
+def test_what_is_only_tried_changes_nothing(keystore: Keystore, storage: MemoryStorage) -> None:
     """And tells the same."""
     keystore.save(refresh_token(1))
-    before = state_of(keystore, vault)
-    tried = keystore.take_in([FULL, refresh_token(1)], dry_run=True)
-    assert state_of(keystore, vault) == before
+    before = state_of(keystore, storage)
+    tried = keystore.import_records([FULL, refresh_token(1)], dry_run=True)
+    assert state_of(keystore, storage) == before
     assert [one.what for one in tried] == ["added", "left"]
-    assert keystore.take_in([FULL, refresh_token(1)]) == tried
+    assert keystore.import_records([FULL, refresh_token(1)]) == tried
 
 
 def test_an_id_that_is_taken_means_nothing_to_a_record_from_elsewhere(keystore: Keystore) -> None:
     """Another store has given it: the record is another one, and gets a new id."""
     keystore.save(refresh_token(1))
-    [taken] = keystore.take_in([refresh_token(2, id="1")])
+    [taken] = keystore.import_records([refresh_token(2, id="1")])
     assert (taken.record.id, taken.what) == ("2", "added")
-    [taken] = keystore.take_in([refresh_token(1, id="99")])
+    [taken] = keystore.import_records([refresh_token(1, id="99")])
     assert (taken.record.id, taken.what) == ("1", "left")
 
 
@@ -967,7 +969,7 @@ def test_of_two_the_one_that_expires_later_is_stored(
 ) -> None:
     """What the given one lacks stays."""
     keystore.save(refresh_token(1, user_name="ann", access_token="old", expires_in=stored, api_domain="d"))
-    [taken] = keystore.take_in([refresh_token(1, user_name="ann", access_token="new", expires_in=given)])
+    [taken] = keystore.import_records([refresh_token(1, user_name="ann", access_token="new", expires_in=given)])
     assert taken.what == what
     [record] = keystore.records()
     assert taken.record == record
@@ -978,45 +980,49 @@ def test_of_two_the_one_that_expires_later_is_stored(
 def test_a_record_that_fits_no_rule_is_known_again_by_all_its_fields(keystore: Keystore) -> None:
     """Such as an access token of a named client without its secret."""
     odd = TokenRecord(client_id="c", access_token="a")
-    assert [one.what for one in keystore.take_in([odd, odd, replace(odd, client_id="d")])] == ["added", "left", "added"]
-    assert [one.what for one in keystore.take_in([odd])] == ["left"]
+    assert [one.what for one in keystore.import_records([odd, odd, replace(odd, client_id="d")])] == [
+        "added",
+        "left",
+        "added",
+    ]
+    assert [one.what for one in keystore.import_records([odd])] == ["left"]
 
 
 def test_a_record_without_a_token_is_not_taken(keystore: Keystore) -> None:
     """It is told, and nothing more."""
     given = TokenRecord(id="5", client_id="c", client_secret="s")
-    assert keystore.take_in([given]) == [(given, "without a token")]
+    assert keystore.import_records([given]) == [(given, "without a token")]
     assert keystore.records() == []
 
 
 @pytest.mark.parametrize(
     "bad", [TokenRecord(access_token="a", expires_in="soon"), TokenRecord(id="x" * 256, access_token="a")]
 )
-def test_all_records_are_taken_in_or_none(bad: TokenRecord, keystore: Keystore, vault: MemoryVault) -> None:
+def test_all_records_are_taken_in_or_none(bad: TokenRecord, keystore: Keystore, storage: MemoryStorage) -> None:
     """One that cannot be kept stops it."""
     keystore.save(refresh_token(1))
-    before = state_of(keystore, vault)
+    before = state_of(keystore, storage)
     with pytest.raises(InvalidTokenError):
-        keystore.take_in([FULL, bad])
-    assert state_of(keystore, vault) == before
+        keystore.import_records([FULL, bad])
+    assert state_of(keystore, storage) == before
 
 
-def test_an_interruption_takes_nothing_in(keystore: Keystore, vault: MemoryVault) -> None:
+def test_an_interruption_takes_nothing_in(keystore: Keystore, storage: MemoryStorage) -> None:
     """Wherever it comes."""
-    before = state_of(keystore, vault)
+    before = state_of(keystore, storage)
     with pytest.raises(KeyboardInterrupt):
-        keystore.take_in([FULL, refresh_token(1)], progress=raising(KeyboardInterrupt()))
-    assert state_of(keystore, vault) == before
+        keystore.import_records([FULL, refresh_token(1)], progress=raising(KeyboardInterrupt()))
+    assert state_of(keystore, storage) == before
 
 
-def test_several_are_deleted_together_or_none(keystore: Keystore, vault: MemoryVault) -> None:
+def test_several_are_deleted_together_or_none(keystore: Keystore, storage: MemoryStorage) -> None:
     """Named twice is named once."""
     for number in range(4):
         keystore.save(refresh_token(number))
-    before = state_of(keystore, vault)
+    before = state_of(keystore, storage)
     with pytest.raises(TokenNotFoundError, match="'9'; nothing was deleted"):
         keystore.delete("1", "9", "2")
-    assert state_of(keystore, vault) == before
+    assert state_of(keystore, storage) == before
     keystore.delete("3", "1", "3")
     assert [record.id for record in keystore.records()] == ["2", "4"]
     keystore.delete()

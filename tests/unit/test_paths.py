@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import pytest
 
+from zoho_keystore._fs.paths import default_key_ring, default_store, real_path
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError
-from zoho_keystore.paths import default_key_ring, default_store, real_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ class Somewhere:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     """Give a folder whose own path has no symbolic links."""
     return Path(os.path.realpath(tmp_path))
 
@@ -82,103 +82,105 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(
         ask()
 
 
-def test_an_absolute_path_stays(folder: Path) -> None:
+def test_an_absolute_path_stays(directory: Path) -> None:
     """Whether anything is there or not."""
-    assert real_path(str(folder / "tokens.keystore")) == folder / "tokens.keystore"
+    assert real_path(str(directory / "tokens.keystore")) == directory / "tokens.keystore"
 
 
-def test_a_relative_path_is_one_of_the_working_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_one_of_the_working_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the one at this moment: a store stays where it is when the program goes elsewhere."""
-    monkeypatch.chdir(folder)
-    assert real_path("sub/../tokens.keystore") == folder / "tokens.keystore"
+    monkeypatch.chdir(directory)
+    assert real_path("sub/../tokens.keystore") == directory / "tokens.keystore"
 
 
 @pytest.mark.parametrize("wrap", [str, Path, Somewhere], ids=["str", "Path", "PathLike"])
-def test_a_path_may_be_a_text_or_an_object(wrap: Callable[[Any], Any], folder: Path) -> None:
+def test_a_path_may_be_a_text_or_an_object(wrap: Callable[[Any], Any], directory: Path) -> None:
     """As for ``open``."""
-    assert real_path(wrap(str(folder / "x"))) == folder / "x"
+    assert real_path(wrap(str(directory / "x"))) == directory / "x"
 
 
-def test_the_result_is_a_path(folder: Path) -> None:
+def test_the_result_is_a_path(directory: Path) -> None:
     """Not the object that was given."""
-    assert isinstance(real_path(str(folder)), Path)
+    assert isinstance(real_path(str(directory)), Path)
 
 
-def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings hold it, and no shell expands it there."""
-    monkeypatch.setenv("HOME", str(folder))
-    assert real_path("~/tokens.keystore") == folder / "tokens.keystore"
+    monkeypatch.setenv("HOME", str(directory))
+    assert real_path("~/tokens.keystore") == directory / "tokens.keystore"
 
 
-def test_a_tilde_inside_a_path_is_a_tilde(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_inside_a_path_is_a_tilde(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a shell."""
     monkeypatch.setenv("HOME", "/elsewhere")
-    assert real_path(folder / "~" / "x") == folder / "~" / "x"
+    assert real_path(directory / "~" / "x") == directory / "~" / "x"
 
 
-def test_symbolic_links_are_resolved(folder: Path) -> None:
+def test_symbolic_links_are_resolved(directory: Path) -> None:
     """Those in the folders and the one at the end, also when nothing is at its target yet."""
-    (folder / "real").mkdir()
-    (folder / "link").symlink_to("real")
-    (folder / "real" / "tokens").symlink_to(folder / "elsewhere")
-    assert real_path(folder / "link" / "other") == folder / "real" / "other"
-    assert real_path(folder / "link" / "tokens") == folder / "elsewhere"
+    (directory / "real").mkdir()
+    (directory / "link").symlink_to("real")
+    (directory / "real" / "tokens").symlink_to(directory / "elsewhere")
+    assert real_path(directory / "link" / "other") == directory / "real" / "other"
+    assert real_path(directory / "link" / "tokens") == directory / "elsewhere"
 
 
-def test_what_is_above_a_link_is_above_its_target(folder: Path) -> None:
+def test_what_is_above_a_link_is_above_its_target(directory: Path) -> None:
     """As the system sees it, and not as the text looks."""
-    (folder / "elsewhere" / "real").mkdir(parents=True)
-    (folder / "link").symlink_to(folder / "elsewhere" / "real")
-    assert real_path(f"{folder}/link/../tokens") == folder / "elsewhere" / "tokens"
+    (directory / "elsewhere" / "real").mkdir(parents=True)
+    (directory / "link").symlink_to(directory / "elsewhere" / "real")
+    assert real_path(f"{directory}/link/../tokens") == directory / "elsewhere" / "tokens"
 
 
-def test_links_that_lead_in_a_circle_are_left_to_the_opening(folder: Path) -> None:
+def test_links_that_lead_in_a_circle_are_left_to_the_opening(directory: Path) -> None:
     """The system tells it better, and nothing hangs."""
-    (folder / "one").symlink_to("two")
-    (folder / "two").symlink_to("one")
-    assert real_path(folder / "one").parent == folder
+    (directory / "one").symlink_to("two")
+    (directory / "two").symlink_to("one")
+    assert real_path(directory / "one").parent == directory
 
 
-def test_an_absolute_path_needs_no_working_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absolute_path_needs_no_working_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service may have been started in a folder that is gone by now."""
-    (folder / "gone").mkdir()
-    monkeypatch.chdir(folder / "gone")
-    (folder / "gone").rmdir()
-    assert real_path(folder / "tokens") == folder / "tokens"
+    (directory / "gone").mkdir()
+    monkeypatch.chdir(directory / "gone")
+    (directory / "gone").rmdir()
+    assert real_path(directory / "tokens") == directory / "tokens"
 
 
-def test_a_relative_path_without_a_working_directory_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_without_a_working_directory_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It leads nowhere."""
-    (folder / "gone").mkdir()
-    monkeypatch.chdir(folder / "gone")
-    (folder / "gone").rmdir()
+    (directory / "gone").mkdir()
+    monkeypatch.chdir(directory / "gone")
+    (directory / "gone").rmdir()
     with pytest.raises(ConfigurationError):
         real_path("tokens")
 
 
 @pytest.fixture
-def public(folder: Path) -> Path:
+def public(directory: Path) -> Path:
     """Give a folder like /tmp: everybody may make files in it, and nobody may remove another's."""
-    (folder / "public").mkdir()
-    (folder / "public").chmod(0o1777)
-    return folder / "public"
+    (directory / "public").mkdir()
+    (directory / "public").chmod(0o1777)
+    return directory / "public"
 
 
-def test_a_link_of_ours_in_a_folder_for_everybody_is_resolved(public: Path, folder: Path) -> None:
+def test_a_link_of_ours_in_a_folder_for_everybody_is_resolved(public: Path, directory: Path) -> None:
     """Nobody else can have put it there."""
-    (public / "link").symlink_to(folder)
-    assert real_path(public / "link" / "x") == folder / "x"
+    (public / "link").symlink_to(directory)
+    assert real_path(public / "link" / "x") == directory / "x"
 
 
 @pytest.mark.privileged
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
 @pytest.mark.parametrize("rest", ["", "/x", "/../x"])
-def test_a_link_that_another_user_planted_is_refused(public: Path, folder: Path, rest: str) -> None:
+def test_a_link_that_another_user_planted_is_refused(public: Path, directory: Path, rest: str) -> None:
     """It may lead to where that user reads the tokens, or to a file of ours that is to be overwritten."""
-    (public / "planted").symlink_to(folder)
+    (public / "planted").symlink_to(directory)
     os.chown(public / "planted", 65534, 65534, follow_symlinks=False)
-    (folder / "by way of").symlink_to(public / "planted")
-    for path in (public / "planted", folder / "by way of"):
+    (directory / "by way of").symlink_to(public / "planted")
+    for path in (public / "planted", directory / "by way of"):
         with pytest.raises(UnsafeFileError, match="a symbolic link of user 65534") as caught:
             real_path(f"{path}{rest}")
         assert caught.value.path == public / "planted"
@@ -186,17 +188,17 @@ def test_a_link_that_another_user_planted_is_refused(public: Path, folder: Path,
 
 @pytest.mark.privileged
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
-def test_a_link_of_another_user_elsewhere_is_resolved(folder: Path) -> None:
+def test_a_link_of_another_user_elsewhere_is_resolved(directory: Path) -> None:
     """Whoever may write to a folder of ours needs no link to lead us astray."""
-    (folder / "link").symlink_to(folder)
-    os.chown(folder / "link", 65534, 65534, follow_symlinks=False)
-    assert real_path(folder / "link" / "x") == folder / "x"
+    (directory / "link").symlink_to(directory)
+    os.chown(directory / "link", 65534, 65534, follow_symlinks=False)
+    assert real_path(directory / "link" / "x") == directory / "x"
 
 
-def test_a_path_of_undecodable_bytes_is_one_of_a_file(folder: Path) -> None:
+def test_a_path_of_undecodable_bytes_is_one_of_a_file(directory: Path) -> None:
     """Python writes such names with halves of surrogate pairs, and they do exist on disks."""
     name = os.fsdecode(b"\xff.keystore")
-    assert real_path(f"{folder}/{name}") == folder / name
+    assert real_path(f"{directory}/{name}") == directory / name
 
 
 NO_PATHS: dict[str, Any] = {

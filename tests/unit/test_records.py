@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoho_keystore.records import (
+from zoho_keystore._records import (
     CREDENTIAL_FIELDS,
     MAX_ID_CHARACTERS,
     TEXT_FIELDS,
@@ -18,9 +18,9 @@ from zoho_keystore.records import (
     TokenRecord,
     created,
     criteria,
-    filled,
     id_number,
     is_fresher,
+    merged,
     updated,
 )
 
@@ -372,25 +372,25 @@ def test_the_records_of_strangers_do_not_change_what_is_meant(wanted: TokenRecor
 @pytest.mark.parametrize("field", ["id", *LONE])
 def test_a_field_that_the_token_lacks_is_filled(field: str) -> None:
     """From the stored record."""
-    assert getattr(filled(TokenRecord(), FULL), field) == getattr(FULL, field)
+    assert getattr(merged(TokenRecord(), FULL), field) == getattr(FULL, field)
 
 
 @pytest.mark.parametrize("field", ["id", *LONE])
 def test_a_field_that_the_token_has_stays(field: str) -> None:
     """Also where the record has another one."""
-    assert getattr(filled(make(**{field: "my own"}), FULL), field) == "my own"
+    assert getattr(merged(make(**{field: "my own"}), FULL), field) == "my own"
 
 
 @pytest.mark.parametrize("field", ["id", *LONE])
 def test_an_empty_field_is_filled_like_a_missing_one(field: str) -> None:
     """Empty means null."""
-    assert getattr(filled(make(**{field: ""}), FULL), field) == getattr(FULL, field)
+    assert getattr(merged(make(**{field: ""}), FULL), field) == getattr(FULL, field)
 
 
 def test_filling_changes_neither_the_token_nor_the_record() -> None:
     """It returns a third one."""
     own, stored = TokenRecord(access_token="a", expires_in="5"), replace(FULL)
-    filled(own, stored)
+    merged(own, stored)
     assert own == TokenRecord(access_token="a", expires_in="5")
     assert stored == FULL
 
@@ -398,7 +398,7 @@ def test_filling_changes_neither_the_token_nor_the_record() -> None:
 def filled_pair(own: tuple[str | None, str | None], stored: tuple[str | None, str | None]) -> tuple[Any, Any]:
     """Return the access token and expiry that a look-up leaves on a token."""
     return pair_of(
-        filled(
+        merged(
             TokenRecord(access_token=own[0], expires_in=own[1]),
             TokenRecord(id="1", access_token=stored[0], expires_in=stored[1]),
         )
@@ -476,7 +476,7 @@ RECORDS = st.builds(
 @given(own=RECORDS, stored=RECORDS)
 def test_filling_never_loses_a_field_of_the_caller(own: TokenRecord, stored: TokenRecord) -> None:
     """Apart from the pair, which may be replaced as a whole."""
-    after = filled(replace(own, id="my own"), replace(stored, id="1"))
+    after = merged(replace(own, id="my own"), replace(stored, id="1"))
     assert after.id == "my own"
     assert all(getattr(after, name) == getattr(own, name) for name in LONE if getattr(own, name))
     assert after.access_token or not own.access_token
@@ -486,7 +486,7 @@ def test_filling_never_loses_a_field_of_the_caller(own: TokenRecord, stored: Tok
 @given(own=RECORDS, stored=RECORDS)
 def test_filling_never_mixes_two_pairs(own: TokenRecord, stored: TokenRecord) -> None:
     """The access token and its expiry come from one source."""
-    assert pair_of(filled(own, stored)) in (pair_of(own), pair_of(stored))
+    assert pair_of(merged(own, stored)) in (pair_of(own), pair_of(stored))
 
 
 @settings(max_examples=200, deadline=None)
@@ -501,7 +501,7 @@ def test_filling_takes_the_pair_that_the_contract_names(own: TokenRecord, stored
         expected = stored if own.access_token == stored.access_token else own
     else:
         expected = stored if int(stored.expires_in or 0) > int(own.expires_in) else own
-    assert pair_of(filled(own, stored)) == pair_of(expected)
+    assert pair_of(merged(own, stored)) == pair_of(expected)
 
 
 # --- how a save changes the stored record ---------------------------------------------------------------------------

@@ -20,7 +20,15 @@ from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
 from support import failing
-from zoho_keystore import durable, rotation
+from zoho_keystore._fs import atomic
+from zoho_keystore._fs.directory import Directory
+from zoho_keystore._keys.ring import fingerprint, key_ring
+from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
+from zoho_keystore._keystore import FILE_VARIABLE, Keystore, open_file
+from zoho_keystore._leases import Lease, Owner
+from zoho_keystore._operations import rotation
+from zoho_keystore._operations.rotation import add_key, prune, rotate, usage
+from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
     ConfigurationError,
@@ -31,13 +39,6 @@ from zoho_keystore.errors import (
     RotationUnfinishedError,
     StoreFileError,
 )
-from zoho_keystore.folder import Folder
-from zoho_keystore.keys import fingerprint, key_ring
-from zoho_keystore.keystore import FILE_VARIABLE, Keystore, open_file
-from zoho_keystore.records import TokenRecord
-from zoho_keystore.refresh import Lease, Owner
-from zoho_keystore.rotation import add_key, prune, rotate, usage
-from zoho_keystore.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def keys_of(spec: str) -> list[bytes]:
 
 def sealed_with(path: Path, keys: list[bytes]) -> list[bytes]:
     """Return which of some keys open a store."""
-    return [key for key in keys if key_ring(key).with_newest(path.read_bytes()) is not None]
+    return [key for key in keys if key_ring(key).decrypt_with_primary(path.read_bytes()) is not None]
 
 
 def tokens(path: Path, key: Any) -> list[str | None]:
@@ -104,7 +105,7 @@ def test_a_rotation_seals_the_store_with_a_new_key_and_drops_the_old_ones(
     assert ring.read_bytes() == COMMENTS[0] + b"\n" + new + b"\n" + COMMENTS[1] + COMMENTS[2]
     assert stat.S_IMODE(ring.stat().st_mode) == stat.S_IMODE(store_path.stat().st_mode) == 0o600
     assert done == rotation.Rotation(
-        store_path, spec, fingerprint(new), (fingerprint(OLD), fingerprint(OLDER)), {}, is_handed_out=False
+        store_path, spec, fingerprint(new), (fingerprint(OLD), fingerprint(OLDER)), {}, manual_distribution=False
     )
 
 
@@ -180,8 +181,8 @@ def test_the_new_key_may_be_brought_along(store_path: Path, spec: str, monkeypat
 def test_a_lease_outlives_a_rotation(store: Keystore, store_path: Path, spec: str) -> None:
     """Whoever refreshes a token just now goes on doing so."""
     lease = Lease(Owner.current(), 1_800_000_000_000)
-    vault: Any = store._vault
-    with vault.transaction() as transaction:
+    storage: Any = store._storage
+    with storage.transaction() as transaction:
         transaction.put(TokenRecord(id="1", refresh_token="r1", refresh=lease.as_fields()))
     rotate(store_path, key=spec)
     assert Lease.of(store.records()[0]) == lease
@@ -239,7 +240,7 @@ def test_once_both_keys_are_handed_out_the_store_is_sealed_with_the_new_one(
     new = Fernet.generate_key()
     monkeypatch.setenv(KEY_VARIABLE, f"{new.decode()},{OLD.decode()}")
     done = rotate(handed_out)
-    assert (done.key, done.source, done.dropped, done.is_handed_out) == (
+    assert (done.key, done.source, done.dropped, done.manual_distribution) == (
         fingerprint(new),
         "env:ZOHO_KEYSTORE_KEY",
         (),
@@ -304,9 +305,9 @@ def test_a_lock_that_is_taken_for_too_long_changes_nothing(
 ) -> None:
     """The store's, or that of another rotation."""
     before = store_path.read_bytes(), ring.read_bytes()
-    vault: Any = store._vault
+    storage: Any = store._storage
     source: Any = key_source(spec)
-    with vault.transaction() if which == "store" else source.lock(5), pytest.raises(LockTimeoutError):
+    with storage.transaction() if which == "store" else source.lock(5), pytest.raises(LockTimeoutError):
         rotate(store_path, key=spec, lock_timeout=0.05)
     assert (store_path.read_bytes(), ring.read_bytes()) == before
 
@@ -317,7 +318,7 @@ def test_a_ring_that_does_not_keep_the_new_key_is_found_out(
 ) -> None:
     """Before the store is sealed with a key that nobody has."""
     before = store_path.read_bytes()
-    monkeypatch.setattr(durable, "write", lambda *_args, **_options: None)
+    monkeypatch.setattr(atomic, "write", lambda *_args, **_options: None)
     with pytest.raises(KeystoreError, match="does not hold the new key that was put there"):
         rotate(store_path, key=spec)
     assert store_path.read_bytes() == before
@@ -328,13 +329,13 @@ def test_what_does_not_open_to_the_same_does_not_replace_the_store(
 ) -> None:
     """A faulty memory or library would lose everything."""
     before = store_path.read_bytes()
-    vault: Any = store._vault
+    storage: Any = store._storage
     with monkeypatch.context() as patch:
-        patch.setattr("zoho_keystore.keys.KeyRing.with_newest", lambda _ring, _sealed: None)
+        patch.setattr("zoho_keystore._keys.ring.KeyRing.decrypt_with_primary", lambda _ring, _sealed: None)
         with pytest.raises(RotationUnfinishedError, match="does not open to the same"):
             rotate(store_path, key=spec)
     assert store_path.read_bytes() == before
-    assert len(vault.records()) == 2
+    assert len(storage.records()) == 2
 
 
 def test_a_rotation_for_which_there_is_not_enough_memory_is_a_typed_error(
@@ -342,14 +343,14 @@ def test_a_rotation_for_which_there_is_not_enough_memory_is_a_typed_error(
 ) -> None:
     """The store is as it was."""
     before = store_path.read_bytes()
-    vault: Any = store._vault
+    storage: Any = store._storage
 
     def no_memory(_table: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(vault, "_sealed", no_memory)
+    monkeypatch.setattr(storage, "_sealed", no_memory)
     with pytest.raises(StoreFileError, match="nothing was sealed anew: not enough memory"):
-        vault.reseal(lambda _fingerprint: vault._keys)
+        storage.reencrypt(lambda _fingerprint: storage._keys)
     assert store_path.read_bytes() == before
 
 
@@ -361,16 +362,16 @@ class DiskFull:
 
     def __init__(self, works: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self._left = works
-        really_create = Folder.create
+        really_create = Directory.create
 
-        def create(folder: Folder, name: str, **options: Any) -> Any:
+        def create(directory: Directory, name: str, **options: Any) -> Any:
             if name.endswith(".tmp"):
                 self._left -= 1
                 if self._left < 0:
                     failing(errno.ENOSPC)()
-            return really_create(folder, name, **options)
+            return really_create(directory, name, **options)
 
-        monkeypatch.setattr(Folder, "create", create)
+        monkeypatch.setattr(Directory, "create", create)
 
 
 @pytest.mark.parametrize(
@@ -406,15 +407,15 @@ def test_old_keys_stay_as_long_as_the_new_file_may_not_survive(
     store_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a power cut the old file may be back."""
-    really_sync = Folder.sync
+    really_sync = Directory.sync
 
-    def sync(folder: Folder) -> None:
-        if folder.path == store_path.parent:
+    def sync(directory: Directory) -> None:
+        if directory.path == store_path.parent:
             failing(errno.EIO)()
-        really_sync(folder)
+        really_sync(directory)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "sync", sync)
+        patch.setattr(Directory, "sync", sync)
         with pytest.raises(DurabilityUnknownError, match="it is saved, but may not survive a power cut"):
             rotate(store_path, key=spec)
     assert set(keys_of(spec)) >= {OLD, OLDER}

@@ -14,9 +14,9 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoho_keystore.document import Header
-from zoho_keystore.vaults.state import State, own_time
-from zoho_keystore.vaults.table import Table
+from zoho_keystore._storage.codec import Header
+from zoho_keystore._storage.snapshot import Table
+from zoho_keystore._storage.state import State, own_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
