@@ -107,6 +107,15 @@ class Directory:
         """Return the status of a file, of the link itself where it is one."""
         return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
 
+    def is_same_file(self, name: str, status: os.stat_result) -> bool:
+        """Tell whether a name still leads to the file that has this status; False when there is no such name.
+
+        Raises:
+            OSError: The name cannot be looked up, so that the answer is not known.
+        """
+        found = self.status_if_there(name)
+        return found is not None and os.path.samestat(status, found)
+
     def names(self) -> list[str]:
         """Return the names of all files."""
         return os.listdir(self._fd if self._fd is not None else self.path)
