@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._leases import RefreshCoordinator, needs_refresh
 from zoho_keystore._records import (
-    CREDENTIAL_FIELDS,
     MAX_COUNTER,
     MAX_ID_CHARACTERS,
     Lookup,
     Match,
     MatchRule,
     TokenRecord,
+    completed,
     created,
+    exchange_keys,
     lookups,
     merged,
     updated,
@@ -80,6 +81,7 @@ class Keystore:
     def __init__(self, storage: Storage, now_ms: Callable[[], int] = _now_ms, *, refresh_wait: float = 0.0) -> None:
         self._storage = storage
         self._now_ms = now_ms
+        self._refresh_wait_s = refresh_wait
         self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=now_ms)
 
     @property
@@ -108,7 +110,7 @@ class Keystore:
         if record is not None and needs_refresh(record, self._now_ms()):
             record = self._coordinator.acquire(record)
         if record is None:
-            _log.warning("%s: there is no token with the id %r", self._name, id)
+            _log.warning("%s", self._not_found(id))
         return record
 
     def find(self, wanted: TokenRecord) -> TokenRecord | None:
@@ -129,9 +131,21 @@ class Keystore:
     def find_for_use(self, wanted: TokenRecord) -> TokenRecord | None:
         """Do as :meth:`find` for a caller that is about to use the token; may write a lease, and wait.
 
+        Where the token means no record, and its grant or refresh token has to be exchanged, one caller at a time gets
+        None and makes the exchange; the others wait, for ``refresh_wait`` seconds at most, and get the new record.
+
         No lease is taken for a token with an id: only a caller that looks at a token or revokes it names the id here.
+
+        Raises:
+            TokenNotFoundError: The token has nothing but an id, and there is no such record.
+            KeystoreError: The store cannot be read.
         """
         record = self._matching_one(self._storage, wanted)
+        if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
+            raise self._not_found(wanted.id)
+        if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
+            match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(_matching, wanted=wanted))
+            record = None if match is None else match.records[0]
         if record is None:
             return None
         token = merged(wanted, record)
@@ -145,7 +159,11 @@ class Keystore:
     ) -> TokenRecord:
         """Save a token durably, and return its record as it is stored now.
 
-        With an id, the record of that id is updated or created; without, the record that the token means, or a new one.
+        With an id, the record of that id is updated or created; without, the one that the token means, or a new one.
+
+        A process may hold a token for days, so what others did meanwhile stays: an access token that expires earlier
+        than the stored one of the same refresh token is not saved; nor is, by id, a refresh token that was replaced by
+        a newer one; and a token that was deleted is not brought back by a save with its id.
 
         Args:
             given: The token.
@@ -153,6 +171,7 @@ class Keystore:
 
         Raises:
             InvalidTokenError: The token means no record, and has no access, refresh or grant token.
+            TokenNotFoundError: The token of this id was deleted.
             DurabilityUnknownError: It is saved, and may not survive a power cut.
             KeystoreError: It was not saved.
         """
@@ -163,6 +182,7 @@ class Keystore:
             with self._storage.transaction() as transaction:
                 if given.id:
                     stored = transaction.get(given.id)
+                    given = self._without_retired(transaction, given, stored)
                 else:
                     match = _matching(transaction, given)
                     stored = None if match is None else match.records[0]
@@ -192,11 +212,7 @@ class Keystore:
         with self._storage.transaction() as transaction:
             for id in dict.fromkeys(ids):
                 if transaction.get(id) is None:
-                    raise TokenNotFoundError(
-                        f"there is no token with the id {id!r}; nothing was deleted",
-                        "Ids are listed by get_tokens()",
-                        self.path,
-                    )
+                    raise self._not_found(id, "; nothing was deleted")
                 transaction.remove(id)
 
     def clear(self) -> None:
@@ -225,9 +241,10 @@ class Keystore:
     ) -> list[ImportedRecord]:
         """Import records from another store, all of them or none.
 
-        A record that means a stored one, by the rules but not by its id, which another store has assigned, updates it
-        if it expires later, and is left out otherwise. Others are added, with their own ids where those are free.
-        So importing the same records twice changes nothing.
+        A record is the same as a stored one if it has its client and refresh token, or, without a refresh token, its
+        client and grant or access token. Then the stored one gets what it lacks, and the access token that expires
+        later. Another refresh token is another sign-in, even of the same user: it is added. An added record keeps its id
+        if this store never had a record of that id. So importing the same records twice changes nothing.
 
         Args:
             given: The records.
@@ -251,17 +268,15 @@ class Keystore:
         self._require_valid(given)
         if not given.has_token:
             return ImportedRecord(given, ImportResult.EMPTY)
-        match = _matching(transaction, replace(given, id=""))
-        stored = match.records[0] if match is not None else _equal(transaction, given)
         now_ms = self._save_time(transaction)
+        stored = _same_sign_in(transaction, given)
         if stored is not None:
-            if (given.expires_at_ms or 0) <= (stored.expires_at_ms or 0):
+            record = completed(stored, given, now_ms=now_ms)
+            if record is stored:
                 return ImportedRecord(stored, ImportResult.UNCHANGED)
-            record = updated(stored, given, now_ms=now_ms)
         else:
             self._require_usable(given)
-            is_free = given.id and transaction.get(given.id) is None
-            record = created(given, id=given.id if is_free else transaction.new_id(), now_ms=now_ms)
+            record = created(given, id=transaction.imported_id(given.id), now_ms=now_ms)
         transaction.put(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
 
@@ -290,6 +305,36 @@ class Keystore:
             _log.warning(
                 "%s: the token matches %s by its %s; the one saved last is used", self._name, ids, match.rule.value
             )
+
+    def _not_found(self, id: str, more: str = "") -> TokenNotFoundError:
+        number = len(self._storage.records())
+        place = "this store" if self.path is not None else "the store in memory"
+        count = "1 token" if number == 1 else f"{number:,} tokens"
+        return TokenNotFoundError(
+            f"there is no token {id!r} in {place}, which has {count}{more}",
+            "List the ids with: zoho-keystore list",
+            self.path,
+        )
+
+    def _without_retired(self, transaction: Transaction, given: TokenRecord, stored: TokenRecord | None) -> TokenRecord:
+        """Return what of a token may be saved by its id, when its refresh token was deleted or replaced meanwhile.
+
+        Raises:
+            TokenNotFoundError: It was deleted.
+        """
+        refresh_token = given.refresh_token
+        if not refresh_token or not transaction.is_retired(refresh_token):
+            return given
+        if stored is None:
+            raise TokenNotFoundError(
+                f"the token {given.id!r} was deleted; nothing was saved",
+                "To add it again, save it without its id",
+                self.path,
+            )
+        if refresh_token == stored.refresh_token:
+            return given
+        _log.warning("%s: token %r was signed in again meanwhile; its new refresh token stays", self._name, given.id)
+        return replace(given, refresh_token=None, access_token=None, expires_in=None, grant_token=None)
 
     def _require_valid(self, given: TokenRecord) -> None:
         if given.expires_in and given.expires_at_ms is None:
@@ -322,10 +367,27 @@ def _matching(storage: ReadableStorage, wanted: TokenRecord) -> Match | None:
     return match
 
 
-def _equal(storage: ReadableStorage, wanted: TokenRecord) -> TokenRecord | None:
-    """Return the record with the same fields as one that no rule finds, such as a client's access token."""
-    fields = [(name, value) for name in CREDENTIAL_FIELDS if (value := getattr(wanted, name))]
-    name, value = next(field for field in fields if field[0] in {"access_token", "refresh_token", "grant_token"})
-    match = storage.find([Lookup(MatchRule.ACCESS_TOKEN, name, value)])
-    equal = (record for record in (match.records if match else ()) if all(getattr(record, n) == v for n, v in fields))
-    return next(equal, None)
+def _same_sign_in(storage: ReadableStorage, given: TokenRecord) -> TokenRecord | None:
+    """Return the stored record of the sign-in that an imported record comes from."""
+    for rule, name in _SIGN_IN_RULES:
+        if value := getattr(given, name):
+            match = storage.find([Lookup(rule, name, value)])
+            records = [] if match is None else match.records
+            same = [record for record in records if (record.client_id or None) == (given.client_id or None)]
+            # A record whose refresh token another record lacks is more than that one, and not the same.
+            same = [record for record in same if (record.refresh_token or None) == (given.refresh_token or None)]
+            return max(same, key=lambda record: record.saved_at, default=None)
+    return None
+
+
+#: What a sign-in is known by: the first of these that a record has.
+_SIGN_IN_RULES = (
+    (MatchRule.REFRESH_TOKEN, "refresh_token"),
+    (MatchRule.GRANT_TOKEN, "grant_token"),
+    (MatchRule.ACCESS_TOKEN, "access_token"),
+)
+
+
+def _needs_exchange(wanted: TokenRecord, now_ms: int) -> bool:
+    """Return whether the SDK asks Zoho for an access token when no record is found."""
+    return bool(exchange_keys(wanted)) and (not wanted.access_token or needs_refresh(wanted, now_ms))

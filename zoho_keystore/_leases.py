@@ -1,9 +1,14 @@
-"""One refresh for all processes: the lease on a record.
+"""One refresh for all processes: the lease on a record, and on the first exchange of a grant or refresh token.
 
 The SDK refreshes an expired token wherever it meets it. The store is the one place that all processes pass: the process
 that first asks for a record whose token has to be refreshed writes a lease into the record, under the store's lock
-(:mod:`zoho_keystore._fs.lock`), and the others wait until the record is saved with a new token. A lease only delays: a
-process waits for at most ``refresh_wait``, and then goes on as if there were no leases.
+(:mod:`zoho_keystore._fs.lock`), and the others wait until the record is saved with a new token. Before a record exists,
+the lease stands in the store's header, under a fingerprint of the grant or refresh token that is exchanged.
+
+A lease only delays. A process waits for at most ``refresh_wait``, and then goes on as if there were no leases. A lease
+is clearly shorter than that wait, so when a refresh fails or hangs, one waiting process after the other takes it over.
+The SDK does not tell the store that a refresh has failed; a lease that ends without a save is the sign of it. For a
+minute from then on, or until a save, processes that come do not wait for that record.
 
 Only what hands out a token to be used takes a lease: the SDK's stores. Whatever only reads calls ``Keystore.get`` and
 ``Keystore.find``.
@@ -17,20 +22,26 @@ import socket
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from zoho_keystore._records import TokenRecord
-    from zoho_keystore._storage import Storage
+    from zoho_keystore._records import Match, TokenRecord
+    from zoho_keystore._storage import ReadableStorage, Storage, Transaction
 
 _log = logging.getLogger(__name__)
 
-#: How long a lease lasts, in milliseconds. The SDK's own request has no timeout.
-LEASE_MS = 10_000
+_T = TypeVar("_T")
+
+#: The longest that a lease lasts, in milliseconds: half of the default ``refresh_wait``, and with a shorter wait half of
+#: that. The SDK's own request has no timeout.
+LEASE_MS = 5_000
+
+#: For how long after a failed refresh processes that come do not wait for the record, in milliseconds.
+FAILURE_MS = 60_000
 
 #: The SDK refreshes an access token that expires in less than this, in milliseconds.
 SDK_MARGIN_MS = 5_000
@@ -58,7 +69,7 @@ def needs_refresh(token: TokenRecord, now_ms: int) -> bool:
 
 @dataclass(frozen=True)
 class Owner:
-    """A thread of a process of a running system.
+    """A thread or greenlet of a process of a running system.
 
     Attributes:
         host: The host's name.
@@ -66,6 +77,8 @@ class Owner:
         pid: The process.
         thread: The thread, as the kernel numbers it.
         started: When the thread started, in clock ticks since boot: thread numbers are used again.
+        ident: ``threading.get_ident()``, which tells greenlets of one thread apart where gevent or eventlet has
+            patched it.
     """
 
     host: str
@@ -73,12 +86,13 @@ class Owner:
     pid: int
     thread: int
     started: int
+    ident: int = 0
 
     @classmethod
     def current(cls) -> Self:
-        """Return the calling thread."""
+        """Return the calling thread or greenlet."""
         pid, thread = os.getpid(), threading.get_native_id()
-        return cls(socket.gethostname(), _boot(), pid, thread, _started(pid, thread) or 0)
+        return cls(socket.gethostname(), _boot(), pid, thread, _started(pid, thread) or 0, threading.get_ident())
 
     def may_be_alive(self) -> bool:
         """Return False if the thread has ended. Of a thread on another host that is unknown, and it may be alive."""
@@ -92,17 +106,19 @@ class Lease:
     """Which thread refreshes a token, and until when the others wait for it.
 
     Attributes:
-        owner: The thread.
+        owner: The thread; None when its refresh has failed.
         deadline_ms: When the lease ends, in milliseconds since the epoch.
+        failed_at_ms: When the last lease before this one ended without a save, likewise; 0 when none did.
     """
 
-    owner: Owner
-    deadline_ms: int
+    owner: Owner | None
+    deadline_ms: int = 0
+    failed_at_ms: int = 0
 
     @classmethod
-    def of(cls, record: TokenRecord) -> Self | None:
-        """Return the lease that a record carries; None when there is none that this release understands."""
-        match record.refresh:
+    def of(cls, fields: Mapping[str, Any] | None) -> Self | None:
+        """Return the lease that the fields of a document stand for; None if there is none that this release knows."""
+        match fields:
             case {
                 "owner": {
                     "host": str(host),
@@ -110,33 +126,72 @@ class Lease:
                     "pid": int(pid),
                     "thread": int(thread),
                     "started": int(started),
+                    **more,
                 },
                 "deadline": int(deadline_ms),
+                **rest,
             }:
-                return cls(Owner(host, boot, pid, thread, started), deadline_ms)
+                owner = Owner(host, boot, pid, thread, started, _whole(more.get("ident")))
+                return cls(owner, deadline_ms, _whole(rest.get("failed_at")))
+            case {"failed_at": int(failed_at_ms)}:
+                return cls(None, 0, failed_at_ms)
         return None
 
     def blocks(self, caller: Owner, now_ms: int) -> bool:
-        """Return whether a thread has to wait for the lease to end.
+        """Return whether another thread has to wait for the lease to end.
 
         A deadline further away than a lease lasts comes from a clock that has since been set back.
         """
-        return 0 < self.deadline_ms - now_ms <= LEASE_MS and self.owner != caller and self.owner.may_be_alive()
+        return self.is_running(now_ms) and self.owner != caller and self.owner is not None and self.owner.may_be_alive()
+
+    def is_running(self, now_ms: int) -> bool:
+        """Return whether the lease has not ended by time."""
+        return self.owner is not None and 0 < self.deadline_ms - now_ms <= LEASE_MS
+
+    def recent_failure_ms(self, now_ms: int) -> int:
+        """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0."""
+        failed_at_ms = self.failed_at_ms
+        if self.owner is not None and self.deadline_ms <= now_ms:
+            failed_at_ms = max(failed_at_ms, self.deadline_ms)
+        return failed_at_ms if 0 <= now_ms - failed_at_ms < FAILURE_MS else 0
+
+    def has_failed_for(self, caller: Owner, now_ms: int) -> bool:
+        """Return whether a thread that comes now goes on without waiting: a lease has just ended without a save.
+
+        The thread that has the lease itself does not: it has to give it back first.
+        """
+        return self.recent_failure_ms(now_ms) > 0 and not (self.owner == caller and self.is_running(now_ms))
 
     def as_fields(self) -> Mapping[str, Any]:
-        """Return it as it is written into the record."""
-        return {"owner": asdict(self.owner), "deadline": self.deadline_ms}
+        """Return it as it is written into the document."""
+        failed = {"failed_at": self.failed_at_ms} if self.failed_at_ms else {}
+        return failed if self.owner is None else {"owner": asdict(self.owner), "deadline": self.deadline_ms, **failed}
+
+
+class _View(NamedTuple, Generic[_T]):
+    """What a thread sees of the token that it waits for.
+
+    Attributes:
+        found: What it asked for, as it is now.
+        is_ready: Whether no refresh or exchange is needed any more.
+        lease: The lease on it, if there is one.
+    """
+
+    found: _T
+    is_ready: bool
+    lease: Lease | None
 
 
 class RefreshCoordinator:
-    """Let one thread at a time refresh a record of a storage.
+    """Let one thread at a time refresh a record of a storage, or exchange a grant or refresh token for a new record.
 
     Args:
         storage: Where the records and their leases are.
         wait_s: For how many seconds to wait for another thread's refresh; 0 switches leases off.
         now_ms: The clock of the leases' deadlines, which processes share, in milliseconds since the epoch.
         monotonic_s: The clock that waits are measured by, which cannot be set, in seconds.
-        sleep: Waits for so many seconds.
+        sleep: Waits for so many seconds; None is ``time.sleep`` as it is at the time of the wait, since gevent may
+            patch it later.
     """
 
     def __init__(
@@ -146,10 +201,11 @@ class RefreshCoordinator:
         *,
         now_ms: Callable[[], int],
         monotonic_s: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         self._storage = storage
         self._wait_s = wait_s
+        self._lease_ms = int(min(LEASE_MS, wait_s * 500))
         self._now_ms = now_ms
         self._monotonic_s = monotonic_s
         self._sleep = sleep
@@ -160,7 +216,8 @@ class RefreshCoordinator:
     ) -> TokenRecord | None:
         """Return a record with the lease on it taken, or with the token that another thread has refreshed meanwhile.
 
-        After the longest wait, and at once where no lease can be written, the record is returned as it is.
+        After the longest wait, after a recent failure, and at once where no lease can be written, the record is
+        returned as it is.
 
         Args:
             record: The record.
@@ -172,47 +229,95 @@ class RefreshCoordinator:
         Raises:
             KeystoreError: The storage cannot be read any more.
         """
+
+        def look(storage: ReadableStorage) -> _View[TokenRecord | None]:
+            current = storage.get(record.id)
+            if current is None:
+                return _View(None, is_ready=True, lease=None)
+            is_ready = not needs_refresh(seen_as(current), self._now_ms())
+            return _View(current, is_ready, Lease.of(current.refresh))
+
+        def put(transaction: Transaction, lease: Lease) -> None:
+            current = transaction.get(record.id)
+            if current is not None:
+                transaction.put(replace(current, refresh=lease.as_fields()))
+
+        return self._coordinate(look, put)
+
+    def acquire_exchange(self, key: str, find: Callable[[ReadableStorage], Match | None]) -> Match | None:
+        """Return None with the lease on an exchange taken, or the records that another thread has saved meanwhile.
+
+        Args:
+            key: Identifies what is exchanged: :func:`zoho_keystore._records.exchange_key`.
+            find: Returns the records that the exchange makes.
+
+        Raises:
+            KeystoreError: The storage cannot be read any more.
+        """
+
+        def look(storage: ReadableStorage) -> _View[Match | None]:
+            found = find(storage)
+            return _View(found, found is not None, Lease.of(storage.exchanges().get(key)))
+
+        def put(transaction: Transaction, lease: Lease) -> None:
+            transaction.put_exchange(key, lease.as_fields(), now_ms=self._now_ms())
+
+        return self._coordinate(look, put)
+
+    def _coordinate(
+        self, look: Callable[[ReadableStorage], _View[_T]], put: Callable[[Transaction, Lease], None]
+    ) -> _T:
         deadline_s = self._monotonic_s() + self._wait_s
         caller = Owner.current()
         pause_s = _FIRST_PAUSE_S
-        has_lease = False
-        current: TokenRecord | None = record
-        while current is not None and needs_refresh(seen_as(current), self._now_ms()) and not has_lease:
-            left_s = deadline_s - self._monotonic_s()
-            if left_s <= 0:
-                break
-            if self._is_free(current, caller):
-                try:
-                    has_lease, current = self._write_lease(current.id, caller, seen_as, left_s)
-                except KeystoreError as error:
-                    self._log_once(error)
-                    break
-            else:
-                self._sleep(min(left_s, pause_s))
+        view = look(self._storage)
+        if view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
+            return view.found
+        while not view.is_ready and (left_s := deadline_s - self._monotonic_s()) > 0:
+            if view.lease is not None and view.lease.blocks(caller, self._now_ms()):
+                (self._sleep or time.sleep)(min(left_s, pause_s))
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-                current = self._storage.get(current.id)
-        return current
-
-    def _is_free(self, record: TokenRecord, caller: Owner) -> bool:
-        lease = Lease.of(record)
-        return lease is None or not lease.blocks(caller, self._now_ms())
+                view = look(self._storage)
+                continue
+            try:
+                is_done, view = self._write_lease(look, put, caller, left_s)
+            except KeystoreError as error:
+                self._log_once(error)
+                break
+            if is_done:
+                break
+        return view.found
 
     def _write_lease(
-        self, id: str, caller: Owner, seen_as: Callable[[TokenRecord], TokenRecord], left_s: float
-    ) -> tuple[bool, TokenRecord | None]:
-        """Write the lease if it is still free and needed; return whether it was, and the record as it is now."""
+        self,
+        look: Callable[[ReadableStorage], _View[_T]],
+        put: Callable[[Transaction, Lease], None],
+        caller: Owner,
+        left_s: float,
+    ) -> tuple[bool, _View[_T]]:
+        """Write the lease if it is still free and needed; return whether the caller goes on now, and what it sees."""
         with self._storage.transaction(left_s) as transaction:
-            record = transaction.get(id)
+            view = look(transaction)
             now_ms = self._now_ms()
-            if record is None or not needs_refresh(seen_as(record), now_ms) or not self._is_free(record, caller):
-                return False, record
-            transaction.put(replace(record, refresh=Lease(caller, now_ms + LEASE_MS).as_fields()))
-            return True, record
+            lease = view.lease
+            if view.is_ready or (lease is not None and lease.blocks(caller, now_ms)):
+                return False, view
+            if lease is not None and lease.owner == caller and lease.is_running(now_ms):
+                # The thread that has the lease asks again: its refresh has failed. It must not prolong its lease.
+                put(transaction, Lease(None, failed_at_ms=now_ms))
+            else:
+                failed_at_ms = 0 if lease is None else lease.recent_failure_ms(now_ms)
+                put(transaction, Lease(caller, now_ms + self._lease_ms, failed_at_ms))
+            return True, view
 
     def _log_once(self, error: KeystoreError) -> None:
         if not self._has_logged:
             self._has_logged = True
             _log.debug("no lease on a refresh, so other processes may refresh the same token: %s", error)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _boot() -> str:

@@ -6,6 +6,7 @@ Pure: no I/O, no clock, no SDK.
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,6 +99,22 @@ def id_number(id: str) -> int:
     """Return the number that a counter would write as this id; 0 for any other id, such as "007" or "abc"."""
     is_counted = id.isascii() and id.isdecimal() and id[0] != "0" and len(id) <= _MAX_DIGITS
     return int(id) if is_counted else 0
+
+
+def fingerprint(*secrets: str) -> str:
+    """Return what identifies secrets without being one: the first half of their SHA-256, in hex."""
+    return hashlib.sha256("\0".join(secrets).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def exchange_keys(token: TokenRecord) -> list[str]:
+    """Return the keys of the exchanges that make a token's record: of its refresh token, and of its grant token.
+
+    The first is the one that the SDK makes: it prefers the refresh token. Empty without a client and its secret.
+    """
+    if not (token.client_id and token.client_secret):
+        return []
+    secrets = (("refresh", token.refresh_token), ("grant", token.grant_token))
+    return [fingerprint(kind, token.client_id, secret) for kind, secret in secrets if secret]
 
 
 class MatchRule(enum.Enum):
@@ -215,13 +232,40 @@ def merged(own: TokenRecord, stored: TokenRecord) -> TokenRecord:
 
 
 def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRecord:
-    """Return the stored record as a save of the given token leaves it: what the token lacks stays, its lease ends."""
+    """Return the stored record as a save of the given token leaves it: what the token lacks stays, its lease ends.
+
+    The access token of a slower process does not replace a newer one: see :func:`is_older_pair`.
+    """
     changes = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
-    if not given.access_token:
+    if not given.access_token or is_older_pair(given, stored):
+        changes.pop("access_token", None)
         changes.pop("expires_in", None)
     elif not given.expires_in and given.access_token != stored.access_token:
         changes["expires_in"] = None
     return replace(stored, **changes, saved_at=now_ms, refresh=None)
+
+
+def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
+    """Return whether a given access token is another, older one of the stored refresh token: it expires earlier.
+
+    The stored access token's own expiry can be changed, which is how a refresh is forced.
+    """
+    if given.access_token == stored.access_token or given.refresh_token not in (None, "", stored.refresh_token):
+        return False
+    given_ms, stored_ms = given.expires_at_ms, stored.expires_at_ms
+    return given_ms is not None and stored_ms is not None and bool(stored.access_token) and given_ms < stored_ms
+
+
+def completed(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRecord:
+    """Return the stored record with what it lacks from a record of the same sign-in; the later access token wins."""
+    changes = {
+        name: value
+        for name in CREDENTIAL_FIELDS
+        if name not in {"access_token", "expires_in"} and not getattr(stored, name) and (value := getattr(given, name))
+    }
+    if given.access_token and (not stored.access_token or (given.expires_at_ms or 0) > (stored.expires_at_ms or 0)):
+        changes |= {"access_token": given.access_token, "expires_in": given.expires_in}
+    return replace(stored, **changes, saved_at=now_ms, refresh=None) if changes else stored
 
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:

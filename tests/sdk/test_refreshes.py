@@ -98,8 +98,9 @@ class Scene:
     def refresher(self) -> int:
         """Return the process that has the lease, once it has asked Zoho for a new access token."""
         wait_until(lambda: self.zoho.count("refresh") == 1)
-        lease = Lease.of(self._keystore.records()[0])
+        lease = Lease.of(self._keystore.records()[0].refresh)
         assert lease is not None
+        assert lease.owner is not None
         return lease.owner.pid
 
 
@@ -144,7 +145,7 @@ def test_when_the_refreshing_process_is_killed_another_takes_over(scene: Scene) 
 
 @pytest.mark.parametrize("scene", [2.0], indirect=True)
 def test_when_the_refreshing_process_hangs_the_others_go_on(scene: Scene) -> None:
-    """After the refresh wait, as they would without leases."""
+    """After its lease one of them takes over, and the others get its token."""
     scene.zoho.delay_s = 60
     with Crew(scene.setting, 4) as crew:
         scene.setting.expire()
@@ -156,14 +157,14 @@ def test_when_the_refreshing_process_hangs_the_others_go_on(scene: Scene) -> Non
         outcomes = crew.outcomes(others)
     assert errors(outcomes) == []
     assert len(outcomes) == 3
-    assert all(1.9 < outcome.lasted_s < 5 for outcome in outcomes)
-    assert all(outcome.access_token in scene.zoho.issued for outcome in outcomes)
+    assert all(0.9 < outcome.lasted_s < 2.5 for outcome in outcomes)
+    assert {outcome.access_token for outcome in outcomes} == {scene.zoho.issued[-1]}
+    assert scene.zoho.count("refresh") == 2
 
 
-@pytest.mark.parametrize("scene", [2.0], indirect=True)
 @pytest.mark.parametrize("trouble", ["an error of the server", "a page of a gateway", "Access Denied"])
-def test_when_zoho_fails_all_hear_of_it_and_the_next_call_works(scene: Scene, trouble: str) -> None:
-    """Nobody waits longer than the refresh wait for one whose refresh has failed."""
+def test_failing_refreshes_stall_each_process_once_at_the_most(scene: Scene, trouble: str) -> None:
+    """While Zoho fails, later requests do not wait; the first token that is saved serves all again."""
 
     def fail(times: int) -> None:
         if trouble == "Access Denied":
@@ -174,16 +175,20 @@ def test_when_zoho_fails_all_hear_of_it_and_the_next_call_works(scene: Scene, tr
     with Crew(scene.setting, 6) as crew:
         scene.setting.expire()
         fail(1000)
+        stalled = crew.request()
         failed = crew.request()
         fail(0)
-        asked = scene.zoho.count("refresh")
         succeeded = crew.request()
-    assert len(errors(failed)) == 6
+        asked = scene.zoho.count("refresh")
+        settled = crew.request()
+    assert len(errors(stalled)) == len(errors(failed)) == 6
     assert all("SDKException" in error for error in errors(failed))
-    assert max(outcome.lasted_s for outcome in failed) < 2 + 3
-    assert errors(succeeded) == []
-    assert {outcome.access_token for outcome in succeeded} == {scene.zoho.issued[-1]}
-    assert scene.zoho.count("refresh") == asked + 1
+    assert max(outcome.lasted_s for outcome in stalled) < 10 + 3
+    assert max(outcome.lasted_s for outcome in failed) < 2
+    assert errors(succeeded) == errors(settled) == []
+    assert max(outcome.lasted_s for outcome in succeeded) < 2
+    assert len({outcome.access_token for outcome in settled}) == 1
+    assert scene.zoho.count("refresh") == asked
 
 
 def test_a_process_that_runs_on_follows_what_another_has_refreshed(scene: Scene) -> None:

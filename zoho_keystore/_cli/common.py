@@ -138,15 +138,15 @@ def _length_in_words(length_ms: int) -> str:
 
 def lease_in_words(record: TokenRecord, now: int) -> str:
     """Return who refreshes a token just now."""
-    lease = Lease.of(record)
-    if lease is None or lease.deadline_ms <= now:
+    lease = Lease.of(record.refresh)
+    if lease is None or lease.owner is None or lease.deadline_ms <= now:
         return "-"
     return f"process {lease.owner.pid} on {lease.owner.host}"
 
 
 def as_json(record: TokenRecord, *, reveal: bool = False) -> dict[str, Any]:
     """Return a token in the documented shape; secrets as their start and length, and whole where that is wanted."""
-    lease = Lease.of(record)
+    lease = Lease.of(record.refresh)
     shape: dict[str, Any] = {"id": record.id}
     for name in CREDENTIAL_FIELDS:
         value = getattr(record, name)
@@ -159,7 +159,7 @@ def as_json(record: TokenRecord, *, reveal: bool = False) -> dict[str, Any]:
     shape["saved_at"] = _as_date(record.saved_at)
     shape["refresh"] = (
         None
-        if lease is None
+        if lease is None or lease.owner is None
         else {"host": lease.owner.host, "pid": lease.owner.pid, "until": _as_date(lease.deadline_ms)}
     )
     return shape

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -28,6 +28,10 @@ class ReadableStorage(Protocol):
         """Return all records in the order in which they were first put."""
         ...
 
+    def exchanges(self) -> Mapping[str, Any]:
+        """Return the leases on first exchanges, by :func:`zoho_keystore._records.exchange_keys`."""
+        ...
+
 
 class Transaction(ReadableStorage, Protocol):
     """Collect changes that are committed together at the end, or not at all."""
@@ -47,6 +51,18 @@ class Transaction(ReadableStorage, Protocol):
 
     def clear(self) -> None:
         """Remove all records; the counter of ids goes on."""
+        ...
+
+    def put_exchange(self, key: str, fields: Mapping[str, Any], *, now_ms: int) -> None:
+        """Set the lease of an exchange, at a time in milliseconds since the epoch; a put of its record removes it."""
+        ...
+
+    def is_retired(self, refresh_token: str) -> bool:
+        """Return whether a refresh token was deleted or replaced, and has not been put anew since."""
+        ...
+
+    def imported_id(self, id: str) -> str:
+        """Return the id for a record from another store: its own, unless a record of this store has or had it."""
         ...
 
     def new_id(self) -> str:

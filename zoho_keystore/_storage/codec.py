@@ -25,7 +25,7 @@ MAX_SEALED_BYTES = 256 * 1024 * 1024
 #: How deep an unknown field may be nested: how deep json can write depends on the depth of the call stack.
 _MAX_DEPTH = 100
 
-_HEADER_FIELDS = {"format", "version", "store_id", "generation", "next_id", "tokens"}
+_HEADER_FIELDS = {"format", "version", "store_id", "generation", "next_id", "exchanges", "retired", "tokens"}
 _TEXT_FIELDS = frozenset(FIELDS)
 _TEXT_TYPES = frozenset((str, type(None)))
 _RESTORE = "It was left as it is: restore the store from a backup"
@@ -39,12 +39,17 @@ class Header(NamedTuple):
         store_id: Identifies the store for as long as it lives.
         generation: Counts the writes; it falls only when an old file is put back.
         next_id: The number that the next new record gets as its id.
+        exchanges: The leases on first exchanges, by :func:`zoho_keystore._records.exchange_keys`.
+        retired: Fingerprints of refresh tokens that were deleted or replaced, oldest first: a process that still has
+            one must not bring it back.
         unknown: Fields of the payload that this release does not know, kept on every rewrite.
     """
 
     store_id: str
     generation: int = 0
     next_id: int = 1
+    exchanges: Mapping[str, Any] = {}
+    retired: tuple[str, ...] = ()
     unknown: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -72,6 +77,8 @@ def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None 
         "store_id": header.store_id,
         "generation": header.generation,
         "next_id": header.next_id,
+        **({"exchanges": dict(header.exchanges)} if header.exchanges else {}),
+        **({"retired": list(header.retired)} if header.retired else {}),
         **header.unknown,
         "tokens": [_fields_of(record) for record in records],
     }
@@ -165,10 +172,18 @@ def _header(payload: dict[str, Any]) -> Header:
     store_id = payload.get("store_id")
     if type(store_id) is not str or not store_id:
         raise _MalformedError("its store_id is not a text")
+    exchanges = payload.get("exchanges", {})
+    if type(exchanges) is not dict or not {dict}.issuperset(map(type, exchanges.values())):
+        raise _MalformedError("its exchanges are not an object of objects")
+    retired = payload.get("retired", [])
+    if type(retired) is not list or not {str}.issuperset(map(type, retired)):
+        raise _MalformedError("its retired fingerprints are not a list of texts")
     return Header(
         store_id=store_id,
         generation=_whole_number(payload, "generation", least=0),
         next_id=_whole_number(payload, "next_id", least=1),
+        exchanges=_writable(exchanges),
+        retired=tuple(retired),
         unknown=_writable({name: value for name, value in payload.items() if name not in _HEADER_FIELDS}),
     )
 

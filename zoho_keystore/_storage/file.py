@@ -11,12 +11,13 @@ import math
 import os
 import time
 import uuid
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.mounts import is_mounted, why_not_replaceable
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
@@ -25,13 +26,14 @@ from zoho_keystore._storage.snapshot import Snapshot
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
+    KeystoreError,
     StoreClosedError,
     StoreFileError,
     storage_error,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from zoho_keystore._fs.lock import HeldLock
@@ -44,6 +46,12 @@ _log = logging.getLogger(__name__)
 #: How often to read a file that does not open while another program writes it in place, and the pause before it.
 _READ_ATTEMPTS = 5
 _READ_PAUSE_S = 0.02
+
+#: How often to reload the keys and take the lock again when another process has rotated the key meanwhile.
+_KEY_ATTEMPTS = 3
+
+#: Listing a directory of 100,000 files takes 70 ms, so a save looks for leftovers once in so many seconds.
+_SWEEP_EVERY_S = 60.0
 
 
 class StoreFile(NamedTuple):
@@ -70,11 +78,17 @@ class StoreFile(NamedTuple):
         return f"<StoreFile of {len(self.records)} records, write {self.header.generation}>"
 
 
-def read_store(path: Path, keys: KeyRing) -> StoreFile:
+def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreFile:
     """Read and decrypt a store's file, or a copy of one, whatever its mode.
 
     A file that does not open while its status changes is being written in place (a copy from a backup), and is read
     again.
+
+    Args:
+        path: The file.
+        keys: What decrypts it.
+        reload_keys: Whether to ask the source of the keys again when none of them decrypts it, which may take as long as
+            a program or the system's keyring takes.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -87,14 +101,20 @@ def read_store(path: Path, keys: KeyRing) -> StoreFile:
         attempts += 1
         now_ns = time.time_ns()
         file = _read(path)
+        if permissions.HAS_OWNERS and file.status.st_nlink == 0:
+            # Normally it was replaced between open and fstat. In a mount of the file itself it stays that way for ever.
+            if attempts < _READ_ATTEMPTS:
+                time.sleep(_READ_PAUSE_S)
+                continue
+            raise StoreFileError(
+                "this is an old state of the store: the file itself is mounted here, and was replaced outside",
+                f"Mount its directory instead (docker -v DIRECTORY:{path.parent})",
+                path,
+            )
         try:
             if not file.content:
-                raise CannotOpenError(
-                    "the file is empty, so it is not a keystore",
-                    "If it never was one, remove it, and a store is made; otherwise restore it from a backup",
-                    path,
-                )
-            decrypted = keys.open(file.content, path=path)
+                raise _empty(path)
+            decrypted = keys.open(file.content, path=path, reload=reload_keys)
             header, records = codec.decode(decrypted.document, path=path)
         except CannotOpenError:
             if attempts >= _READ_ATTEMPTS or not _is_changing(path, file.status):
@@ -134,7 +154,8 @@ class FileStorage:
         path: The file, with symbolic links resolved.
         keys: What encrypts and decrypts it.
         lock_timeout: For how many seconds a write waits for the lock.
-        create: Whether to create it when it is missing.
+        create: Whether to create it when it is missing, and to make sure that it can be replaced: a save that fails
+            later may lose a token that cannot be had again. False is for a caller that only reads.
 
     Raises:
         CannotOpenError: No key decrypts the file.
@@ -150,6 +171,7 @@ class FileStorage:
         self._lock = StoreLock(path.parent, path.name, lock_timeout)
         self._state: FileState | None = None
         self._last_generation = ("", 0)
+        self._next_sweep_s = 0.0
         try:
             self._load()
         except FileNotFoundError as error:
@@ -157,9 +179,8 @@ class FileStorage:
                 raise storage_error(error, "there is no store", path) from None
             self._create()
         else:
-            # A directory in which others could replace the file shows here, and not at the first refresh.
-            with Directory.opened(path.parent):
-                pass
+            if create:
+                self.check_writable()
 
     def get(self, id: str) -> TokenRecord | None:
         return self._current().get(id)
@@ -169,6 +190,9 @@ class FileStorage:
 
     def records(self) -> Sequence[TokenRecord]:
         return self._current().records()
+
+    def exchanges(self) -> Mapping[str, Any]:
+        return self._current().exchanges()
 
     @contextmanager
     def transaction(self, longest_wait_s: float = math.inf) -> Iterator[Transaction]:
@@ -184,11 +208,8 @@ class FileStorage:
             StoreFileError: The file cannot be read or replaced.
         """
         self._require_open()
-        with self._lock.held(longest_wait_s) as held:
-            # Before the file is looked at: a leftover may be a hard link to it, and removing that changes its ctime.
-            atomic.remove_stale_temp_files(held.directory, self.path.name)
+        with self._locked(longest_wait_s) as (held, base):
             try:
-                base = self._newest()
                 draft = base.snapshot.copy()
                 yield draft
                 sealed = self._sealed(draft) if draft.changed else None
@@ -210,7 +231,7 @@ class FileStorage:
         """
         self._require_open()
         with self._lock.held() as held:
-            atomic.remove_stale_temp_files(held.directory, self.path.name)
+            self._remove_leftovers(held)
             try:
                 base, fingerprint = self._reload()
                 keys = prepare(fingerprint)
@@ -228,6 +249,56 @@ class FileStorage:
             except MemoryError:
                 raise _no_memory(self.path, "nothing was encrypted anew") from None
             self._write(held, draft, sealed, base)
+
+    @contextmanager
+    def _locked(self, longest_wait_s: float) -> Iterator[tuple[HeldLock, FileState]]:
+        """Hold the lock, and give the newest state.
+
+        After a rotation by another process the keys are loaded anew, which is done without the lock: a program that
+        prints keys may take half a minute, and other processes would lose their saves to a timeout.
+        """
+        for attempt in range(1, _KEY_ATTEMPTS + 1):
+            with ExitStack() as stack:
+                held = stack.enter_context(self._lock.held(longest_wait_s))
+                self._remove_leftovers(held)
+                try:
+                    base = self._newest(reload_keys=attempt == _KEY_ATTEMPTS)
+                except CannotOpenError:
+                    if attempt == _KEY_ATTEMPTS:
+                        raise
+                except MemoryError:
+                    raise _no_memory(self.path, "nothing was saved") from None
+                else:
+                    yield held, base
+                    return
+            self._reload()
+
+    def _remove_leftovers(self, held: HeldLock) -> None:
+        # Before the file is looked at: a leftover may be a hard link to it, and removing that changes its ctime.
+        if time.monotonic() >= self._next_sweep_s:
+            atomic.remove_stale_temp_files(held.directory, self.path.name)
+            self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
+
+    def check_writable(self) -> None:
+        """Make sure that a save can replace the file, as far as that can be known without one.
+
+        A read-only file system is logged as a warning: programs may only read there on purpose.
+
+        Raises:
+            StoreFileError: A save would fail.
+            UnsafeFileError: Other users can replace the file.
+        """
+        with Directory.opened(self.path.parent) as directory:
+            try:
+                reason = why_not_replaceable(directory, self.path.name)
+            except OSError as error:
+                raise storage_error(error, "the directory cannot be examined", self.path.parent) from error
+            if reason is None:
+                return self._lock.check(directory)
+        if reason.is_read_only:
+            _log.warning("%s: the file system is read-only: tokens can be read, and not saved", self.path)
+            return None
+        raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, self.path)
 
     def close(self) -> None:
         """Drop the keys and all records; the storage cannot be used afterwards."""
@@ -259,7 +330,7 @@ class FileStorage:
                 pass  # Fall through: reload reports the error with context.
         return self._reload()[0].snapshot
 
-    def _newest(self) -> FileState:
+    def _newest(self, *, reload_keys: bool) -> FileState:
         """Return the newest state for a writer, which must not overwrite a state that it has not seen.
 
         A program may write the file in place and set its times back, so the first bytes are compared at rest, too.
@@ -271,7 +342,7 @@ class FileStorage:
                     return state
             except OSError:
                 pass  # Fall through: reload reports the error with context.
-        return self._reload()[0]
+        return self._reload(reload_keys=reload_keys)[0]
 
     def _is_unchanged(self, state: FileState) -> bool:
         """Compare the status and the first bytes of the file with a state's."""
@@ -285,9 +356,9 @@ class FileStorage:
         state.is_racy = is_racy(status, now_ns)
         return True
 
-    def _reload(self) -> tuple[FileState, str]:
+    def _reload(self, *, reload_keys: bool = True) -> tuple[FileState, str]:
         try:
-            return self._load()
+            return self._load(reload_keys=reload_keys)
         except FileNotFoundError as error:
             raise StoreFileError(
                 "the store is gone: the file was removed or renamed",
@@ -295,15 +366,15 @@ class FileStorage:
                 self.path,
             ) from error
 
-    def _load(self) -> tuple[FileState, str]:
+    def _load(self, *, reload_keys: bool = True) -> tuple[FileState, str]:
         """Read the file, and return its state and the fingerprint of the key that decrypted it."""
-        file = read_store(self.path, self._require_open())
+        file = read_store(self.path, self._require_open(), reload_keys=reload_keys)
         status = file.status
         if permissions.is_open_to_others(status):
             # Only now that it is known to be a keystore: another program's file is not ours to change.
             status = self._restrict_permissions(status)
         state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=file.is_racy)
-        self._warn_if_older(state)
+        self._warn_if_replaced(state)
         self._adopt(state)
         return state, file.fingerprint
 
@@ -317,10 +388,12 @@ class FileStorage:
             pass  # Fall through: the next find reads what is there now, and reports the error with context.
         return status
 
-    def _warn_if_older(self, state: FileState) -> None:
+    def _warn_if_replaced(self, state: FileState) -> None:
         header = state.snapshot.header
         store_id, generation = self._last_generation
-        if store_id == header.store_id and header.generation < generation:
+        if store_id and store_id != header.store_id:
+            _log.warning("%s: another store's file was put here; its tokens are used from now on", self.path)
+        elif header.generation < generation:
             try:
                 # A thread that was slow to read has an older state than another thread: no file was put back.
                 if stat_signature(os.stat(self._path_text)) != state.signature:
@@ -337,10 +410,12 @@ class FileStorage:
 
     def _create(self) -> None:
         with self._lock.held() as held:
-            atomic.remove_stale_temp_files(held.directory, self.path.name)
+            self._remove_leftovers(held)
             try:
                 snapshot = Snapshot(Header(store_id=str(uuid.uuid4())), {})
                 self._write(held, snapshot, self._sealed(snapshot), None)
+                # A cron job in another directory would make a store of its own, without anyone noticing.
+                _log.warning("created an empty store at %s", self.path)
             except atomic.AlreadyThereError:
                 self._reload()  # Another process was faster.
             except OSError as error:  # The system's source of random numbers may fail.
@@ -403,6 +478,21 @@ class FileStorage:
         ):
             return None
         return FileState(status, sealed, snapshot, is_racy=True)
+
+
+def _empty(path: Path) -> CannotOpenError:
+    with suppress(OSError, KeystoreError), Directory.opened(path.parent) as directory:
+        if is_mounted(directory, path.name):
+            return CannotOpenError(
+                "the file is empty, and mounted by itself, so a store can neither be made nor replaced here",
+                f"Mount its directory instead (docker -v DIRECTORY:{path.parent})",
+                path,
+            )
+    return CannotOpenError(
+        "the file is empty, so it is not a keystore",
+        "If it never was one, remove it, and a store is made; otherwise restore it from a backup",
+        path,
+    )
 
 
 def _no_memory(path: Path, what: str) -> StoreFileError:

@@ -8,14 +8,14 @@ import threading
 import uuid
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoho_keystore._storage.codec import Header
 from zoho_keystore._storage.snapshot import Snapshot
 from zoho_keystore.errors import LockTimeoutError, StoreClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from zoho_keystore._records import Lookup, Match, TokenRecord
     from zoho_keystore._storage import Transaction
@@ -51,6 +51,9 @@ class MemoryStorage:
 
     def records(self) -> Sequence[TokenRecord]:
         return self._current().records()
+
+    def exchanges(self) -> Mapping[str, Any]:
+        return self._current().exchanges()
 
     @contextmanager
     def transaction(self, _longest_wait_s: float = math.inf) -> Iterator[Transaction]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from zoho_keystore._records import Match, id_number
+from zoho_keystore._records import Match, exchange_keys, fingerprint, id_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from zoho_keystore._records import Lookup, TokenRecord
     from zoho_keystore._storage.codec import Header
+
+#: How many refresh tokens to remember as retired.
+_MAX_RETIRED = 1_000
+
+#: For how long the lease of an exchange that made no record is kept, in milliseconds.
+_KEEP_EXCHANGE_MS = 600_000
 
 #: The ids of the records that have a value, by value.
 _Index = dict[str, tuple[str, ...]]
@@ -60,6 +67,11 @@ class Snapshot:
                     return Match(lookup.rule, records)
         return None
 
+    def imported_id(self, id: str) -> str:
+        """Return the id of a record from another store: its own, unless a record of this store has or had it."""
+        is_new = id and id not in self.by_id and (id_number(id) == 0 or id_number(id) >= self.header.next_id)
+        return id if is_new else self.new_id()
+
     def _ids(self, field: str, value: str) -> tuple[str, ...]:
         if field == "id":
             return (value,) if value in self.by_id else ()
@@ -79,10 +91,35 @@ class Snapshot:
             self._last_saved_at = max((record.saved_at for record in self.by_id.values()), default=0)
         return self._last_saved_at
 
+    def exchanges(self) -> Mapping[str, Any]:
+        """Return the leases on first exchanges, by key."""
+        return self.header.exchanges
+
+    def put_exchange(self, key: str, fields: Mapping[str, Any], *, now_ms: int) -> None:
+        """Set the lease of an exchange; old ones of exchanges that made no record are dropped."""
+        kept = {
+            other: lease
+            for other, lease in self.header.exchanges.items()
+            if now_ms - _KEEP_EXCHANGE_MS < max(_whole(lease.get("deadline")), _whole(lease.get("failed_at")))
+        }
+        self.header = self.header._replace(exchanges={**kept, key: fields})
+        self.changed = True
+
+    def is_retired(self, refresh_token: str) -> bool:
+        """Return whether a refresh token was deleted or replaced, and has not been saved anew since."""
+        return fingerprint(refresh_token) in self.header.retired
+
     def put(self, record: TokenRecord) -> None:
         """Add a record, or replace the one that has its id, which keeps its place."""
         self._last_saved_at = max(self.last_saved_at, record.saved_at)
-        self._drop_from_indexes(self.by_id.get(record.id))
+        replaced = self.by_id.get(record.id)
+        self._drop_from_indexes(replaced)
+        if replaced is None or replaced.refresh_token != record.refresh_token:
+            self._retire(replaced, instead=record)
+        if self.header.exchanges:
+            done = exchange_keys(record)
+            exchanges = {key: lease for key, lease in self.header.exchanges.items() if key not in done}
+            self.header = self.header._replace(exchanges=exchanges)
         self.by_id[record.id] = record
         for field, index in self._indexes.items():
             if value := getattr(record, field):
@@ -94,11 +131,15 @@ class Snapshot:
 
     def remove(self, id: str) -> None:
         """Remove the record of an id, which has to be there."""
-        self._drop_from_indexes(self.by_id.pop(id))
+        record = self.by_id.pop(id)
+        self._drop_from_indexes(record)
+        self._retire(record)
         self.changed = True
 
     def clear(self) -> None:
         """Remove all records; the counter of ids goes on."""
+        for record in self.by_id.values():
+            self._retire(record)
         self.by_id.clear()
         self._indexes.clear()
         self.changed = True
@@ -110,6 +151,16 @@ class Snapshot:
             number += 1
         self.header = self.header._replace(next_id=number + 1)
         return str(number)
+
+    def _retire(self, record: TokenRecord | None, *, instead: TokenRecord | None = None) -> None:
+        """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
+        retired = self.header.retired
+        if record is not None and record.refresh_token:
+            retired = (*retired, fingerprint(record.refresh_token))[-_MAX_RETIRED:]
+        if retired and instead is not None and instead.refresh_token:
+            current = fingerprint(instead.refresh_token)
+            retired = tuple(one for one in retired if one != current)
+        self.header = self.header._replace(retired=retired)
 
     def _built_index(self, field: str) -> _Index:
         # Lists while it is built: extending tuples takes quadratic time when many records share a value.
@@ -129,3 +180,7 @@ class Snapshot:
                     index[value] = left
                 else:
                     del index[value]
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
