@@ -558,6 +558,7 @@ def test_killed_writer_leaves_whole_store_and_one_stale_file(
         f".{NAME}.0123456789ABCDEF.tmp",
         f".{NAME}.0123456789abcdeg.tmp",
         f"{STALE}.bak",
+        f"{STALE}.tmp",
         f"{STALE}\n",
         f".{NAME}.0123456789abcdef.bak",
         f"x{STALE}",
