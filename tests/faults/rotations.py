@@ -39,7 +39,8 @@ from zoho_keystore._fs.paths import default_store
 from zoho_keystore._keys import fernet_key, sources
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys
-from zoho_keystore._keystore import Keystore, open_file
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import rotation
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage.file import FileStorage
@@ -93,7 +94,7 @@ class RingedStore:
             made.ring,
             b"# The keys of the shop, newest first.\n\n# Since May\n%b\n  # before\n%b\n# end\n" % (key, older),
         )
-        keystore = made.open(make=True)
+        keystore = made.open(create=True)
         for name in _TOKENS.values():
             keystore.save(token(name))
         keystore.close()
@@ -106,7 +107,7 @@ class RingedStore:
 
     def open(self, *, make: bool = False, **options: Any) -> Keystore:
         """Open the store."""
-        return open_file(self.path, key=self.spec, make=make, **options)
+        return open_keystore(self.path, key=self.spec, create=make, **options)
 
     def rotate(self, lock_timeout: float = 10.0) -> Rotation:
         """Rotate."""
