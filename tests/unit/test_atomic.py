@@ -30,7 +30,6 @@ TEMP_NAME = re.compile(r"\.tokens\.keystore\.[0-9a-f]{16}\.tmp")
 STALE = f".{NAME}.0123456789abcdef.tmp"
 OLD, NEW = b"the old content", b"the new content" * 10
 
-each_way = pytest.mark.parametrize("create", [False, True], ids=["replace", "create"])
 each_error_without_links = pytest.mark.parametrize(
     "number",
     sorted({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}),
@@ -62,16 +61,17 @@ def store(path: Path) -> Path:
     return store
 
 
+@pytest.fixture(params=[False, True], ids=["replace", "create"])
+def create(request: pytest.FixtureRequest, store: Path) -> bool:
+    """Give the argument of a write: whether it is to create the store, which then does not exist."""
+    if request.param:
+        store.unlink()
+    return bool(request.param)
+
+
 def contents(path: Path) -> dict[str, bytes]:
     """Return the files in a directory and their contents."""
     return {path.name: path.read_bytes() for path in path.iterdir()}
-
-
-def state_before(store: Path, *, create: bool) -> dict[str, bytes]:
-    """Remove the store if the write is to create it; return the contents of the directory."""
-    if create:
-        store.unlink()
-    return contents(store.parent)
 
 
 def inject(
@@ -106,11 +106,9 @@ def inject(
 # --- The content, and who may read it ---
 
 
-@each_way
 @pytest.mark.parametrize("content", [b"", b"x", os.urandom(3_000_000)], ids=["empty", "one byte", "3 MB"])
 def test_write_writes_whole_content(directory: Directory, store: Path, *, content: bytes, create: bool) -> None:
     """The returned status is the one of the file, by which the caller recognizes it; there is no other file."""
-    state_before(store, create=create)
     status = write(directory, NAME, content, create=create)
     assert contents(store.parent) == {NAME: content}
     assert os.path.samestat(status, store.stat())
@@ -148,14 +146,13 @@ def test_write_continues_after_short_writes(monkeypatch: pytest.MonkeyPatch, dir
     assert store.read_bytes() == NEW
 
 
-@each_way
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
 def test_write_makes_private_file(
     directory: Directory, store: Path, umask: Callable[[int], int], *, mask: int, create: bool
 ) -> None:
     """Whatever the umask and the old mode; the temporary file is private too."""
-    store.chmod(0o666)
-    state_before(store, create=create)
+    if not create:
+        store.chmod(0o666)
     umask(mask)
     modes = []
 
@@ -207,12 +204,11 @@ def record_steps(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[tuple[str,
     return steps
 
 
-@each_way
 def test_write_is_durable_before_it_is_visible(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool
 ) -> None:
     """The content reaches the disk, then takes the name, then the name reaches the disk."""
-    old = list(state_before(store, create=create).values())
+    old = list(contents(store.parent).values())
     steps = record_steps(monkeypatch, store.parent)
     write(directory, NAME, NEW, create=create, pre_rename_check=lambda: steps.append(("check", [])))
     rename = [("link", [NEW]), ("unlink", [NEW, NEW])] if create else [("replace", [NEW, OLD])]
@@ -287,7 +283,6 @@ def test_existing_file_at_temp_name_is_not_opened(
 # --- Errors before the new content is visible ---
 
 
-@each_way
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -319,7 +314,7 @@ def test_write_failing_before_rename_leaves_old_content(
     message: str,
 ) -> None:
     """And no temporary file; the error says that nothing was saved, and what to do next."""
-    before = state_before(store, create=create)
+    before = contents(store.parent)
     open_before = descriptors()
 
     def check() -> None:
@@ -339,10 +334,9 @@ def test_write_failing_before_rename_leaves_old_content(
     assert contents(store.parent) == before
 
 
-@each_way
 def test_write_beyond_file_size_limit_leaves_old_content(directory: Directory, store: Path, *, create: bool) -> None:
     """The kernel takes the first part, and refuses the rest, as a full disk does."""
-    before = state_before(store, create=create)
+    before = contents(store.parent)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
@@ -378,13 +372,12 @@ def test_write_does_not_repeat_failed_fsync(monkeypatch: pytest.MonkeyPatch, dir
     assert contents(store.parent) == {NAME: OLD}
 
 
-@each_way
 @pytest.mark.parametrize("error", [LockTimeoutError("the lock", "again"), UnsafeFileError("unsafe"), ValueError("x")])
 def test_write_raises_error_of_check_as_it_is(
     directory: Directory, store: Path, *, create: bool, error: Exception
 ) -> None:
     """It says, for example, that the lock file was replaced."""
-    before = state_before(store, create=create)
+    before = contents(store.parent)
 
     def check() -> None:
         raise error
@@ -409,7 +402,6 @@ def test_write_that_cannot_remove_temp_file_reports_first_error(
     assert contents(store.parent) == {NAME: OLD}
 
 
-@each_way
 @pytest.mark.parametrize(
     ("call", "after"),
     [
@@ -422,7 +414,7 @@ def test_write_interrupted_leaves_whole_store_and_no_temp_file(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool, call: str, after: bool
 ) -> None:
     """Ctrl-C comes before or after a step, and is raised as it is."""
-    before = state_before(store, create=create)
+    before = contents(store.parent)
     with monkeypatch.context() as patch:
         name, _, on_directory = call.partition(" ")
         inject(patch, name, KeyboardInterrupt(), after=after, on_directory=bool(on_directory))
@@ -435,13 +427,11 @@ def test_write_interrupted_leaves_whole_store_and_no_temp_file(
 # --- Errors after the new content is visible ---
 
 
-@each_way
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_write_failing_after_rename_is_durability_unknown(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool, call: str
 ) -> None:
     """Not "nothing was saved". Network file systems can report an error for a rename that is done."""
-    state_before(store, create=create)
     with monkeypatch.context() as patch:
         if call == "fsync":
             inject(patch, "fsync", errno.EIO, on_directory=True)
@@ -498,7 +488,8 @@ def test_write_create_without_links_renames_to_free_name(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, number: int, *, exists: bool
 ) -> None:
     """FAT and some network file systems have none. A rename would overwrite, so the name is looked up before."""
-    state_before(store, create=not exists)
+    if not exists:
+        store.unlink()
     with monkeypatch.context() as patch:
         inject(patch, "link", number)
         with pytest.raises(AlreadyThereError) if exists else nullcontext():
@@ -520,16 +511,10 @@ def test_write_create_without_links_does_not_take_failing_status_for_free_name(
 # --- Temporary files of killed writers ---
 
 
-@pytest.mark.parametrize(
-    ("create", "before", "after"),
-    [(False, [NEW, OLD], {NAME: OLD}), (True, [NEW, NEW], {NAME: NEW})],
-    ids=["before replace", "between link and unlink"],
-)
 def test_killed_writer_leaves_whole_store_and_one_stale_file(
-    monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool, before: list[bytes], after: Any
+    monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool
 ) -> None:
-    """A real process is killed; the next writer removes the file."""
-    state_before(store, create=create)
+    """A real process is killed before the rename, or between link and unlink; the next writer removes the file."""
     child = os.fork()
     if not child:
         try:
@@ -540,11 +525,12 @@ def test_killed_writer_leaves_whole_store_and_one_stale_file(
             os._exit(1)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
+    whole = NEW if create else OLD
     left = contents(store.parent)
-    assert sorted(left.values()) == before
-    assert [name for name in left if TEMP_NAME.fullmatch(name)] == list(left.keys() - {NAME})
+    assert left.pop(NAME) == whole
+    assert [(bool(TEMP_NAME.fullmatch(name)), content) for name, content in left.items()] == [(True, NEW)]
     remove_stale_temp_files(directory, NAME)
-    assert contents(store.parent) == after
+    assert contents(store.parent) == {NAME: whole}
 
 
 @pytest.mark.parametrize(
