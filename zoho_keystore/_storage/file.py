@@ -270,7 +270,7 @@ class FileStorage:
                         self.path,
                     )
                 opened = keys.open(sealed, path=self.path)
-                table = Table(*codec.decode(opened.document, known, path=self.path))
+                table = Table(*codec.decode(opened.payload, known, path=self.path))
             except CannotOpenError:
                 if attempts >= _READ_ATTEMPTS or not self._is_changing(status):
                     raise

@@ -1,0 +1,93 @@
+"""Which files need which keys."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from zoho_keystore._fs import permissions
+from zoho_keystore._keys.ring import KeyRing, fingerprint
+from zoho_keystore._keys.sources import GivenKeys, key_source
+from zoho_keystore._keystore import store_path
+from zoho_keystore._storage.codec import MAX_SEALED_BYTES
+from zoho_keystore.errors import KeystoreError, UnsafeFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+#: The start of each Fernet token: a version byte, and the upper bytes of the time.
+_FERNET_START = b"gAAAA"
+
+
+class KeyUse(NamedTuple):
+    """What a key is needed for.
+
+    Attributes:
+        fingerprint: The key's fingerprint.
+        files: The files that the key decrypts, and those that this user cannot read, which may need it.
+    """
+
+    fingerprint: str
+    files: tuple[Path, ...]
+
+
+def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> list[KeyUse]:
+    """List the keys of a store and the files that need them.
+
+    The files are the store, those in its folder, where backups lie, and the user's default store. Files elsewhere are
+    not found.
+
+    Args:
+        path: The store, as for :class:`EncryptedFileStore`; it need not exist.
+        key: Where the keys come from, as for :class:`EncryptedFileStore`.
+
+    Returns:
+        Each key of the source, newest first.
+
+    Raises:
+        ConfigurationError: An argument or setting is invalid.
+        KeyUnavailableError: There is no key.
+    """
+    return usage_of(key_source(key).load(), store_path(path))
+
+
+def usage_of(keys: Sequence[bytes], store: Path) -> list[KeyUse]:
+    """Return the use of each of some keys, in their order."""
+    rings = [KeyRing(GivenKeys([key])) for key in keys]
+    files: dict[str, list[Path]] = {fingerprint(key): [] for key in keys}
+    for file in _candidates(store):
+        content = _read_token(file)
+        for ring in rings:
+            if content is None or (content and ring.decrypt_with_primary(content) is not None):
+                files[ring.fingerprints[0]].append(file)
+    return [KeyUse(name, tuple(found)) for name, found in files.items()]
+
+
+def _candidates(store: Path) -> Iterable[Path]:
+    files = {store}
+    try:
+        files.update(store.parent / name for name in os.listdir(store.parent))
+    except OSError:
+        files.add(store.parent)  # Cannot be read either, so that it counts as a file that may need any key.
+    with suppress(KeystoreError):
+        default = store_path(None)
+        # A default store in a home folder that this user may not enter is not this user's.
+        if os.access(default, os.R_OK):
+            files.add(default)
+    return sorted(files)
+
+
+def _read_token(file: Path) -> bytes | None:
+    """Return the content of a file that may be a Fernet token, b"" for any other file, and None if it is unreadable."""
+    try:
+        with permissions.opened(file) as (fd, status):
+            if status.st_size > MAX_SEALED_BYTES or os.read(fd, len(_FERNET_START)) != _FERNET_START:
+                return b""
+            with open(fd, "rb", closefd=False) as content:
+                return _FERNET_START + content.read(MAX_SEALED_BYTES)
+    except PermissionError:
+        return None
+    except (OSError, UnsafeFileError):
+        return b""
