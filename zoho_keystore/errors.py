@@ -10,7 +10,7 @@ The families, each of which may be caught as a whole::
     ├── CannotOpenError             the file does not open: wrong key or damaged, which cannot be told apart
     ├── DocumentError               the file opens, and what is inside is not a keystore document
     │   └── NewerVersionError       it is one, of a version that this release does not know
-    ├── StoreFileError              the file or its folder cannot be read, made or replaced
+    ├── StoreFileError              the file or its directory cannot be read, made or replaced
     │   ├── UnsafeFileError         its kind, owner or permissions let others in
     │   └── DurabilityUnknownError  the new state is saved and visible, and may not survive a power cut
     ├── RotationUnfinishedError     a key rotation stopped half-way; all stays readable, and the next one finishes it
@@ -85,11 +85,11 @@ class NewerVersionError(DocumentError):
 
 
 class StoreFileError(KeystoreError):
-    """The store's file or folder cannot be read, made or replaced."""
+    """The store's file or directory cannot be read, made or replaced."""
 
 
 class UnsafeFileError(StoreFileError):
-    """A file or folder of the store is of a kind, owner or mode that lets somebody else in."""
+    """A file or directory of the store has a kind, owner or mode that gives other users access."""
 
 
 class DurabilityUnknownError(StoreFileError):
@@ -130,18 +130,18 @@ def os_error_text(error: OSError) -> str:
 
 
 _NEXT_STEPS: Final = {
-    errno.ENOENT: "Check the path; the folder has to be there",
-    errno.ENOTDIR: "Check the path: a part of it is a file, not a folder",
-    errno.EACCES: "Check who owns the file and its folder, and their modes",
-    errno.EPERM: "Check who owns the file and its folder, and whether it is marked immutable",
+    errno.ENOENT: "Check the path; the directory has to exist",
+    errno.ENOTDIR: "Check the path: a part of it is a file, not a directory",
+    errno.EACCES: "Check the owner and the mode of the file and of its directory",
+    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr)",
     errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
-    errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its folder instead: the file is replaced",
-    errno.EISDIR: "There is a folder where a file should be: remove it, or give another path",
+    errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its directory: the file is replaced",
+    errno.EISDIR: "There is a directory where a file should be: remove it, or give another path",
     errno.ENOSPC: "Free some space (and inodes) on this disk",
     errno.EDQUOT: "Free some space, or ask for a larger quota",
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
     errno.EMFILE: "The process has too many open files: close some, or raise the limit (ulimit -n)",
-    errno.ENFILE: "The system has too many open files",
+    errno.ENFILE: "The system has too many open files: close some, or raise the limit (fs.file-max)",
     errno.ELOOP: "There is a symbolic link where a file should be: remove it, or give the path of the file itself",
     errno.ENOMEM: "Give the process more memory",
     errno.ENAMETOOLONG: "Use a shorter file name",
@@ -149,13 +149,13 @@ _NEXT_STEPS: Final = {
 
 
 def storage_error(error: OSError, what: str, path: Path | None) -> StoreFileError:
-    """Return the error that tells what an operating system's refusal means for the store.
+    """Return the error for a failed system call on the store: what failed, why, and what to do next.
 
     Args:
-        error: What the system said.
-        what: What could not be done, as a clause: "the store cannot be read".
-        path: The file concerned.
+        error: The error of the system call.
+        what: What failed, as a clause: "the store cannot be read".
+        path: The file that it failed on.
     """
     kind = UnsafeFileError if error.errno == errno.ELOOP else StoreFileError
-    advice = _NEXT_STEPS.get(error.errno or 0, "Look at the disk and at the system's log")
+    advice = _NEXT_STEPS.get(error.errno or 0, "Check the disk and the system's log")
     return kind(f"{what}: {os_error_text(error)}", advice, path)

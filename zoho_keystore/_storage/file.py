@@ -21,7 +21,7 @@ from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.snapshot import Table
-from zoho_keystore._storage.state import HEAD_BYTES, State, own_time, stamp
+from zoho_keystore._storage.state import HEAD_BYTES, State, stamp
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
@@ -67,7 +67,7 @@ class FileStorage:
         self._path_text = str(path)
         self._keys: KeyRing | None = keys
         self._lock = StoreLock(path.parent, path.name, lock_timeout)
-        self._is_remote = permissions.is_remote(path)
+        self._is_remote = False
         self._state: State | None = None
         self._last_generation = ("", 0)
         try:
@@ -206,7 +206,7 @@ class FileStorage:
         return self._reloaded()
 
     def _read_head(self) -> bytes:
-        fd = permissions.open_quietly(self._path_text, permissions.READ_FLAGS)
+        fd = os.open(self._path_text, permissions.READ_FLAGS)
         try:
             return os.read(fd, HEAD_BYTES)
         finally:
@@ -290,7 +290,7 @@ class FileStorage:
             StoreFileError: It cannot be read, or should not be trusted.
         """
         try:
-            descriptor = OwnedFd(permissions.open_quietly(self._path_text, permissions.READ_FLAGS))
+            descriptor = OwnedFd(os.open(self._path_text, permissions.READ_FLAGS))
             status = descriptor.status
             try:
                 permissions.require_regular(status, self.path)
@@ -377,7 +377,6 @@ class FileStorage:
                 held.directory,
                 self.path.name,
                 sealed,
-                mtime_ns=own_time(sealed, after_ns=0 if base is None else base.mtime_ns),
                 create=base is None,
                 pre_rename_check=verify,
             )
