@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from zoho_keystore._fs import atomic, permissions
+from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import real_path
+from zoho_keystore._fs.private_file import FileTooLargeError, read_private_file
 from zoho_keystore._keys.ring import KeyRing, key_ring
 from zoho_keystore._keystore import as_seconds, store_path
 from zoho_keystore._storage import codec
@@ -221,15 +222,10 @@ def _open(path: Path, ring: KeyRing) -> Inspection:
 
 def _read(path: Path) -> bytes:
     try:
-        with permissions.opened(path) as (fd, status):
-            permissions.require_owner(status, path)
-            if status.st_size > MAX_SEALED_BYTES:
-                raise StoreFileError(
-                    f"{status.st_size:,} bytes are more than a store may have ({MAX_SEALED_BYTES:,})",
-                    "Check the path",
-                    path,
-                )
-            with open(fd, "rb", closefd=False) as file:
-                return file.read(MAX_SEALED_BYTES)
+        return read_private_file(path, max_bytes=MAX_SEALED_BYTES).content
+    except FileTooLargeError as error:
+        raise StoreFileError(
+            f"{error.size:,} bytes are more than a store may have ({MAX_SEALED_BYTES:,})", "Check the path", path
+        ) from None
     except OSError as error:
         raise storage_error(error, "the file cannot be read", path) from error

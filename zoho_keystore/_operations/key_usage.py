@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoho_keystore._fs import permissions
+from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, key_source
 from zoho_keystore._keystore import store_path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The start of each Fernet token: a version byte, and the upper bytes of the time.
 _FERNET_START = b"gAAAA"
+
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class KeyUse(NamedTuple):
@@ -82,12 +85,11 @@ def _candidates(store: Path) -> Iterable[Path]:
 def _read_token(file: Path) -> bytes | None:
     """Return the content of a file that may be a Fernet token, b"" for any other file, and None if it is unreadable."""
     try:
-        with permissions.opened(file) as (fd, status):
-            if status.st_size > MAX_SEALED_BYTES or os.read(fd, len(_FERNET_START)) != _FERNET_START:
-                return b""
-            with open(fd, "rb", closefd=False) as content:
-                return _FERNET_START + content.read(MAX_SEALED_BYTES)
-    except PermissionError:
-        return None
-    except (OSError, UnsafeFileError):
+        if read_prefix(file, len(_FERNET_START)).content != _FERNET_START:
+            return b""
+        return read_private_file(file, max_bytes=MAX_SEALED_BYTES, check=None).content
+    except OSError as error:
+        # Others say that there is no file, or none that could be a token: it is gone, a symbolic link, or a socket.
+        return None if error.errno in _UNREADABLE else b""
+    except (FileTooLargeError, UnsafeFileError):
         return b""

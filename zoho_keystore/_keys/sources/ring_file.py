@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from zoho_keystore._fs import atomic, permissions
+from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory, make_directories
 from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.permissions import require_key_ring
+from zoho_keystore._fs.private_file import FileTooLargeError, read_private_file
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, MAX_TEXT_BYTES, dedupe, is_comment, validate_key
 from zoho_keystore.errors import KeyUnavailableError, MalformedKeyError, UnsafeFileError, os_error_text
 
@@ -100,11 +102,11 @@ class RingFile:
 
     def _read(self) -> bytes:
         try:
-            with permissions.opened(self.path) as (fd, status):
-                permissions.require_key_ring(status, self.path, fd)
-                content = b""
-                while len(content) <= MAX_TEXT_BYTES and (chunk := os.read(fd, MAX_TEXT_BYTES)):
-                    content += chunk
+            return read_private_file(self.path, max_bytes=MAX_TEXT_BYTES, check=require_key_ring).content
+        except FileTooLargeError:
+            raise MalformedKeyError(
+                f"this is not a key ring: it has more than {MAX_TEXT_BYTES // 1024} KiB", "Check the path", self.path
+            ) from None
         except UnsafeFileError as error:
             raise KeyUnavailableError(f"the key ring is not safe: {error.problem}", error.advice, self.path) from None
         except OSError as error:
@@ -113,11 +115,6 @@ class RingFile:
                 "Check the path, and who may read it",
                 self.path,
             ) from error
-        if len(content) > MAX_TEXT_BYTES:
-            raise MalformedKeyError(
-                f"this is not a key ring: it has more than {MAX_TEXT_BYTES // 1024} KiB", "Check the path", self.path
-            )
-        return content
 
     def __str__(self) -> str:
         return f"file:{self.path}"
