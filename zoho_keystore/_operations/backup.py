@@ -76,7 +76,7 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
 
     Args:
         path: The store, as for :class:`EncryptedFileStore`.
-        destination: A file that does not exist, or a folder, in which the copy is named after the store and the time
+        destination: A file that does not exist, or a directory, in which the copy is named after the store and the time
             (UTC).
         key: Where the store's keys come from, as for :class:`EncryptedFileStore`.
 

@@ -39,8 +39,8 @@ class KeyUse(NamedTuple):
 def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> list[KeyUse]:
     """List the keys of a store and the files that need them.
 
-    The files are the store, those in its folder, where backups lie, and the user's default store. Files elsewhere are
-    not found.
+    The files are the store, those in its directory, where backups lie, and the user's default store. Files elsewhere
+    are not found.
 
     Args:
         path: The store, as for :class:`EncryptedFileStore`; it need not exist.
@@ -76,7 +76,7 @@ def _candidates(store: Path) -> Iterable[Path]:
         files.add(store.parent)  # Cannot be read either, so that it counts as a file that may need any key.
     with suppress(KeystoreError):
         default = store_path(None)
-        # A default store in a home folder that this user may not enter is not this user's.
+        # A default store in a home directory that this user may not enter is not this user's.
         if os.access(default, os.R_OK):
             files.add(default)
     return sorted(files)

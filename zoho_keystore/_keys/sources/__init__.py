@@ -70,7 +70,7 @@ def key_source(key: bytes | str | None) -> KeySource:
 
     Args:
         key: A Fernet key as bytes; or a spec; or None for the first of ``ZOHO_KEYSTORE_KEY``,
-            ``ZOHO_KEYSTORE_KEYRING`` and the key ring in the user's config folder that is set or exists.
+            ``ZOHO_KEYSTORE_KEYRING`` and the key ring in the user's config directory that is set or exists.
 
     Raises:
         ConfigurationError: The argument or the spec is invalid.

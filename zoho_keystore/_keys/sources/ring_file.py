@@ -38,7 +38,7 @@ class RingFile:
         return self._parse(self._read())
 
     def create(self, key: bytes) -> bool:
-        """Make the file, and its folder, with a first key; return False if it exists."""
+        """Make the file, and its directory, with a first key; return False if it exists."""
         if os.path.lexists(self.path):
             return False
         make_directories(self.path.parent)

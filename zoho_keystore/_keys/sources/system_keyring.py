@@ -59,7 +59,7 @@ class SystemKeyring:
 
     @contextmanager
     def lock(self, timeout_s: float) -> Iterator[object]:
-        """Hold a lock file in the config folder, shared by all entries: the keyring has no lock of its own."""
+        """Hold a lock file in the config directory, shared by all entries: the keyring has no lock of its own."""
         directory = default_key_ring().parent
         make_directories(directory)
         with StoreLock(directory, "system-keyring", timeout_s).held() as held:
