@@ -15,7 +15,7 @@ from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import KeystoreError, UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 #: The start of each Fernet token: a version byte, and the upper bytes of the time.
@@ -60,26 +60,27 @@ def usage_of(keys: Sequence[bytes], store: Path) -> list[KeyUse]:
     """Return the use of each of some keys, in their order."""
     rings = [KeyRing(GivenKeys([key])) for key in keys]
     files: dict[str, list[Path]] = {fingerprint(key): [] for key in keys}
-    for file in _candidates(store):
-        content = _read_token(file)
+    for file, content in _tokens_around(store):
         for ring in rings:
             if content is None or (content and ring.decrypt_with_primary(content) is not None):
                 files[ring.fingerprints[0]].append(file)
     return [KeyUse(name, tuple(found)) for name, found in files.items()]
 
 
-def _candidates(store: Path) -> Iterable[Path]:
+def _tokens_around(store: Path) -> Iterator[tuple[Path, bytes | None]]:
+    """Yield the files that may need a key, with what :func:`_read_token` returns for them."""
     files = {store}
     try:
         files.update(store.parent / name for name in os.listdir(store.parent))
     except OSError:
-        files.add(store.parent)  # Cannot be read either, so that it counts as a file that may need any key.
+        yield store.parent, None  # Any file in it may need any key.
     with suppress(KeystoreError):
         default = store_path(None)
         # A default store in a home directory that this user may not enter is not this user's.
         if os.access(default, os.R_OK):
             files.add(default)
-    return sorted(files)
+    for file in sorted(files):
+        yield file, _read_token(file)
 
 
 def _read_token(file: Path) -> bytes | None:
