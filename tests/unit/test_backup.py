@@ -18,7 +18,7 @@ from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import KEY_VARIABLE
 from zoho_keystore._keystore import Keystore, open_file
 from zoho_keystore._operations import backup as backup_module
-from zoho_keystore._operations.backup import backup, compare, inspect, make_file, restore
+from zoho_keystore._operations.backup import backup, compare, inspect, restore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -112,6 +112,7 @@ def test_store_as_its_own_copy_is_refused(store_path: Path, use: Any) -> None:
 def test_restore_keeps_directory_in_place_of_store(copy: Path, store_path: Path) -> None:
     """It is another program's."""
     store_path.unlink()
+    assert compare(store_path, copy).returned == ("1",)
     store_path.mkdir()
     with pytest.raises(UnsafeFileError, match="this is a directory"):
         restore(store_path, copy)
@@ -127,17 +128,21 @@ def test_inspect_refuses_file_larger_than_a_store(store_path: Path, monkeypatch:
         inspect(store_path)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-def test_backup_on_failing_disk_leaves_nothing(
-    number: int, store: Keystore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_backup_leaves_no_part_and_replaces_nothing(
+    store: Keystore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of a copy could be taken for a copy."""
-    before = sorted(os.listdir(tmp_path))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", failing(number))
-        with pytest.raises(StoreFileError, match="nothing was saved"):
-            backup(store.path, tmp_path / "copy")
-    assert sorted(os.listdir(tmp_path)) == before
+    copy = tmp_path / "copy"
+    for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", failing(number))
+            with pytest.raises(StoreFileError, match="nothing was saved"):
+                backup(store.path, copy)
+        assert not list(tmp_path.glob("*copy*"))
+    copy.write_bytes(b"theirs")
+    with pytest.raises(StoreFileError, match="there is a file already; it was left as it is"):
+        backup(store.path, copy)
+    assert copy.read_bytes() == b"theirs"
 
 
 def test_restore_on_failing_disk_keeps_store(copy: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,15 +189,3 @@ def test_restore_keeps_store_that_appears_meanwhile(
     with pytest.raises(StoreFileError, match="another program made a store there"):
         restore(store_path, copy)
     assert store_path.read_bytes() == b"theirs"
-
-
-def test_make_file_replaces_nothing(tmp_path: Path) -> None:
-    """The file is private; its directory has to exist."""
-    path = tmp_path / "file"
-    make_file(path, b"mine")
-    with pytest.raises(StoreFileError, match="there is a file already; it was left as it is"):
-        make_file(path, b"other")
-    assert path.read_bytes() == b"mine"
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(StoreFileError, match="cannot be opened"):
-        make_file(tmp_path / "none" / "file", b"")

@@ -1,6 +1,6 @@
 """Rotations: complete, impossible, and interrupted; the use of keys; the script.
 
-Kills and races are in ``tests/faults``.
+Kills, races, taken locks and leases are in ``tests/faults``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from support import failing, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, fingerprint, key_ring
-from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
+from zoho_keystore._keys.sources import KEY_VARIABLE, key_source
 from zoho_keystore._keystore import FILE_VARIABLE, Keystore, open_file
-from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._operations.key_usage import KeyUse, key_usage, usage_of
 from zoho_keystore._operations.rotation import Rotation, add_key, prune, rotate
 from zoho_keystore._records import TokenRecord
@@ -34,7 +33,6 @@ from zoho_keystore.errors import (
     DurabilityUnknownError,
     KeystoreError,
     KeyUnavailableError,
-    LockTimeoutError,
     RotationUnfinishedError,
     StoreFileError,
 )
@@ -122,6 +120,8 @@ def test_rotate_keeps_keys_of_backups_beside_store(store_path: Path, spec: str) 
     backup = store_path.with_name("backup of monday")
     backup.write_bytes(store_path.read_bytes())
     (store_path.parent / "gAAAA, and no token").write_bytes(b"gAAAA and so on")
+    (store_path.parent / "huge").write_bytes(b"gAAAA")
+    os.truncate(store_path.parent / "huge", 1 << 40)
     (store_path.parent / "link").symlink_to(backup)
     (store_path.parent / "folder").mkdir()
     os.mkfifo(store_path.parent / "fifo")
@@ -146,15 +146,6 @@ def test_rotate_keeps_key_of_default_store(
     assert rotate(store_path, key=spec).kept == (KeyUse(fingerprint(OLD), (other / "store",)),)
 
 
-def test_rotate_defaults_are_those_of_the_store(monkeypatch: pytest.MonkeyPatch, ring: Path) -> None:
-    """The ring that the variable names, and the store in the data directory."""
-    monkeypatch.setenv(RING_VARIABLE, str(ring))
-    open_file().save(TokenRecord(access_token="a"))
-    done = rotate()
-    assert (done.path.name, done.source) == ("tokens.keystore", f"file:{ring}")
-    assert len(open_file().records()) == 1
-
-
 @pytest.mark.usefixtures("store")
 def test_rotate_takes_newest_key_of_new_source(store_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the store is sealed with it already."""
@@ -170,15 +161,6 @@ def test_rotate_takes_newest_key_of_ring_that_store_lacks(store_path: Path, ring
     ring.write_bytes(NEW + b"\n" + ring.read_bytes())
     assert rotate(store_path, key=spec).fingerprint == fingerprint(NEW)
     assert keys_of(spec) == [NEW]
-
-
-def test_rotate_keeps_lease(store: Keystore, store_path: Path, spec: str) -> None:
-    """The process that refreshes a token goes on with it."""
-    lease = Lease(Owner.current(), 1_800_000_000_000)
-    with store._storage.transaction() as transaction:
-        transaction.put(TokenRecord(id="1", refresh_token="r1", refresh=lease.as_fields()))
-    rotate(store_path, key=spec)
-    assert Lease.of(store.records()[0]) == lease
 
 
 def test_rotate_in_system_keyring(store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,12 +203,13 @@ def test_rotate_read_only_source_explains_two_phases(store_of_variable: Path, ke
 def test_rotate_read_only_source_with_new_key(
     store_of_variable: Path, monkeypatch: pytest.MonkeyPatch, value: str, new: str | None
 ) -> None:
-    """The second phase: where both keys are distributed, or where the new one has a spec of its own."""
+    """The second phase, where both keys are distributed or the new one has a spec; the report names the third."""
     monkeypatch.setenv(KEY_VARIABLE, value.replace("NEW", NEW.decode()).replace("OLD", OLD.decode()))
     monkeypatch.setenv("NEW", NEW.decode())
     done = rotate(store_of_variable, new=new)
     source = "env:ZOHO_KEYSTORE_KEY"
     assert done == Rotation(store_of_variable, source, fingerprint(NEW), (), (), manual_distribution=True)
+    assert done.report().endswith(f"\nNow hand out {fingerprint(NEW)} alone, where you handed out {source}.")
     assert sealed_with(store_of_variable, OLD, NEW) == [NEW]
 
 
@@ -261,18 +244,6 @@ def test_rotate_refused_changes_nothing(
     with pytest.raises(kind, match=problem):
         rotate(store_path, key=f"file:{ring}")
     assert [path.read_bytes() if path.exists() else None for path in (store_path, ring)] == before
-
-
-@pytest.mark.parametrize("which", ["store", "ring"])
-def test_rotate_lock_timeout_changes_nothing(
-    store: Keystore, store_path: Path, ring: Path, spec: str, which: str
-) -> None:
-    """A writer of the store, or another rotation, holds the lock."""
-    before = store_path.read_bytes(), ring.read_bytes()
-    source: Any = key_source(spec)
-    with store._storage.transaction() if which == "store" else source.lock(5), pytest.raises(LockTimeoutError):
-        rotate(store_path, key=spec, lock_timeout=0.05)
-    assert (store_path.read_bytes(), ring.read_bytes()) == before
 
 
 @pytest.mark.usefixtures("store")
@@ -351,14 +322,26 @@ def test_rotate_that_may_not_be_durable_keeps_old_keys(
     assert tokens(store_path, spec) == ["r1", "r2"]
 
 
+def no_memory(*_args: object, **_options: object) -> None:
+    """Fail as an allocation."""
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "problem"),
+    [
+        ("decrypt_with_primary", lambda _ring, _sealed: None, "does not open to the same"),
+        ("seal", no_memory, "not enough memory"),
+    ],
+)
 def test_rotate_verifies_new_content_before_it_replaces_store(
-    store: Keystore, store_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+    store: Keystore, store_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch, method: str, fault: Any, problem: str
 ) -> None:
     """A defect of memory or of the library would lose all tokens."""
     before = store_path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(KeyRing, "decrypt_with_primary", lambda _ring, _sealed: None)
-        with pytest.raises(RotationUnfinishedError, match="does not open to the same"):
+        patch.setattr(KeyRing, method, fault)
+        with pytest.raises(RotationUnfinishedError, match=problem):
             rotate(store_path, key=spec)
     assert store_path.read_bytes() == before
     assert len(store.records()) == 2
@@ -416,13 +399,6 @@ def test_usage_counts_unreadable_file_for_each_key(
     ]
 
 
-def test_usage_skips_file_larger_than_a_store(store_path: Path) -> None:
-    """It is not read."""
-    store_path.write_bytes(b"gAAAA")
-    os.truncate(store_path, 1 << 40)
-    assert usage_of([OLD], store_path) == [KeyUse(fingerprint(OLD), ())]
-
-
 def test_add_key_puts_key_above_others(ring: Path, spec: str) -> None:
     """The next save seals with it."""
     source, name = add_key(spec)
@@ -470,10 +446,3 @@ def test_script_failure_is_one_line(store_path: Path, spec: str) -> None:
     assert (code, out) == (1, "")
     assert err.startswith(f"{store_path}: there is no store")
     assert err.count("\n") == 1
-
-
-def test_script_reports_manual_distribution(store_of_variable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third phase."""
-    monkeypatch.setenv("NEW", NEW.decode())
-    _, out, _ = script("--store", store_of_variable, "--new-key", "env:NEW")
-    assert out.splitlines()[1:] == [f"Now hand out {fingerprint(NEW)} alone, where you handed out env:{KEY_VARIABLE}."]
