@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from zoho_keystore._keystore import Keystore, open_file
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Store:
 
     def open(self, **options: Any) -> Keystore:
         """Open the store, or make it."""
-        return open_file(self.path, key=self.key, **options)
+        return open_keystore(self.path, key=self.key, **options)
 
     def document(self) -> dict[str, Any] | None:
         """Return what the file holds, by plain ``cryptography`` and ``json``; None when there is no file.

@@ -7,20 +7,20 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zoho_keystore._fs import atomic, lock
+from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import HeldLock, StoreLock
 from zoho_keystore._fs.owned_fd import OwnedFd
-from zoho_keystore._storage import file, state
+from zoho_keystore._storage import file, freshness
 from zoho_keystore._storage.codec import Header
-from zoho_keystore._storage.file import FileStorage
-from zoho_keystore._storage.snapshot import Table
-from zoho_keystore._storage.state import State
+from zoho_keystore._storage.file import FileStorage, StoreFile
 from zoho_keystore.errors import CannotOpenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from zoho_keystore._keys.ring import KeyRing
 
 
 class _AnyLock(HeldLock):
@@ -66,19 +66,14 @@ def _no_lock() -> None:
 
 
 def _lock_file_unlinked() -> None:
-    release = lock._release
-    path_of: dict[int, Path] = {}
+    release = StoreLock._release
 
-    def remembering(directory: Directory, name: str, status: os.stat_result) -> bool:
-        path_of[status.st_ino] = directory.path / name
-        return True
+    def unlinking(self: StoreLock, lock_fd: OwnedFd) -> None:
+        self.path.unlink(missing_ok=True)
+        release(self, lock_fd)
 
-    def unlinking(descriptor: OwnedFd, unlock: Callable[[int], None]) -> None:
-        if (path := path_of.pop(descriptor.status.st_ino, None)) is not None:
-            path.unlink(missing_ok=True)
-        release(descriptor, unlock)
-
-    _put(lock, _is_at=remembering, _release=unlinking)
+    _put(StoreLock, _release=unlinking)
+    _put(Directory, is_same_file=lambda *_: True)
     _put(HeldLock, verify=lambda _self: None)
 
 
@@ -93,26 +88,32 @@ def _predictable_temporary_name() -> None:
 
 
 def _unreadable_read_as_empty() -> None:
-    load = FileStorage._load
+    read_store = file.read_store
 
-    def lenient(self: FileStorage) -> Any:
+    def lenient(path: Path, keys: KeyRing) -> StoreFile:
         try:
-            return load(self)
+            return read_store(path, keys)
         except CannotOpenError:
-            empty = Table(Header(store_id="empty"), {})
-            return State(os.stat(self.path), self.path.read_bytes(), empty, is_remote=False), ""
+            return StoreFile(os.stat(path), path.read_bytes(), "", Header(store_id="empty"), {}, is_racy=True)
 
-    _put(FileStorage, _load=lenient)
+    _put(file, read_store=lenient)
 
 
-def trust_any_status(stamp: Callable[[os.stat_result], object]) -> None:
+def trust_any_status(signature: Callable[[os.stat_result], object]) -> None:
     """Know every state by its status alone, or by a part of it."""
+    _put(file, stat_signature=signature, is_racy=lambda *_: False)
+    _put(freshness, stat_signature=signature)
+    _put(FileStorage, _written_state=_resting(FileStorage._written_state))
 
-    class Trusting(State):
-        is_known_by_stamp = property(lambda _: True, lambda *_: None)
 
-    _put(file, State=Trusting, stamp=stamp)
-    _put(state, stamp=stamp)
+def _resting(written_state: Callable[..., Any]) -> Callable[..., Any]:
+    def resting(*arguments: Any) -> Any:
+        state = written_state(*arguments)
+        if state is not None:
+            state.is_racy = False
+        return state
+
+    return resting
 
 
 def _mtime_only_cache() -> None:

@@ -39,7 +39,8 @@ from zoho_keystore._fs.paths import default_store
 from zoho_keystore._keys import fernet_key
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, ring_file
-from zoho_keystore._keystore import Keystore, open_file
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import rotation
 from zoho_keystore._operations.key_usage import KeyUse
 from zoho_keystore._records import TokenRecord
@@ -94,7 +95,7 @@ class RingedStore:
             made.ring,
             b"# The keys of the shop, newest first.\n\n# Since May\n%b\n  # before\n%b\n# end\n" % (key, older),
         )
-        keystore = made.open(make=True)
+        keystore = made.open(create=True)
         for name in _TOKENS.values():
             keystore.save(token(name))
         keystore.close()
@@ -107,7 +108,7 @@ class RingedStore:
 
     def open(self, *, make: bool = False, **options: Any) -> Keystore:
         """Open the store."""
-        return open_file(self.path, key=self.spec, make=make, **options)
+        return open_keystore(self.path, key=self.spec, create=make, **options)
 
     def rotate(self, lock_timeout: float = 10.0) -> Rotation:
         """Rotate."""
@@ -292,9 +293,10 @@ def _all_but_the_newest_dropped() -> None:
         newest = keys[keys.index(old[0]) - 1]
         return drop(source, [key for key in keys if key != newest], store)
 
-    _put(
-        rotation, _remove_unused=dropping, usage_of=lambda keys, _store: [KeyUse(fingerprint(key), ()) for key in keys]
-    )
+    def unused(keys: Sequence[bytes], _store: Path) -> list[KeyUse]:
+        return [KeyUse(fingerprint(key), ()) for key in keys]
+
+    _put(rotation, _remove_unused=dropping, usage_of=unused)
 
 
 def _comments_dropped() -> None:

@@ -16,8 +16,7 @@ from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import KEY_VARIABLE
-from zoho_keystore._keystore import Keystore, open_file
-from zoho_keystore._operations import backup as backup_module
+from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.backup import backup, compare, inspect, restore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from zoho_keystore._keystore import Keystore
+
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 
@@ -44,7 +45,7 @@ def store(
 ) -> Iterator[Keystore]:
     """Give a store with a token, whose key is the default."""
     monkeypatch.setenv(KEY_VARIABLE, key.decode())
-    with closing(open_file(store_path)) as keystore:
+    with closing(open_keystore(store_path)) as keystore:
         keystore.save(TokenRecord(access_token="secret-canary"))
         yield keystore
 
@@ -58,7 +59,7 @@ def copy(store: Keystore, tmp_path: Path) -> Path:
 def test_inspect_repr_hides_secrets(store: Keystore, store_path: Path, key: bytes) -> None:
     """The records are complete."""
     seen = inspect(store_path)
-    assert (seen.path, seen.fingerprint, seen.generation) == (store_path, fingerprint(key), 2)
+    assert (seen.fingerprint, seen.header.generation) == (fingerprint(key), 2)
     assert list(seen.records.values()) == store.records()
     assert "canary" not in repr(seen)
 
@@ -120,12 +121,12 @@ def test_restore_keeps_directory_in_place_of_store(copy: Path, store_path: Path)
     assert store_path.is_dir()
 
 
-@pytest.mark.usefixtures("store")
-def test_inspect_refuses_file_larger_than_a_store(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not read."""
-    monkeypatch.setattr(backup_module, "MAX_SEALED_BYTES", 10)
-    with pytest.raises(StoreFileError, match=r"bytes are more than a store may have \(10\)"):
-        inspect(store_path)
+def test_file_larger_than_a_store_is_not_read(copy: Path, store_path: Path) -> None:
+    """Neither as a store, nor as one that is replaced."""
+    os.truncate(store_path, 1 << 40)
+    for use in (inspect, lambda path: restore(path, copy)):
+        with pytest.raises(StoreFileError, match="bytes are more than a store may have"):
+            use(store_path)
 
 
 def test_backup_leaves_no_part_and_replaces_nothing(

@@ -15,7 +15,7 @@ class OwnedFd:
     next file gets the same number: so ``close`` compares the open file with the one that it took over.
     """
 
-    __slots__ = ("fd", "status")
+    __slots__ = ("__weakref__", "fd", "status")
 
     #: The file's status when it was taken over.
     status: os.stat_result

@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import real_path
-from zoho_keystore._fs.private_file import FileTooLargeError, read_private_file
-from zoho_keystore._keys.ring import KeyRing, key_ring
-from zoho_keystore._keystore import as_seconds, store_path
-from zoho_keystore._storage import codec
-from zoho_keystore._storage.codec import MAX_SEALED_BYTES
+from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._open import as_seconds, store_path
+from zoho_keystore._storage.file import read_content, read_store
 from zoho_keystore.errors import KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
+    from zoho_keystore._storage.file import StoreFile
 
-
-@dataclass(frozen=True)
-class Inspection:
-    """A store that opens.
-
-    Attributes:
-        path: The file.
-        content: The file's content, sealed.
-        fingerprint: The fingerprint of the key that it is sealed with.
-        generation: How often it was written.
-        records: Its records by id.
-    """
-
-    path: Path
-    content: bytes = field(repr=False)
-    fingerprint: str
-    generation: int
-    records: Mapping[str, TokenRecord] = field(repr=False)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -136,7 +119,9 @@ def restore(
         atomic.remove_stale_temp_files(held.directory, store.name)
         replaced = None
         if os.path.lexists(store):
-            replaced = _make_dated_file(store.with_name(f"{store.name}.replaced-"), _read(store))
+            replaced = _make_dated_file(
+                store.with_name(f"{store.name}.replaced-"), _existing(read_content, store).content
+            )
         try:
             atomic.write(held.directory, store.name, content, create=replaced is None, pre_rename_check=held.verify)
         except atomic.AlreadyThereError:
@@ -177,8 +162,8 @@ def compare(
     )
 
 
-def inspect(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> Inspection:
-    """Open a store and validate its payload, without changing anything.
+def inspect(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> StoreFile:
+    """Decrypt a store and validate its payload, without changing anything.
 
     Raises:
         KeystoreError: It does not open, or its payload is not a keystore's.
@@ -213,19 +198,13 @@ def _require_different(store: Path, copy: Path) -> None:
         raise StoreFileError("this is the store itself, not a copy of it", "Give the path of the copy", copy)
 
 
-def _open(path: Path, ring: KeyRing) -> Inspection:
-    content = _read(path)
-    opened = ring.open(content, path=path)
-    header, records = codec.decode(opened.payload, path=path)
-    return Inspection(path, content, opened.fingerprint, header.generation, records)
+def _open(path: Path, ring: KeyRing) -> StoreFile:
+    return _existing(lambda file: read_store(file, ring), path)
 
 
-def _read(path: Path) -> bytes:
+def _existing(read: Callable[[Path], _T], path: Path) -> _T:
+    """Return what a function reads from a file, or raise StoreFileError if the file is missing."""
     try:
-        return read_private_file(path, max_bytes=MAX_SEALED_BYTES).content
-    except FileTooLargeError as error:
-        raise StoreFileError(
-            f"{error.size:,} bytes are more than a store may have ({MAX_SEALED_BYTES:,})", "Check the path", path
-        ) from None
-    except OSError as error:
+        return read(path)
+    except FileNotFoundError as error:
         raise storage_error(error, "the file cannot be read", path) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, key_source
-from zoho_keystore._keystore import store_path
+from zoho_keystore._open import store_path
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import KeystoreError, UnsafeFileError
 

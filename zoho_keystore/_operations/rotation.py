@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
-from zoho_keystore._keystore import as_seconds, store_path
+from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._operations.key_usage import usage_of
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore.errors import (
@@ -111,7 +111,7 @@ def rotate(
     dropped: tuple[str, ...] = ()
     kept: tuple[KeyUse, ...] = ()
     with nullcontext() if writable is None else writable.lock(timeout_s):
-        with closing(FileStorage(store, KeyRing(source), lock_timeout=timeout_s, make=False)) as storage:
+        with closing(FileStorage(store, KeyRing(source), lock_timeout=timeout_s, create=False)) as storage:
             primary, old = _reencrypt(storage, source, new_source)
         if writable is not None and not keep_old:
             with _unfinished(
@@ -156,7 +156,7 @@ def prune(
     store = store_path(path)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
         # A store that is missing or does not open may need any of the keys.
-        FileStorage(store, KeyRing(source), lock_timeout=0.0, make=False).close()
+        FileStorage(store, KeyRing(source), lock_timeout=0.0, create=False).close()
         dropped, _ = _remove_unused(source, source.load()[1:], store)
     return dropped
 
