@@ -243,8 +243,8 @@ class Keystore:
 
         A record is the same as a stored one if it has its client and refresh token, or, without a refresh token, its
         client and grant or access token. Then the stored one gets what it lacks, and the access token that expires
-        later. Another refresh token is another sign-in, even of the same user: it is added. An added record keeps its id
-        if this store never had a record of that id. So importing the same records twice changes nothing.
+        later. Another refresh token is another sign-in, even of the same user: it is added. An added record keeps its
+        id if this store never had a record of that id. So importing the same records twice changes nothing.
 
         Args:
             given: The records.

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: The longest that a lease lasts, in milliseconds: half of the default ``refresh_wait``, and with a shorter wait half of
+#: The longest that a lease lasts, in milliseconds: half of the default ``refresh_wait``; with a shorter wait, half of
 #: that. The SDK's own request has no timeout.
 LEASE_MS = 5_000
 

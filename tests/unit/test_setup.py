@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 
 from zoho_keystore._fs.paths import default_key_ring, default_store
 from zoho_keystore._keys.ring import fingerprint
-from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableSource, key_source
+from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableKeySource, key_source
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
@@ -95,11 +95,11 @@ def test_a_ring_that_another_process_makes_meanwhile_is_left(tmp_path: Path, mon
     theirs, ours = Fernet.generate_key(), Fernet.generate_key()
     ring = tmp_path / "ring"
     source = key_source(f"file:{ring}")
-    assert isinstance(source, WritableSource)
+    assert isinstance(source, WritableKeySource)
     ring.write_bytes(theirs)
     ring.chmod(0o600)
     monkeypatch.setattr("os.path.lexists", lambda _path: False)
-    assert not source.make(ours)
+    assert not source.create(ours)
     assert list(source.load()) == [theirs]
 
 

@@ -6,7 +6,8 @@ import click
 
 from zoho_keystore._cli.common import Settings, confirm, echo_escaped, pass_settings, print_table
 from zoho_keystore._keys.ring import new_key
-from zoho_keystore._operations.rotation import add_key, prune, usage
+from zoho_keystore._operations.key_usage import key_usage
+from zoho_keystore._operations.rotation import add_key, prune
 
 
 @click.group("key")
@@ -30,7 +31,7 @@ def new(settings: Settings, is_printed: bool) -> None:  # noqa: FBT001 - click p
 @pass_settings
 def list_(settings: Settings) -> None:
     """Show the keys, newest first, and which files each opens."""
-    rows = usage(settings.store, key=settings.key)
+    rows = key_usage(settings.store, key=settings.key)
     print_table(
         ("KEY", "SEALS"),
         ((row.fingerprint, ", ".join(map(str, row.files)) or "nothing found") for row in rows),
@@ -43,7 +44,7 @@ def list_(settings: Settings) -> None:
 def prune_(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - click passes by name
     """Drop the keys that nothing needs: not the newest, and none that the store or a file beside it is sealed with."""
     settings.open().close()
-    rows = usage(settings.store, key=settings.key)
+    rows = key_usage(settings.store, key=settings.key)
     unused = [row.fingerprint for row in rows[1:] if not row.files]
     if not unused:
         click.echo("Every key is needed.")

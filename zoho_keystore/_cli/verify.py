@@ -20,5 +20,6 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
     if not quiet:
         number = tokens(len(seen.records))
         echo_escaped(
-            f"{seen.path}: whole, with {number}; sealed with the key {seen.fingerprint}, write {seen.generation}"
+            f"{settings.path}: whole, with {number}; sealed with the key {seen.fingerprint}, "
+            f"write {seen.header.generation}"
         )

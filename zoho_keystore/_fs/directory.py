@@ -35,7 +35,7 @@ class Directory:
         """Take a directory that :meth:`opened` has opened."""
         self.path = path
         self._owned_fd = owned_fd
-        self._fd = None if owned_fd is None else owned_fd.fd
+        self.fd = None if owned_fd is None else owned_fd.fd
 
     @classmethod
     def opened(cls, path: Path) -> Self:
@@ -69,11 +69,11 @@ class Directory:
             self._owned_fd.close()
 
     def _at(self, name: str) -> str:
-        return name if self._fd is not None else str(self.path / name)
+        return name if self.fd is not None else str(self.path / name)
 
     def open(self, name: str, flags: int) -> int:
         """Open a file and return its descriptor."""
-        return os.open(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self._fd)
+        return os.open(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self.fd)
 
     def create(self, name: str, *, like: str) -> OwnedFd:
         """Create a file of mode 0600, whatever the umask, and open it for reading and writing.
@@ -107,7 +107,7 @@ class Directory:
 
     def status(self, name: str) -> os.stat_result:
         """Return the status of a file, or of a symbolic link itself."""
-        return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
+        return os.stat(self._at(name), dir_fd=self.fd, follow_symlinks=False)
 
     def is_same_file(self, name: str, status: os.stat_result) -> bool:
         """Tell whether the file at a name is the one that has this status; False if there is no such name.
@@ -120,47 +120,47 @@ class Directory:
 
     def names(self) -> list[str]:
         """Return the names of all files and directories."""
-        return os.listdir(self._fd if self._fd is not None else self.path)
+        return os.listdir(self.fd if self.fd is not None else self.path)
 
     def unlink(self, name: str) -> None:
         """Remove a file."""
-        os.unlink(self._at(name), dir_fd=self._fd)
+        os.unlink(self._at(name), dir_fd=self.fd)
 
     def link(self, name: str, new_name: str) -> None:
         """Give a file a second name; FileExistsError if that is taken."""
-        os.link(self._at(name), self._at(new_name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        os.link(self._at(name), self._at(new_name), src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def replace(self, name: str, new_name: str) -> None:
         """Rename a file over another one atomically."""
         deadline = time.monotonic() + _SHARING_RETRY_S
         while True:
             try:
-                return os.replace(self._at(name), self._at(new_name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+                return os.replace(self._at(name), self._at(new_name), src_dir_fd=self.fd, dst_dir_fd=self.fd)
             except PermissionError:
                 # Windows refuses while another process has the old file open. Copying over it or deleting it first
                 # could lose it in a crash, so retry.
-                if self._fd is not None or time.monotonic() >= deadline:
+                if self.fd is not None or time.monotonic() >= deadline:
                     raise
                 time.sleep(_SHARING_PAUSE_S)
 
     def chmod(self, name: str) -> None:
         """Set the mode of a file to 0600."""
-        os.chmod(self._at(name), permissions.PRIVATE_FILE, dir_fd=self._fd)
+        os.chmod(self._at(name), permissions.PRIVATE_FILE, dir_fd=self.fd)
 
     def make_directory(self, name: str) -> None:
         """Make a directory of mode 0700, whatever the umask; an existing one stays as it is."""
         with suppress(FileExistsError):
-            os.mkdir(self._at(name), permissions.PRIVATE_DIRECTORY, dir_fd=self._fd)
+            os.mkdir(self._at(name), permissions.PRIVATE_DIRECTORY, dir_fd=self.fd)
             # The umask may have reduced the mode. A file system without modes refuses, and that is accepted.
             with suppress(OSError):
-                os.chmod(self._at(name), permissions.PRIVATE_DIRECTORY, dir_fd=self._fd)
+                os.chmod(self._at(name), permissions.PRIVATE_DIRECTORY, dir_fd=self.fd)
 
     def sync(self) -> None:
         """Bring the directory's names to the disk; on Windows the system does that itself."""
-        if self._fd is None:
+        if self.fd is None:
             return
         try:
-            os.fsync(self._fd)
+            os.fsync(self.fd)
         except OSError as error:
             # EINVAL: the file system does not support it, and the caller could do nothing else.
             if error.errno != errno.EINVAL:

@@ -156,19 +156,41 @@ class StoreLock:
         finally:
             lock_fd.close()
 
+    def check(self, directory: Directory) -> None:
+        """Make sure that the lock file, if there is one, can be opened and is safe; nothing is locked or created.
+
+        Raises:
+            StoreFileError: It cannot be opened.
+            UnsafeFileError: It belongs to, or can be changed by, another user.
+        """
+        try:
+            lock_fd = self._existing(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error(error, "the lock file cannot be opened", self.path) from error
+        if lock_fd is not None:
+            lock_fd.close()
+
     def _opened(self, directory: Directory) -> OwnedFd | None:
         """Open the lock file, or create it; None when another process created or removed it at the same moment."""
         # Two steps: O_CREAT on a file of another user in a sticky directory fails even for root (fs.protected_regular).
+        try:
+            lock_fd = self._existing(directory)
+        except FileNotFoundError:
+            try:
+                lock_fd = directory.create(self.path.name, like=self._store_name)
+            except FileExistsError:
+                return None
+        if lock_fd is not None:
+            self._open_fds.add(lock_fd)
+        return lock_fd
+
+    def _existing(self, directory: Directory) -> OwnedFd | None:
+        """Open the lock file that is there; None when its mode had to be repaired first."""
         name = self.path.name
         try:
             lock_fd = OwnedFd(directory.open(name, permissions.UPDATE_FLAGS))
-        except FileNotFoundError:
-            try:
-                lock_fd = directory.create(name, like=self._store_name)
-            except FileExistsError:
-                return None
-            self._open_fds.add(lock_fd)
-            return lock_fd
         except PermissionError:
             # Its creator was killed before it could give the file the mode that an odd umask had cut down.
             status = directory.status(name)
@@ -176,7 +198,6 @@ class StoreLock:
                 raise
             directory.chmod(name)
             return None
-        self._open_fds.add(lock_fd)
         self._require_trusted(lock_fd, directory)
         permissions.restrict_permissions(lock_fd.fd, lock_fd.status, self.path)
         return lock_fd

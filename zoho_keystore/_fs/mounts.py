@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,11 +78,6 @@ def is_read_only(directory: Directory) -> bool:
 
 def is_writable(directory: Directory) -> bool:
     """Return whether this process may create files in a directory."""
-    try:
-        return os.access(
-            ".", os.W_OK | os.X_OK, dir_fd=directory.fd, effective_ids=os.access in os.supports_effective_ids
-        ) if directory.fd is not None else os.access(directory.path, os.W_OK | os.X_OK)
-    except OSError as error:
-        if error.errno in {errno.EACCES, errno.EPERM}:
-            return False
-        raise
+    where = directory.path if directory.fd is None else "."
+    as_effective_user = os.access in os.supports_effective_ids
+    return os.access(where, os.W_OK | os.X_OK, dir_fd=directory.fd, effective_ids=as_effective_user)

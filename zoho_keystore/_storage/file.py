@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import time
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
@@ -88,8 +89,7 @@ def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreF
     Args:
         path: The file.
         keys: What decrypts it.
-        reload_keys: Whether to ask the source of the keys again when none of them decrypts it, which may take as long as
-            a program or the system's keyring takes.
+        reload_keys: Whether to load the keys from their source again when none of them decrypts it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -101,7 +101,7 @@ def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreF
     while True:
         attempts += 1
         now_ns = time.time_ns()
-        file = _read(path)
+        file = read_content(path)
         if permissions.HAS_OWNERS and file.status.st_nlink == 0:
             # Normally it was replaced between open and fstat. In a mount of the file itself it stays that way for ever.
             if attempts < _READ_ATTEMPTS:
@@ -113,10 +113,10 @@ def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreF
                 path,
             )
         try:
-            if not file.content:
-                raise _empty(path)
+            if problem := _not_a_keystore(path, file.content):
+                raise problem
             decrypted = keys.open(file.content, path=path, reload=reload_keys)
-            header, records = codec.decode(decrypted.document, path=path)
+            header, records = codec.decode(decrypted.payload, path=path)
         except CannotOpenError:
             if attempts >= _READ_ATTEMPTS or not _is_changing(path, file.status):
                 raise
@@ -127,7 +127,13 @@ def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreF
             return StoreFile(file.status, file.content, decrypted.fingerprint, header, records, racy)
 
 
-def _read(path: Path) -> PrivateFile:
+def read_content(path: Path) -> PrivateFile:
+    """Read a store's file without decrypting it, whatever its mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreFileError: It cannot be read, is too large for a store, or belongs to another user.
+    """
     try:
         return read_private_file(path, max_bytes=MAX_SEALED_BYTES)
     except FileNotFoundError:
@@ -479,6 +485,21 @@ class FileStorage:
         ):
             return None
         return FileState(status, sealed, snapshot, is_racy=True)
+
+
+def _not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
+    """Return the error for what users put at a store's path; None for what may be a keystore."""
+    heading = content[:512].splitlines()[0] if content else b""
+    is_sqlite = content.startswith(b"SQLite format 3\0")
+    if is_sqlite or (b"refresh_token" in heading and b"," in heading):
+        kind = "an SQLite database" if is_sqlite else "the plain-text file of the SDK's FileStore"
+        store, source = (shlex.quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
+        return CannotOpenError(
+            f"this is {kind}, not a keystore; it was left as it is",
+            f"Give the store another path, then import the tokens: zoho-keystore --store {store} import {source}",
+            path,
+        )
+    return None if content else _empty(path)
 
 
 def _empty(path: Path) -> CannotOpenError:
