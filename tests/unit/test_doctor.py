@@ -258,12 +258,13 @@ TEMPORARY = f".tokens.keystore.{'0a' * 8}.tmp"
     ],
 )
 def test_diagnose_reports_files_around_the_store(
-    files: list[str], what: str, fix: str, tmp_path: Path, store: Path, ring: Path
+    files: list[str], what: str, fix: str, store: Path, ring: Path
 ) -> None:
+    directory = store.parents[1]
     for name in files:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    names = {"tmp": tmp_path, "store": store, "ring": ring}
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(b"")
+    names = {"tmp": directory, "store": store, "ring": ring}
     found = problem(store, ring)
     assert found[0].startswith(what.format(**names))
     assert found[1].startswith(fix.format(**names))

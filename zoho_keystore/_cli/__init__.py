@@ -103,7 +103,7 @@ class Program(click.Group):
             return super().invoke(ctx)
         except errors.KeystoreError as error:
             failure = Failure(error)
-        # Raised outside the except block: a chained error would keep frames that hold tokens.
+        # Raised out here: the chain would lead to frames with tokens (see zoho_keystore.errors).
         raise failure
 
 

@@ -86,7 +86,7 @@ def _read_or_raise(read_source: Callable[[], _T], prefix: str, path: Path | None
         return read_source()
     except UnreadableError as found:
         error = ImportSourceError(f"{prefix}{found.problem}", found.advice, path)
-    # Raised outside the except block: a chained error would keep frames that hold the source's rows.
+    # Raised out here: the chain would lead to frames with the source's rows (see zoho_keystore.errors).
     raise error
 
 

@@ -65,7 +65,7 @@ def export(records: Iterable[TokenRecord]) -> bytes:
     for number, record in enumerate(records, 1):
         row = [getattr(record, name) for name in FIELDS]
         if any(map(_has_surrogate, row)):
-            del row
+            del row  # Secrets must not be in a frame of the traceback (see zoho_keystore.errors).
             raise InvalidTokenError(
                 f"token {number} has a lone surrogate character, which UTF-8 cannot encode; nothing was exported",
                 "Look at the token with: zoho-keystore list; Zoho does not use such characters",
