@@ -184,7 +184,12 @@ def test_import_remove_source_is_refused_where_it_cannot_work(
     assert "the store itself" in usage_error("import", store, "--remove-source")
     table = _importers.ImportSource(kind="MySQL table", name="t on h", path=None, records=[ADA])
     asked: list[object] = []
-    monkeypatch.setattr(import_, "read", lambda *_args, password, **_options: asked.append(password) or table)
+
+    def read(_source: str, *, password: object, **_options: object) -> _importers.ImportSource:
+        asked.append(password)
+        return table
+
+    monkeypatch.setattr(import_, "read", read)
     before = store.read_bytes()
     assert "Drop the table yourself" in usage_error("import", "mysql://u@h/d", "--remove-source")
     assert store.read_bytes() == before

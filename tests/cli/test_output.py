@@ -348,8 +348,9 @@ def test_a_pipe_that_closes_early_prints_no_error(command: list[str]) -> None:
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("command", ["list", "list --json", "key new --print", "--help"])
-def test_a_full_disk_is_reported_in_one_line(command: str) -> None:
-    """With exit code 1, and no second error when the interpreter flushes."""
+def test_a_full_disk_is_reported_in_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With exit code 1, and no second error when the interpreter flushes its buffer at exit."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-m", "zoho_keystore", *command.split()],

@@ -333,10 +333,12 @@ def test_diagnose_reports_expired_tokens_without_a_refresh_token(store: Path, ri
     assert shlex.split(fix.partition(": ")[2]) == command
 
 
-def test_diagnose_does_not_repeat_the_arguments_of_a_key_command(store: Path, ring: Path) -> None:
+def test_diagnose_does_not_repeat_a_key_or_the_arguments_of_a_key_command(store: Path, ring: Path) -> None:
     Path("sdk_tokens.txt").write_bytes(b"")
     [found] = [one for one in diagnose(store, key=f"command:cat {ring}") if one.is_problem]
     assert found.fix.startswith(f"zoho-keystore --store {store} --key 'command:…' import --remove-source ")
+    key = ring.read_text().strip()
+    assert key not in repr(diagnose(store, key=key))
 
 
 def test_diagnose_works_without_a_current_and_a_home_directory(

@@ -156,8 +156,10 @@ def test_filestore_export_equals_the_file_of_the_sdk(records: list[TokenRecord])
 
 def test_filestore_export_refuses_a_lone_surrogate() -> None:
     with pytest.raises(InvalidTokenError, match=r"^token 2 has a lone surrogate") as caught:
-        filestore.export([ADA, replace(BOB, user_name=f"{SECRET}\ud800")])
+        filestore.export([ADA, replace(BOB, grant_token=f"{SECRET}\ud800")])
     assert caught.value.__context__ is None
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert SECRET not in repr(frames[1:])
 
 
 @pytest.mark.parametrize(
