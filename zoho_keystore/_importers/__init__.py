@@ -5,14 +5,13 @@ A source is never changed.
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from zoho_keystore._fs import permissions
 from zoho_keystore._fs.paths import real_path
+from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._importers import filestore, mysql, sqlite
 from zoho_keystore._importers.rows import FIELDS, UnreadableError, to_records
 from zoho_keystore._keys.fernet_key import looks_like_key
@@ -102,14 +101,14 @@ def _read_file(path: Path, from_key: str | None) -> tuple[str, list[TokenRecord]
 def _content(path: Path) -> bytes:
     """Return the content of a file; of a database, which the sqlite3 module reads itself, only the first bytes."""
     try:
-        with permissions.opened(path) as (fd, status), os.fdopen(fd, "rb", closefd=False) as file:
-            if status.st_size > MAX_FILE_BYTES:
-                raise UnreadableError(
-                    f"the file has {status.st_size:,} bytes, the limit of an import is {MAX_FILE_BYTES:,}",
-                    "Check the path",
-                )
-            magic = file.read(len(sqlite.MAGIC))
-            return magic if magic == sqlite.MAGIC else magic + file.read(MAX_FILE_BYTES)
+        magic, status = read_prefix(path, len(sqlite.MAGIC))
+        if magic == sqlite.MAGIC and status.st_size <= MAX_FILE_BYTES:
+            return magic
+        return read_private_file(path, max_bytes=MAX_FILE_BYTES, check=None).content
+    except FileTooLargeError as error:
+        raise UnreadableError(
+            f"the file has {error.size:,} bytes, the limit of an import is {MAX_FILE_BYTES:,}", "Check the path"
+        ) from None
     except UnsafeFileError as error:
         raise UnreadableError(error.problem, error.advice) from None
     except OSError as error:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from zoho_keystore._fs import permissions
 from zoho_keystore._fs.paths import real_path
+from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._importers.rows import UnreadableError, from_table
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError, os_error_text
 
@@ -203,8 +203,7 @@ def _with_option_file(
 ) -> dict[str, Any]:
     try:
         # The library would wait for the writer of a FIFO, and ignore a file that it cannot read.
-        with permissions.opened(path):
-            pass
+        read_prefix(path, 0)
         return read_option_files(option_files=str(path), **options)
     except UnsafeFileError as error:
         problem = error.problem

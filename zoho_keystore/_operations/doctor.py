@@ -214,8 +214,8 @@ def _lock_file(store: Path) -> Path:
 
 def _check_lock(store: Path) -> Iterator[Diagnostic]:
     lock = _lock_file(store)
-    with suppress(OSError), permissions.opened(lock) as (_, status):
-        for pid in _lock_holders(status):
+    with suppress(OSError):
+        for pid in _lock_holders(os.stat(lock, follow_symlinks=False)):
             yield _problem(
                 f"{lock}: process {pid} ({_program(pid)}) holds the lock",
                 "If it keeps the lock, the process hangs: end it. Do not delete the lock file",
