@@ -126,7 +126,6 @@ def test_a_store_that_does_not_open_is_one_line_and_unchanged(
 
 
 def test_commands_run_as_processes(ready: Path) -> None:
-    """One process for what works, one for what does not."""
     done = run_program("show", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
@@ -149,7 +148,6 @@ def test_each_error_family_has_its_own_exit_code() -> None:
 
 
 def test_a_lock_that_stays_taken_is_exit_code_8(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is deleted."""
     with closing(open_keystore()) as other:
         storage: Any = other._storage
         monkeypatch.setattr(
@@ -161,7 +159,6 @@ def test_a_lock_that_stays_taken_is_exit_code_8(store: Path, monkeypatch: pytest
 
 
 def test_a_document_that_is_no_keystore_is_exit_code_5(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names the file."""
     monkeypatch.setenv("KEY", Fernet.generate_key().decode())
     (work / "strange").write_bytes(Fernet(os.environ["KEY"]).encrypt(b"{}"))
     os.chmod(work / "strange", 0o600)
@@ -183,7 +180,6 @@ def test_wrong_usage_is_exit_code_2(store: Path) -> None:
 
 
 def test_version_and_short_help_option() -> None:
-    """``-h`` is ``--help``."""
     assert re.fullmatch(r"zoho-keystore \d\S+\n", invoke("--version").stdout)
     assert invoke("-h").stdout == invoke("--help").stdout
 
@@ -242,7 +238,6 @@ def _keyring_backend(work: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_keyring_backend")
 def test_init_creates_a_key_in_the_system_keyring_once() -> None:
-    """A second store uses the same key."""
     spec = "keyring:zoho-keystore/crm"
     assert invoke("--key", spec, "init").stdout.startswith(f"Created {spec} (key ")
     key = keyring.get_password("zoho-keystore", "crm")
@@ -257,7 +252,6 @@ def test_init_creates_a_key_in_the_system_keyring_once() -> None:
 
 @pytest.mark.usefixtures("store")
 def test_delete_asks_on_a_terminal() -> None:
-    """It names the tokens first."""
     terminal = Terminal("delete", "1")
     terminal.answer("Delete 1 token? [y/N]", "n\n")
     assert "1  ann@example.com:77\n" in terminal.wait(11)
@@ -346,7 +340,6 @@ def test_rotate_and_key_commands_change_the_ring(store: Path, ring: Path) -> Non
 
 
 def test_key_new_print_stores_nothing(work: Path) -> None:
-    """It needs no store."""
     Fernet(invoke("key", "new", "--print").stdout.strip())
     assert files(work.parent) == {}
 
@@ -366,7 +359,6 @@ def test_rotate_with_distributed_keys_takes_the_new_key_from_a_spec(
 
 
 def test_verify_prints_one_line(store: Path, ring: Path) -> None:
-    """With the number of tokens, the key and the generation."""
     shown = invoke("verify").stdout
     assert shown == f"{store}: intact, 2 tokens, sealed with the key {fingerprints(ring)[0]}, write 2\n"
 

@@ -58,12 +58,10 @@ def test_docs_have_the_help_of_each_command() -> None:
 
 
 def test_readme_has_the_help_of_the_program() -> None:
-    """The same text as docs/cli.md."""
     assert f"```text\n{dict(HELPS)['']}```" in section("Command line")
 
 
 def test_readme_lists_each_command_and_exit_code() -> None:
-    """And no others."""
     rows = re.findall(r"^\| `([a-z]+(?: [a-z]+)?)", section("Command line"), re.MULTILINE)
     assert set(rows) == {" ".join(words) for words in commands(main)} - {"", "key"}
     codes = dict(re.findall(r"^\| (\d+) \| (.*) \|$", section("Command line"), re.MULTILINE))

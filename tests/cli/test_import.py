@@ -132,7 +132,6 @@ def test_export_and_import_keep_every_field(store: Path, work: Path) -> None:
 
 @pytest.mark.usefixtures("store")
 def test_export_needs_a_confirmation_and_replaces_no_file(work: Path) -> None:
-    """The option --plaintext confirms it."""
     assert "Give --plaintext to confirm" in usage_error("export", "plain.txt")
     (work / "plain.txt").write_bytes(b"mine")
     refused(6, "export", "plain.txt", "--plaintext")
@@ -246,7 +245,6 @@ def many(number: int) -> list[TokenRecord]:
 @pytest.mark.usefixtures("empty")
 @pytest.mark.parametrize(("number", "has_bar"), [(1_000, True), (999, False)])
 def test_import_of_many_records_shows_a_bar_on_a_terminal(number: int, work: Path, *, has_bar: bool) -> None:
-    """On a pipe there is none."""
     source = make_csv(work / "source", *many(number))
     shown = Terminal("import", source, "--dry-run").wait()
     assert (f"/{number}" in shown) is has_bar
@@ -299,7 +297,6 @@ main(prog_name="zoho-keystore")
 
 @pytest.mark.usefixtures("empty")
 def test_import_asks_for_the_database_password_without_echo() -> None:
-    """On a terminal only."""
     terminal = Terminal("import", "mysql://user@host/zohooauth", code=MYSQL)
     terminal.answer("Password of the database", "hunter2\n")
     shown = terminal.wait()

@@ -61,7 +61,6 @@ def expiring(store: Path) -> Path:
 
 @pytest.mark.usefixtures("expiring")
 def test_list_prints_the_whole_table() -> None:
-    """Header included."""
     refresher = f"process {os.getpid()} on {Owner.current().host}"
     domain = "https://www.zohoapis.eu"
     rows = (
@@ -122,7 +121,6 @@ def test_show_of_an_unknown_id_prints_one_line() -> None:
 
 
 def test_key_list_prints_the_whole_table(store: Path, ring: Path) -> None:
-    """Newest key first, with the files that each one seals."""
     old = ring.read_bytes().split()[-1]
     invoke("key", "new")
     new = next(line for line in ring.read_bytes().splitlines() if line and not line.startswith(b"#"))
@@ -131,7 +129,6 @@ def test_key_list_prints_the_whole_table(store: Path, ring: Path) -> None:
 
 
 def test_import_dry_run_prints_the_whole_table(expiring: Path, work: Path) -> None:
-    """One row a token, with the result of each."""
     invoke("export", "plain", "--plaintext")
     with (work / "plain").open("ab") as file:
         file.write(b"5,eve,,,,,,,,\r\n6,,c,s,r,,,,,\r\n")
@@ -201,7 +198,6 @@ def test_list_of_an_empty_store_prints_no_table() -> None:
     ],
 )
 def test_format_expiry_rounds_to_one_unit(left_s: float, text: str) -> None:
-    """From seconds to days."""
     now_ms = 1_700_000_000_000
     record = TokenRecord(access_token="a", expires_in=str(now_ms + round(left_s * 1000)))
     assert format_expiry(record, now_ms) == text
@@ -224,43 +220,15 @@ def test_mask_shows_at_most_a_quarter_of_a_secret() -> None:
     assert [mask(secret) for secret in secrets] == ["-", "-", "… (3)", "ab… (8)", "xxxxxxxx… (100)"]
 
 
-def test_secrets_are_printed_only_by_show_reveal(store: Path, work: Path) -> None:
-    """Export writes them into its file only."""
-    copy = work.parent / "copy"
-    assert invoke("show", "1", "--reveal", "--json").output.count("CANARY") == 4
-    commands: list[tuple[object, ...]] = [
-        ("list",),
-        ("list", "--json"),
-        ("show", "1"),
-        ("show", "1", "--json"),
-        ("verify",),
-        ("doctor",),
-        ("doctor", "--json"),
-        ("backup", copy),
-        ("export", "plain", "--plaintext"),
-        ("import", "plain", "--dry-run"),
-        ("import", "plain"),
-        ("restore", copy, "--yes"),
-        ("rotate", "--keep-old"),
-        ("key", "list"),
-        ("key", "new"),
-        ("key", "prune", "--yes"),
-        ("delete", "1", "2", "--yes"),
-        ("import", "plain", "--remove-source"),
-    ]
-    assert "CANARY" not in "".join(invoke(*command).output for command in commands)
-    assert store.exists()
-
-
-# --- Names that steer the terminal, and outputs that fail -----------------------------------------------------------
+# --- Control characters and secrets, and output that fails ---------------------------------------------------------
 
 
 @pytest.fixture
-def evil(empty: Path) -> Path:
-    """Give a store with a token whose id, user, client and domain have control characters."""
+def evil(store: Path) -> Path:
+    """Give the store with another token, whose id and names have control characters."""
     with closing(open_keystore()) as keystore:
         keystore.save(TokenRecord(id=EVIL, user_name=EVIL, client_id=EVIL, api_domain=EVIL, access_token=EVIL))
-    return empty
+    return store
 
 
 def steers(shown: str) -> bool:
@@ -269,30 +237,38 @@ def steers(shown: str) -> bool:
 
 
 @pytest.mark.usefixtures("evil")
-def test_control_characters_are_escaped_by_every_command(tmp_path: Path) -> None:
-    """In ids and names of tokens, and in paths."""
+def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Path) -> None:
+    """In ids, names and paths. Only show --reveal prints secrets; export writes them into its file."""
     odd = tmp_path / "odd\x1b[31m"
-    commands: list[tuple[tuple[object, ...], int]] = [
-        (("list",), 0),
-        (("show", EVIL), 0),
-        (("show", "--reveal", EVIL), 0),
-        (("list", "--json"), 0),
-        (("backup", odd), 0),
-        (("export", f"{odd}2", "--plaintext"), 0),
-        (("import", f"{odd}2", "--dry-run"), 0),
-        (("import", f"{odd}2"), 0),
-        (("verify",), 0),
-        (("key", "list"), 0),
-        (("show", "\x1b[31m"), 9),
-        (("--store", f"{odd}3", "list"), 6),
-        (("delete", "--all", "--yes"), 0),
-        (("restore", odd, "--yes"), 0),
-        (("doctor",), 0),
+    commands: list[tuple[object, ...]] = [
+        ("list",),
+        ("list", "--json"),
+        ("show", EVIL),
+        ("show", "--reveal", EVIL),
+        ("show", "1"),
+        ("show", "1", "--json"),
+        ("verify",),
+        ("doctor",),
+        ("doctor", "--json"),
+        ("backup", odd),
+        ("export", f"{odd}2", "--plaintext"),
+        ("import", f"{odd}2", "--dry-run"),
+        ("import", f"{odd}2"),
+        ("delete", "1", EVIL, "--yes"),
+        ("restore", odd, "--yes"),
+        ("rotate", "--keep-old"),
+        ("key", "list"),
+        ("key", "new"),
+        ("key", "prune", "--yes"),
+        ("delete", "--all", "--yes"),
+        ("import", f"{odd}2", "--remove-source"),
     ]
-    shown = [invoke(*arguments, code=code).output for arguments, code in commands]
-    assert [one for one in shown if steers(one)] == []
+    shown = [invoke(*arguments).output for arguments in commands]
+    shown += [invoke("show", "\x1b[31m", code=9).output, invoke("--store", f"{odd}3", "list", code=6).output]
+    assert [one for one in shown if steers(one) or "CANARY" in one] == []
     assert "\\x1b[31mevil" in shown[0]
     assert escape("a\tb\x1bc\u200bd é") == "a\\tb\\x1bc\\u200bd é"
+    assert invoke("show", "1", "--reveal", "--json").output.count("CANARY") == 4
 
 
 @pytest.mark.usefixtures("evil")
@@ -319,7 +295,6 @@ def test_characters_that_the_terminal_lacks_are_escaped() -> None:
 
 @pytest.mark.usefixtures("empty")
 def test_no_color_is_respected(work: Path) -> None:
-    """The marks stay."""
     (work / "sdk_tokens.txt").write_bytes(b"")
     assert "\x1b[31m" in Terminal("doctor").wait(12)
     shown = Terminal("doctor", variables={"NO_COLOR": "1"}).wait(12)
@@ -380,7 +355,6 @@ def test_stdout_may_be_any_text_stream() -> None:
 
 @pytest.mark.usefixtures("store")
 def test_list_does_not_import_the_sdk() -> None:
-    """It would take most of a second."""
     code = (
         "import sys; from zoho_keystore._cli import main; main(['list'], standalone_mode=False); "
         "sys.exit(any(name.startswith('zohocrmsdk') for name in sys.modules))"

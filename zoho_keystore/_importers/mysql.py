@@ -48,7 +48,6 @@ _DENIED = (
     "the server denies access",
     f"Check the user, what it may read, and its password, which {PASSWORD_VARIABLE} or an option file holds",
 )
-_TIMED_OUT = ("the server did not answer in time", "Check the host and the port; try again when it is less busy")
 _UNREACHABLE = ("the server cannot be reached", "Check the host and the port, and whether the server runs")
 _PROBLEMS = {
     1044: _DENIED,
@@ -59,7 +58,7 @@ _PROBLEMS = {
     1146: ("the database has no such table", "Name the table in the address: ?table=NAME"),
     1205: ("the table is locked by another connection", "Try again when that has finished"),
     2026: ("TLS failed", "Check the server's certificate, and the ssl options of the option file"),
-    3024: _TIMED_OUT,
+    3024: ("the server did not answer in time", "Check the host and the port; try again when it is less busy"),
 }
 #: The numbers of errors on the client's side: no connection, or a lost one.
 _CLIENT_ERRORS = range(2000, 3000)
