@@ -159,10 +159,12 @@ def test_rotate_takes_newest_key_of_new_source(store_path: Path, spec: str, monk
 
 @pytest.mark.usefixtures("store")
 def test_rotate_takes_newest_key_of_ring_that_store_lacks(store_path: Path, ring: Path, spec: str) -> None:
-    """An earlier rotation was interrupted, or the user added the key: no other key is made."""
+    """An earlier rotation was interrupted, or the user added the key: no other is made, and it is made durable."""
     ring.write_bytes(NEW + b"\n" + ring.read_bytes())
-    assert rotate(store_path, key=spec).fingerprint == fingerprint(NEW)
-    assert keys_of(spec) == [NEW]
+    before = ring.stat().st_ino
+    assert rotate(store_path, key=spec, keep_old=True).fingerprint == fingerprint(NEW)
+    assert keys_of(spec) == [NEW, OLD, OLDER]
+    assert ring.stat().st_ino != before
 
 
 def test_rotate_in_system_keyring(store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
