@@ -76,12 +76,12 @@ def test_dated_names_of_one_second_differ(store_path: Path, tmp_path: Path, monk
 
 def test_restore_is_seen_by_running_store(store: Keystore, copy: Path, store_path: Path) -> None:
     """At its next request; and temporary files of killed writers are removed."""
-    leftover = store_path.with_name(f".{store_path.name}.{'0a' * 8}.tmp")
-    leftover.write_bytes(b"")
     store.save(TokenRecord(access_token="another"))
     store.save(TokenRecord(id="1", access_token="changed"))
     change = compare(store_path, copy)
     assert (change.lost, change.changed, change.returned, change.store_error) == (("2",), ("1",), (), None)
+    leftover = store_path.with_name(f".{store_path.name}.{'0a' * 8}.tmp")
+    leftover.touch()
     restore(store_path, copy)
     assert not leftover.exists()
     assert [record.access_token for record in store.records()] == ["secret-canary"]
