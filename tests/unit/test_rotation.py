@@ -422,7 +422,7 @@ def test_script_reports_fingerprints(store_path: Path, ring: Path, spec: str) ->
     assert out.splitlines() == [
         f"{store_path} is sealed with the key {fingerprint(keys_of(spec)[0])}.",
         f"Removed the old key {fingerprint(OLDER)} from file:{ring}.",
-        f"Kept the old key {fingerprint(OLD)}: {backup} is sealed with it, or cannot be read.",
+        f"Kept the old key {fingerprint(OLD)}, since these files need it or cannot be read: {backup}.",
     ]
     assert script("--store", store_path, "--key", spec, "--quiet", "--keep-old") == (0, "", "")
     assert len(keys_of(spec)) == 3
