@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import pty
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import pytest
 from click.testing import CliRunner
 
 from zoho_keystore._cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from click.testing import Result
+
+_E = TypeVar("_E", bound=Exception)
 
 #: A user that is neither root nor the one that runs the tests.
 OTHER_UID = 65534
@@ -42,6 +49,39 @@ def failing(number: int) -> Callable[..., None]:
         raise OSError(number, os.strerror(number))
 
     return fails
+
+
+def made_key(name: str) -> bytes:
+    """Return a Fernet key that is the same in each run."""
+    return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest())
+
+
+def write_private(path: Path, *lines: bytes) -> Path:
+    """Write lines to a file of mode 0600, in a folder that is made if need be, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    path.chmod(0o600)
+    return path
+
+
+def failure_of(call: Callable[[], object], kind: type[_E]) -> tuple[_E, str]:
+    """Return the error that a call raises, and all text of it: repr, arguments, traceback and linked errors."""
+    with pytest.raises(kind) as caught:
+        call()
+    error = caught.value
+    shown = [str(error), repr(vars(error)), *traceback.format_exception(error)]
+    linked: BaseException | None = error
+    while linked is not None:
+        shown += [repr(linked), repr(linked.args)]
+        linked = linked.__cause__ or linked.__context__
+    return error, "\n".join(shown)
+
+
+def assert_hides(text: str, *secrets: bytes) -> None:
+    """Assert that a text contains no 8 consecutive characters of a secret."""
+    for secret in secrets:
+        parts = {secret[start : start + 8].decode(errors="replace") for start in range(len(secret) - 7)}
+        assert not [part for part in parts if part in text]
 
 
 def as_other_user(work: Callable[[], object]) -> str:

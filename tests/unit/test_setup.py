@@ -8,7 +8,7 @@ from cryptography.fernet import Fernet
 
 from zoho_keystore._fs.paths import default_key_ring, default_store
 from zoho_keystore._keys.ring import fingerprint
-from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableSource, key_source
+from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableKeySource, key_source
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
@@ -98,10 +98,10 @@ def test_make_leaves_a_ring_that_another_process_created_meanwhile(
     """Between the look whether it exists and its creation."""
     ring = tmp_path / "ring"
     source = key_source(f"file:{ring}")
-    assert isinstance(source, WritableSource)
+    assert isinstance(source, WritableKeySource)
     theirs = write_ring(ring)
     monkeypatch.setattr("os.path.lexists", lambda _path: False)
-    assert not source.make(Fernet.generate_key())
+    assert not source.create(Fernet.generate_key())
     assert list(source.load()) == [theirs]
 
 

@@ -7,7 +7,8 @@ import click
 from zoho_keystore._cli.output import echo_escaped, print_table
 from zoho_keystore._cli.settings import Settings, confirm, pass_settings
 from zoho_keystore._keys.ring import new_key
-from zoho_keystore._operations.rotation import add_key, prune, usage
+from zoho_keystore._operations.key_usage import key_usage
+from zoho_keystore._operations.rotation import add_key, prune
 
 
 @click.group("key")
@@ -31,7 +32,7 @@ def new(settings: Settings, is_printed: bool) -> None:  # noqa: FBT001 - click p
 @pass_settings
 def list_(settings: Settings) -> None:
     """List the keys, newest first, with the files that each one opens."""
-    rows = usage(settings.store, key=settings.key)
+    rows = key_usage(settings.store, key=settings.key)
     print_table(
         ("KEY", "SEALS"), ((row.fingerprint, ", ".join(map(str, row.files)) or "no file found") for row in rows)
     )
@@ -46,7 +47,7 @@ def prune_(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - click passe
     The newest key stays, and so do keys that seal the store or a file beside it.
     """
     settings.open().close()
-    rows = usage(settings.store, key=settings.key)
+    rows = key_usage(settings.store, key=settings.key)
     unused = [row.fingerprint for row in rows[1:] if not row.files]
     if not unused:
         click.echo("All keys are in use.")

@@ -21,8 +21,8 @@ def command(settings: Settings, source: str, yes: bool) -> None:  # noqa: FBT001
     """
     change = compare(settings.store, source, key=settings.key)
     echo_escaped(f"{change.copy} opens, and holds {count(len(change.records), 'token')}.", err=True)
-    if change.trouble is not None:
-        echo_escaped(f"The store does not open now: {change.trouble.problem}", err=True)
+    if change.store_error is not None:
+        echo_escaped(f"The store does not open now: {change.store_error.problem}", err=True)
     else:
         for what, ids in (("lost", change.lost), ("changed", change.changed), ("back again", change.returned)):
             if ids:

@@ -22,5 +22,6 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
     if not quiet:
         number = count(len(found.records), "token")
         echo_escaped(
-            f"{found.path}: intact, {number}, sealed with the key {found.fingerprint}, write {found.generation}"
+            f"{settings.path}: intact, {number}, sealed with the key {found.fingerprint}, "
+            f"write {found.header.generation}"
         )

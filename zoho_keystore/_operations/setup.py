@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.ring import KeyRing, key_ring, new_key
-from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableSource, key_source
+from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableKeySource, key_source
 from zoho_keystore._open import open_keystore, store_path
 from zoho_keystore.errors import KeyUnavailableError
 
@@ -57,7 +57,7 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
     store = store_path(path)
     made_store = not os.path.lexists(store)
     # A new key cannot open an existing store, and would hide that the store's own key is missing.
-    made_key = made_store and isinstance(source, WritableSource) and source.make(new_key())
+    made_key = made_store and isinstance(source, WritableKeySource) and source.create(new_key())
     ring = KeyRing(source)
     if made_store:
         make_directories(store.parent)
