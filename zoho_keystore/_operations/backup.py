@@ -58,10 +58,10 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
     copy lies beside the store or ``keep_old=True`` is passed. Neither a lock nor a pause of running programs is needed.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`.
+        path: The store, as for :func:`open_keystore`.
         destination: A file that does not exist, or a directory, in which the copy is named after the store and the time
             (UTC).
-        key: Where the store's keys come from, as for :class:`EncryptedFileStore`.
+        key: Where the store's keys come from, as for :func:`open_keystore`.
 
     Returns:
         The path of the copy, which is durable and has mode 0600.
@@ -95,9 +95,9 @@ def restore(
     state was restored. Tokens that were saved after the copy was made are not in the store afterwards.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`.
+        path: The store, as for :func:`open_keystore`.
         source: The copy.
-        key: Where the store's keys come from, as for :class:`EncryptedFileStore`; one of them has to open the copy.
+        key: Where the store's keys come from, as for :func:`open_keystore`; one of them has to open the copy.
         lock_timeout: How many seconds to wait for the store's lock.
 
     Returns:
