@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from httpx import Auth
+    from requests.auth import AuthBase
+
     from zoho_keystore._storage import ReadableStorage, Storage, Transaction
 
 _log = logging.getLogger(__name__)
@@ -108,9 +111,9 @@ class Keystore:
         """
         record = self._storage.get(id)
         if record is not None and needs_refresh(record, self._now_ms()):
-            record = self._coordinator.acquire(record)
+            record = self._coordinator.acquire(record, self._is_fresh)
         if record is None:
-            _log.warning("%s", self._not_found(id))
+            _log.warning("%s", self.not_found(id))
         return record
 
     def find(self, wanted: TokenRecord) -> TokenRecord | None:
@@ -142,7 +145,7 @@ class Keystore:
         """
         record = self._matching_one(self._storage, wanted)
         if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
-            raise self._not_found(wanted.id)
+            raise self.not_found(wanted.id)
         if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
             match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(_matching, wanted=wanted))
             record = None if match is None else match.records[0]
@@ -150,7 +153,7 @@ class Keystore:
             return None
         token = merged(wanted, record)
         if not wanted.id and needs_refresh(token, self._now_ms()):
-            record = self._coordinator.acquire(record, seen_as=partial(merged, wanted))
+            record = self._coordinator.acquire(record, lambda one: self._is_fresh(merged(wanted, one)))
             return None if record is None else merged(wanted, record)
         return token
 
@@ -212,7 +215,7 @@ class Keystore:
         with self._storage.transaction() as transaction:
             for id in dict.fromkeys(ids):
                 if transaction.get(id) is None:
-                    raise self._not_found(id, "; nothing was deleted")
+                    raise self.not_found(id, "; nothing was deleted")
                 transaction.remove(id)
 
     def clear(self) -> None:
@@ -280,6 +283,103 @@ class Keystore:
         transaction.put(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
 
+    def access_token(self, id: str, *, min_life: float = 60.0) -> str:
+        """Return an access token of a record, refreshed if need be; may write a lease, wait, and ask Zoho.
+
+        However many processes ask at the same moment, one of them refreshes the token.
+
+        Args:
+            id: The record.
+            min_life: For how many seconds the access token has to live at least.
+
+        Raises:
+            TokenNotFoundError: No record has this id.
+            SignInNeededError: Zoho does not accept its refresh token any more, or it has none.
+            ThrottledError: Zoho refuses access tokens for a while.
+            ClientRefusedError: Zoho does not accept the client.
+            ZohoUnreachableError: Zoho did not answer, or not as Zoho.
+            KeystoreError: The store cannot be read or written.
+        """
+        from zoho_keystore._access import fresh_record  # noqa: PLC0415 - the network is needed only here
+
+        return fresh_record(self, id, min_life_s=min_life).access_token or ""
+
+    def auth(self, id: str, *, hosts: Sequence[str] = ()) -> AuthBase:
+        """Return what ``requests`` takes as ``auth``: it adds a fresh access token, and renews one that Zoho refuses.
+
+        Args:
+            id: The record.
+            hosts: Hosts that the token may be sent to besides Zoho's API servers, such as "localhost". To a host of this
+                list it is sent by http too, if it is this machine.
+
+        Raises:
+            ConfigurationError: The library ``requests`` is not installed; or, at a request, the host is not allowed.
+        """
+        from zoho_keystore._http_auth import requests_auth  # noqa: PLC0415 - as above
+
+        return requests_auth(self, id, hosts)
+
+    def httpx_auth(self, id: str, *, hosts: Sequence[str] = ()) -> Auth:
+        """Return what ``httpx`` takes as ``auth``, for its sync and async clients; otherwise as :meth:`auth`."""
+        from zoho_keystore._http_auth import httpx_auth  # noqa: PLC0415 - as above
+
+        return httpx_auth(self, id, hosts)
+
+    def require(self, id: str) -> TokenRecord:
+        """Return the record of an id.
+
+        Raises:
+            TokenNotFoundError: There is none.
+            KeystoreError: The store cannot be read.
+        """
+        record = self.get(id)
+        if record is None:
+            raise self.not_found(id)
+        return record
+
+    def lease(self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool]) -> TokenRecord | None:
+        """Return a record to be refreshed by the caller, or as another caller has refreshed it; may write and wait.
+
+        Args:
+            record: The record.
+            is_ready: Returns whether a state of it needs no refresh (any more).
+
+        Returns:
+            None when it was deleted meanwhile.
+        """
+        return self._coordinator.acquire(record, is_ready)
+
+    def change(self, id: str, change: Callable[[TokenRecord], TokenRecord]) -> None:
+        """Replace a record by what a function makes of it; one that was deleted stays deleted.
+
+        Raises:
+            KeystoreError: Nothing was changed.
+        """
+        with self._storage.transaction() as transaction:
+            record = transaction.get(id)
+            if record is not None and (changed := change(record)) != record:
+                transaction.put(changed)
+
+    def name_user(self, id: str, user_name: str) -> TokenRecord | None:
+        """Give a record that was just signed in the name of its user; the record that this user had becomes it.
+
+        Returns:
+            The record as it is stored now, which may have the id of the one before; None when it was deleted.
+        """
+        with self._storage.transaction() as transaction:
+            record = transaction.get(id)
+            if record is None:
+                return None
+            named = replace(record, user_name=user_name, saved_at=self._save_time(transaction))
+            match = transaction.find([Lookup(MatchRule.USER, "user_name", user_name, record.client_id)])
+            others = [] if match is None else [one for one in match.records if one.id != id]
+            if others and record.user_name is None:
+                before = max(others, key=lambda one: one.saved_at)
+                transaction.remove(id)
+                named = replace(named, id=before.id, created_at=before.created_at, unknown=before.unknown)
+            transaction.put(named)
+            return named
+
     def close(self) -> None:
         """Drop keys and records from memory; the store cannot be used afterwards."""
         self._storage.close()
@@ -306,7 +406,11 @@ class Keystore:
                 "%s: the token matches %s by its %s; the one saved last is used", self._name, ids, match.rule.value
             )
 
-    def _not_found(self, id: str, more: str = "") -> TokenNotFoundError:
+    def _is_fresh(self, record: TokenRecord) -> bool:
+        return not needs_refresh(record, self._now_ms())
+
+    def not_found(self, id: str, more: str = "") -> TokenNotFoundError:
+        """Return the error for an id without a record."""
         number = len(self._storage.records())
         place = "this store" if self.path is not None else "the store in memory"
         count = "1 token" if number == 1 else f"{number:,} tokens"

@@ -211,9 +211,7 @@ class RefreshCoordinator:
         self._sleep = sleep
         self._has_logged = False
 
-    def acquire(
-        self, record: TokenRecord, *, seen_as: Callable[[TokenRecord], TokenRecord] = lambda record: record
-    ) -> TokenRecord | None:
+    def acquire(self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool]) -> TokenRecord | None:
         """Return a record with the lease on it taken, or with the token that another thread has refreshed meanwhile.
 
         After the longest wait, after a recent failure, and at once where no lease can be written, the record is
@@ -221,7 +219,7 @@ class RefreshCoordinator:
 
         Args:
             record: The record.
-            seen_as: Returns the token that the SDK gets for a record; that one tells whether a refresh is needed.
+            is_ready: Returns whether a state of the record needs no refresh (any more).
 
         Returns:
             None when the record was deleted meanwhile.
@@ -234,8 +232,7 @@ class RefreshCoordinator:
             current = storage.get(record.id)
             if current is None:
                 return _View(None, is_ready=True, lease=None)
-            is_ready = not needs_refresh(seen_as(current), self._now_ms())
-            return _View(current, is_ready, Lease.of(current.refresh))
+            return _View(current, is_ready(current), Lease.of(current.refresh))
 
         def put(transaction: Transaction, lease: Lease) -> None:
             current = transaction.get(record.id)

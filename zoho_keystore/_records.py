@@ -30,6 +30,12 @@ FIELDS = (
 #: The same without the id, which the store assigns.
 CREDENTIAL_FIELDS = FIELDS[1:]
 
+#: What a sign-in by this package knows besides; the SDK does not, and its saves leave it as it is.
+SIGN_IN_FIELDS = ("scope", "accounts_url", "kind", "soid")
+
+#: Counters and times, in milliseconds since the epoch; 0 is "never".
+COUNTER_FIELDS = ("created_at", "saved_at", "signed_in_at", "refused_at", "denied_until", "denied_times")
+
 #: The longest id that a caller may choose.
 MAX_ID_CHARACTERS = 255
 
@@ -60,6 +66,14 @@ class TokenRecord:
         created_at: When the record was first saved, in milliseconds since the epoch.
         saved_at: When it was last saved, likewise; later saves of one store have greater values, even when the clock
             stands still.
+        scope: The granted scopes, comma-separated.
+        accounts_url: The accounts server that refreshes the token.
+        kind: How it was signed in: "browser", "device", "self client", "grant" or "client credentials".
+        soid: Of client credentials, the service and organization that they are for.
+        signed_in_at: When its refresh token came, in milliseconds since the epoch; 0 when that is not known.
+        refused_at: When Zoho refused the refresh token, likewise; 0 while it does not.
+        denied_until: Until when Zoho refuses access tokens because too many were asked for, likewise.
+        denied_times: How often it has done so in a row.
         refresh: The lease of the process that refreshes the token, as :mod:`zoho_keystore._leases` writes it.
         unknown: Fields that this release does not know, kept on every rewrite.
     """
@@ -74,8 +88,16 @@ class TokenRecord:
     expires_in: str | None = None
     redirect_url: str | None = None
     api_domain: str | None = None
+    scope: str | None = None
+    accounts_url: str | None = None
+    kind: str | None = None
+    soid: str | None = None
     created_at: int = 0
     saved_at: int = 0
+    signed_in_at: int = 0
+    refused_at: int = 0
+    denied_until: int = 0
+    denied_times: int = 0
     refresh: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
     unknown: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
 
@@ -236,12 +258,19 @@ def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRec
 
     The access token of a slower process does not replace a newer one: see :func:`is_older_pair`.
     """
-    changes = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
+    changes: dict[str, Any] = {
+        name: value for name in (*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS) if (value := getattr(given, name))
+    }
     if not given.access_token or is_older_pair(given, stored):
         changes.pop("access_token", None)
         changes.pop("expires_in", None)
     elif not given.expires_in and given.access_token != stored.access_token:
         changes["expires_in"] = None
+    if given.refresh_token and given.refresh_token != stored.refresh_token:
+        changes["signed_in_at"] = given.signed_in_at or now_ms
+    if changes.get("access_token", stored.access_token) != stored.access_token or "signed_in_at" in changes:
+        # Zoho has issued a token, so what it refused before does not count any more.
+        changes |= {"refused_at": 0, "denied_until": 0, "denied_times": 0}
     return replace(stored, **changes, saved_at=now_ms, refresh=None)
 
 
@@ -270,5 +299,12 @@ def completed(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenR
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:
     """Return the new record that a save of the given token makes."""
-    fields = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
-    return TokenRecord(**fields, id=id, created_at=now_ms, saved_at=now_ms, unknown=given.unknown)
+    fields = {name: value for name in (*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS) if (value := getattr(given, name))}
+    return TokenRecord(
+        **fields,
+        id=id,
+        created_at=given.created_at or now_ms,
+        saved_at=now_ms,
+        signed_in_at=given.signed_in_at or given.created_at or now_ms,
+        unknown=given.unknown,
+    )
