@@ -325,6 +325,14 @@ class Keystore:
 
         return httpx_auth(self, id, hosts)
 
+    def check_writable(self) -> None:
+        """Make sure that a save would work, as far as that can be known without one: before a code is spent, say.
+
+        Raises:
+            StoreFileError: A save would fail.
+        """
+        self._storage.check_writable()
+
     def require(self, id: str) -> TokenRecord:
         """Return the record of an id.
 

@@ -94,6 +94,22 @@ def _format_duration(duration_ms: int) -> str:
     return f"{round(duration_ms / _DAY_MS)} days"
 
 
+def format_status(record: TokenRecord, now_ms: int) -> str:
+    """Return what becomes of a token at its next use: "valid for 42 min", "renews on use", "sign in again"."""
+    expires_at_ms = record.expires_at_ms
+    is_valid = bool(record.access_token) and (expires_at_ms is None or expires_at_ms > now_ms)
+    if is_valid:
+        return "valid" if expires_at_ms is None else f"valid for {_format_duration(expires_at_ms - now_ms)}"
+    if record.refused_at:
+        return "sign in again"
+    if record.denied_until > now_ms:
+        return time.strftime("throttled until %H:%M", time.localtime(record.denied_until / 1_000))
+    is_renewable = record.refresh_token or record.kind == "client credentials"
+    if is_renewable or (record.grant_token and not record.access_token):
+        return "renews on use"
+    return "sign in again"
+
+
 def format_lease(record: TokenRecord, now_ms: int) -> str:
     """Return the process that refreshes a token at the moment."""
     lease = Lease.of(record.refresh)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from zoho_keystore._open import open_keystore, store_path
-from zoho_keystore._text import cli_command
+from zoho_keystore._text import cli_command, count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,12 @@ class Settings(NamedTuple):
         """Open the store. A missing store is an error: no command but ``init`` creates one."""
         return open_keystore(self.store, key=self.key, create=False)
 
+    def open_writable(self) -> Keystore:
+        """Open the store for a command that saves, once it is known that it can be saved; a missing one is an error."""
+        keystore = self.open()
+        keystore.check_writable()
+        return keystore
+
 
 pass_settings = click.make_pass_decorator(Settings)
 
@@ -60,6 +67,32 @@ def confirm(question: str, *, yes: bool) -> None:
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
         raise click.exceptions.Exit(NOT_CONFIRMED)
+
+
+def the_id(keystore: Keystore, id: str | None) -> str:
+    """Return the id that was given, or that of the only token.
+
+    Raises:
+        click.UsageError: None was given, and there is not exactly one token.
+    """
+    if id is not None:
+        return id
+    records = keystore.records()
+    if len(records) != 1:
+        raise click.UsageError(f"Give an id: the store has {count(len(records), 'token')}.")
+    return records[0].id
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Return the seconds of a duration such as 90d, 12h, 30m or 45s.
+
+    Raises:
+        click.UsageError: It is not one.
+    """
+    match = re.fullmatch(r"(\d{1,9})([dhms])", text.strip())
+    if match is None:
+        raise click.UsageError(f"{option} takes a number with a unit: 90d, 12h, 30m or 45s.")
+    return int(match[1]) * {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}[match[2]]
 
 
 def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

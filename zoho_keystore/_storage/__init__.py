@@ -86,6 +86,14 @@ class Storage(ReadableStorage, Protocol):
         """
         ...
 
+    def check_writable(self) -> None:
+        """Make sure that a save would work, as far as that can be known without one.
+
+        Raises:
+            StoreFileError: A save would fail.
+        """
+        ...
+
     def close(self) -> None:
         """Release resources and drop the records and keys in memory; the storage cannot be used afterwards."""
         ...
