@@ -3,22 +3,22 @@
 The families, each of which may be caught as a whole::
 
     KeystoreError
-    ├── SDKNotInstalledError        a store class was imported, and no Zoho CRM SDK is installed (also an ImportError)
-    ├── ConfigurationError          invalid argument or setting (also a ValueError)
-    ├── KeyUnavailableError         no key available: none is set, or its source cannot be read
-    │   └── MalformedKeyError       the source of the key holds something that is not a Fernet key
+    ├── SDKNotInstalledError        a store class was asked for, and no Zoho CRM SDK is there (also an ImportError)
+    ├── ConfigurationError          an argument or setting that cannot be meant (also a ValueError)
+    ├── KeyUnavailableError         no key is to be had: nothing set, nothing there, not readable
+    │   └── MalformedKeyError       something is there, and it is not a Fernet key
     ├── CannotOpenError             the file does not open: wrong key or damaged, which cannot be told apart
     ├── DocumentError               the file opens, and what is inside is not a keystore document
     │   └── NewerVersionError       it is one, of a version that this release does not know
     ├── StoreFileError              the file or its directory cannot be read, made or replaced
-    │   ├── UnsafeFileError         its kind, owner or permissions give other users access
+    │   ├── UnsafeFileError         its kind, owner or permissions let others in
     │   └── DurabilityUnknownError  the new state is saved and visible, and may not survive a power cut
     ├── RotationUnfinishedError     a key rotation stopped half-way; all stays readable, and the next one finishes it
     ├── LockTimeoutError            another process or thread kept the store's lock for too long
     ├── StoreClosedError            the store was used after ``close()``
     ├── ImportSourceError           the source of an import cannot be read, or is not one
-    └── TokenError                  the token or id that was passed to a method
-        ├── InvalidTokenError       it is not a token, or cannot be stored
+    └── TokenError                  the token or id that a method was given
+        ├── InvalidTokenError       it is not a token, or not one that can be kept
         └── TokenNotFoundError      no record has this id
 
 No message, attribute, repr or traceback of these holds a key or a token.
@@ -57,15 +57,15 @@ class KeystoreError(Exception):
 
 
 class ConfigurationError(KeystoreError, ValueError):
-    """An argument or setting is invalid."""
+    """An argument or setting that cannot be meant."""
 
 
 class SDKNotInstalledError(KeystoreError, ImportError):  # type: ignore[misc] # ImportError's path is one of a module
-    """A store class was imported, and no Zoho CRM SDK is installed."""
+    """A store class was asked for, and no Zoho CRM SDK can be imported."""
 
 
 class KeyUnavailableError(KeystoreError):
-    """No key is available from its source."""
+    """No key is to be had from where it should come from."""
 
 
 class MalformedKeyError(KeyUnavailableError):
@@ -93,7 +93,7 @@ class UnsafeFileError(StoreFileError):
 
 
 class DurabilityUnknownError(StoreFileError):
-    """The new state is saved and visible to all processes, and it is not known whether it would survive a power cut."""
+    """The new state is saved and visible to all, and it is not known whether it would survive a power cut."""
 
 
 class RotationUnfinishedError(KeystoreError):
@@ -109,15 +109,15 @@ class StoreClosedError(KeystoreError):
 
 
 class ImportSourceError(KeystoreError):
-    """The source of an import cannot be read, or is not one; nothing was imported."""
+    """The source of an import cannot be read, or is not one; nothing was taken from it."""
 
 
 class TokenError(KeystoreError):
-    """The token or id that was passed to a method cannot be used."""
+    """The token or the id that a method was given cannot be served."""
 
 
 class InvalidTokenError(TokenError):
-    """The argument is not a token, or cannot be stored."""
+    """The argument is not a token, or not one that can be kept."""
 
 
 class TokenNotFoundError(TokenError):
