@@ -19,7 +19,7 @@ from zoho_keystore import _leases
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._leases import LEASE_MS, SDK_MARGIN_MS, Lease, Owner, RefreshCoordinator, needs_refresh
-from zoho_keystore._open import open_keystore, open_memory_keystore
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
@@ -246,14 +246,6 @@ def test_wait_is_bounded_when_the_clock_is_set(world: World, storage: MemoryStor
     assert world.elapsed_s <= 5.001
 
 
-def test_lease_with_a_deadline_too_far_away_is_void(world: World, storage: MemoryStorage) -> None:
-    """The clock that it was taken from has been set back since."""
-    lend(storage, other_owner(), ms=LEASE_MS + 1)
-    world.acquire(storage)
-    assert owner_in(storage) == Owner.current()
-    assert world.pauses == []
-
-
 # --- Storages and leases that cannot be used ---
 
 
@@ -297,18 +289,29 @@ def test_wait_for_the_lock_is_bounded_by_what_is_left_of_the_wait(world: World, 
     "fields",
     [
         {},
-        {"owner": "host:1", "deadline": NOW_MS + 5000},
         {"owner": {}, "deadline": NOW_MS + 5000},
         {"owner": asdict(other_owner()), "deadline": str(NOW_MS + 5000)},
-        {"owner": asdict(other_owner()), "deadline": None},
         {"owner": {**asdict(other_owner()), "pid": "../../1\0"}, "deadline": NOW_MS + 5000},
+        Lease(other_owner(), NOW_MS).as_fields(),
+        Lease(other_owner(), NOW_MS + LEASE_MS + 1).as_fields(),
+        pytest.param(Lease(replace(Owner.current(), started=1), NOW_MS + 5000).as_fields(), marks=needs_proc),
+    ],
+    ids=[
+        "empty",
+        "no owner",
+        "deadline as text",
+        "pid as text",
+        "ended",
+        "before the clock was set back",
+        "owner dead",
     ],
 )
-def test_lease_that_is_malformed_is_void(world: World, storage: MemoryStorage, fields: dict[str, object]) -> None:
-    """Another program may have written it."""
+def test_lease_that_is_void_is_taken_over_at_once(world: World, storage: MemoryStorage, fields: dict[str, Any]) -> None:
+    """Another program may have written it, or its owner cannot end it by a save."""
     put(storage, replace(EXPIRED, refresh=fields))
     world.acquire(storage)
     assert owner_in(storage) == Owner.current()
+    assert world.pauses == []
 
 
 def test_lease_with_unknown_fields_is_respected(world: World, storage: MemoryStorage) -> None:
@@ -367,15 +370,6 @@ def test_owner_that_was_killed_is_dead_before_its_parent_waits_for_it() -> None:
         assert os.path.exists(f"/proc/{child.pid}")
         child.wait()
         assert not owner.may_be_alive()
-
-
-@needs_proc
-def test_lease_of_a_dead_owner_is_taken_over_at_once(world: World, storage: MemoryStorage) -> None:
-    """It cannot end by a save."""
-    lend(storage, replace(Owner.current(), started=1))
-    world.acquire(storage)
-    assert owner_in(storage) == Owner.current()
-    assert world.pauses == []
 
 
 @pytest.mark.parametrize("fields", [{"host": "another"}, {"boot": "another"}, {"boot": ""}])
@@ -473,13 +467,6 @@ def refresh_in_threads(keystore: Keystore) -> list[str]:
     for thread in threads:
         thread.join()
     return requests
-
-
-def test_threads_of_a_keystore_in_memory_refresh_once() -> None:
-    """The other three get the new token."""
-    keystore = open_memory_keystore(refresh_wait=TIMEOUT_S)
-    keystore.save(replace(EXPIRED, expires_in="1"))
-    assert refresh_in_threads(keystore) == ["refresh"]
 
 
 def test_processes_refresh_once(store_path: Path, key: bytes) -> None:
