@@ -432,15 +432,27 @@ def test_file_changed_during_a_save_is_not_overwritten(
     assert store_path.read_bytes() == backup
 
 
+@pytest.mark.parametrize("is_cut_off", [False, True])
 def test_file_changed_right_after_a_save_is_read(
-    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_cut_off: bool
 ) -> None:
-    """What was written is not what is there any more."""
-    backup = store_path.read_bytes()
-    sync = Directory.sync
-    monkeypatch.setattr(Directory, "sync", lambda self: (sync(self), store_path.write_bytes(backup)))
+    """What was written is not what is there any more, although the first bytes may be the same."""
+    backup, sync = store_path.read_bytes(), Directory.sync
+
+    def change(directory: Directory) -> None:
+        sync(directory)
+        if is_cut_off:
+            os.truncate(store_path, 40)
+        else:
+            store_path.write_bytes(backup)
+
+    monkeypatch.setattr(Directory, "sync", change)
     store.save(token(3))
-    assert refresh_tokens(store) == ["r1", "r2"]
+    if is_cut_off:
+        with pytest.raises(CannotOpenError):
+            store.records()
+    else:
+        assert refresh_tokens(store) == ["r1", "r2"]
 
 
 def test_storage_closed_during_a_save_stays_closed(
