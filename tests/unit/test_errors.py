@@ -50,7 +50,6 @@ def test_error_survives_copying_and_pickling(kind: type[KeystoreError]) -> None:
 
 
 def test_error_without_path_or_advice_is_the_problem() -> None:
-    """Nothing takes the place of what is missing."""
     assert str(KeystoreError("no key is set", "Set one")) == "no key is set. Set one"
     assert str(KeystoreError("no key is set")) == "no key is set."
 
@@ -85,7 +84,6 @@ def test_storage_error_advises_by_errno(number: int, advice: str) -> None:
 
 
 def test_storage_error_names_the_file_once() -> None:
-    """Python's error names it, too."""
     error = storage_error(OSError(errno.ENOSPC, "No space left", str(PATH)), "the store cannot be written", PATH)
     assert str(error) == (
         "/data/tokens.keystore: the store cannot be written: no space left. Free some space (and inodes) on this disk"
@@ -93,7 +91,6 @@ def test_storage_error_names_the_file_once() -> None:
 
 
 def test_storage_error_of_an_os_error_without_errno_has_its_text() -> None:
-    """Python raises such errors itself."""
     error = storage_error(OSError("Cannot seek"), "it failed", None)
     assert (error.problem, error.path) == ("it failed: cannot seek", None)
     assert error.advice == "Check the disk and the system's log"

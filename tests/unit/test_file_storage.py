@@ -106,7 +106,6 @@ def test_missing_file_is_created_empty_and_private(store_path: Path, key: bytes)
 
 
 def test_missing_file_is_not_created_on_request(store_path: Path, key: bytes) -> None:
-    """As by commands that only read."""
     with pytest.raises(StoreFileError, match="there is no store: no such file"):
         open_keystore(store_path, key=key, create=False)
     assert not list(store_path.parent.iterdir())
@@ -154,7 +153,6 @@ def test_write_increments_the_generation_and_keeps_unknown_fields(
 
 
 def test_written_state_is_not_read_back(store: Keystore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer knows it already."""
     monkeypatch.setattr(codec, "decode", fail(AssertionError("read back")))
     store.save(token(3))
     store.save(token(4))
@@ -162,7 +160,6 @@ def test_written_state_is_not_read_back(store: Keystore, monkeypatch: pytest.Mon
 
 
 def test_transaction_that_fails_writes_nothing(storage: FileStorage, store_path: Path) -> None:
-    """Not the change before the failure either."""
     before = store_path.read_bytes()
     with suppress(ZeroDivisionError), storage.transaction() as transaction:
         transaction.remove("1")
@@ -273,7 +270,6 @@ def test_bad_file_is_refused_and_stays_as_it_is(
 def test_path_that_cannot_be_a_store_is_refused(
     tmp_path: Path, key: bytes, make: Callable[[Path], object], name: str, message: str
 ) -> None:
-    """Nothing is replaced, created or waited for."""
     make(tmp_path / "path")
     before = [path.lstat() for path in tmp_path.rglob("*")]
     with pytest.raises(StoreFileError, match=message):
@@ -313,7 +309,6 @@ def test_file_removed_while_open_is_an_error(store: Keystore, store_path: Path) 
 def test_file_too_large_is_refused_before_it_is_read(
     store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """256 MiB, shown here with a file with a hole."""
     os.truncate(store_path, codec.MAX_SEALED_BYTES + 1)
     monkeypatch.setattr(os, "read", fail(AssertionError("read")))
     with pytest.raises(StoreFileError, match="more than a store may have"):
@@ -321,7 +316,6 @@ def test_file_too_large_is_refused_before_it_is_read(
 
 
 def test_state_too_large_is_not_written(store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It could not be read again."""
     before = store_path.read_bytes()
     monkeypatch.setattr(file_module, "MAX_SEALED_BYTES", len(before))
     with pytest.raises(StoreFileError, match="more than a store may have"):
@@ -506,7 +500,6 @@ def test_call_that_fails_in_the_system_is_a_store_file_error(
 def test_create_without_random_numbers_is_a_store_file_error(
     store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No store is created then."""
     monkeypatch.setattr(uuid, "uuid4", failing(errno.EIO))
     with pytest.raises(StoreFileError, match="the store cannot be created"):
         open_keystore(store_path, key=key)
@@ -527,7 +520,6 @@ def test_save_without_status_of_the_new_file_succeeds(store: Keystore, monkeypat
 def test_save_whose_durability_is_unknown_is_visible_and_can_be_repeated(
     store: Keystore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller gets the record all the same."""
     saved: list[TokenRecord] = []
     with monkeypatch.context() as patch:
         patch.setattr(Directory, "sync", failing(errno.EIO))

@@ -151,7 +151,8 @@ def test_needs_refresh_is_the_rule_of_the_sdk(changes: dict[str, Any], *, expect
 
 
 def test_lease_is_taken_by_the_first_thread_without_waiting(world: World, storage: MemoryStorage) -> None:
-    """It is no save: the time of the last save tells which of several matching tokens is used."""
+    """A lease on another record does not block; and a lease is no save, whose time decides between matching tokens."""
+    put(storage, replace(EXPIRED, id="2", refresh=Lease(other_owner(), NOW_MS + LEASE_MS).as_fields()))
     assert world.acquire(storage) == EXPIRED
     assert lease_in(storage) == Lease(Owner.current(), NOW_MS + LEASE_MS)
     assert replace(storage.get("1") or REFRESHED, refresh=None) == EXPIRED
@@ -170,18 +171,9 @@ def test_lease_is_renewed_by_its_owner_and_ended_by_a_save(world: World, storage
 
 
 def test_lease_is_neither_taken_nor_waited_for_without_a_wait(world: World, storage: MemoryStorage) -> None:
-    """A refresh_wait of 0 switches leases off."""
     lend(storage, other_owner())
     assert world.acquire(storage, wait_s=0) == EXPIRED
     assert owner_in(storage) == other_owner()
-    assert world.pauses == []
-
-
-def test_lease_on_one_record_does_not_block_another(world: World, storage: MemoryStorage) -> None:
-    """Different tokens are refreshed at the same time."""
-    lend(storage, other_owner())
-    put(storage, replace(EXPIRED, id="2"))
-    assert world.coordinator(storage).acquire(replace(EXPIRED, id="2")) == replace(EXPIRED, id="2")
     assert world.pauses == []
 
 
@@ -239,7 +231,6 @@ def test_lease_is_not_taken_on_a_record_refreshed_meanwhile(world: World, storag
 
 @pytest.mark.parametrize("jump_ms", [-3_600_000, -1, 9_000, 3_600_000])
 def test_wait_is_bounded_when_the_clock_is_set(world: World, storage: MemoryStorage, jump_ms: int) -> None:
-    """It is measured by a clock that cannot be set."""
     lend(storage, other_owner())
     world.events.append((0.5, lambda: setattr(world, "jump_ms", jump_ms)))
     world.acquire(storage, wait_s=5)
@@ -315,7 +306,6 @@ def test_lease_that_is_void_is_taken_over_at_once(world: World, storage: MemoryS
 
 
 def test_lease_with_unknown_fields_is_respected(world: World, storage: MemoryStorage) -> None:
-    """A later release may add some."""
     lease = {"owner": {**asdict(other_owner()), "user": 5}, "deadline": NOW_MS + 5000, "since": 1}
     put(storage, replace(EXPIRED, refresh=lease))
     world.acquire(storage)
@@ -343,7 +333,6 @@ def is_soon_dead(owner: Owner) -> bool:
 
 
 def test_owner_is_a_thread_and_survives_the_codec() -> None:
-    """The SDK refreshes in each thread of a process."""
     assert Owner.current() == Owner.current()
     assert Owner.current().may_be_alive()
     assert owner_in_ended_thread() != Owner.current()
@@ -360,7 +349,6 @@ def test_owner_that_has_ended_is_dead() -> None:
 
 @needs_proc
 def test_owner_that_was_killed_is_dead_before_its_parent_waits_for_it() -> None:
-    """A zombie does not refresh."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
         started = _leases._started(child.pid, child.pid) or 0
         owner = replace(Owner.current(), pid=child.pid, thread=child.pid, started=started)
@@ -379,7 +367,6 @@ def test_owner_elsewhere_may_be_alive(fields: dict[str, Any]) -> None:
 
 
 def test_owner_without_proc_may_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on macOS and Windows."""
 
     def no_proc(*_args: object, **_kwargs: object) -> None:
         raise FileNotFoundError

@@ -5,15 +5,12 @@ import fcntl
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import stat
 import sys
-import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +25,7 @@ from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileErr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from pathlib import Path
     from types import FrameType
 
 pytestmark = [
@@ -57,12 +55,10 @@ def lock(directory: Path) -> StoreLock:
 
 
 @pytest.fixture
-def public() -> Iterator[Path]:
+def public(public_directory: Path) -> Path:
     """Give a sticky directory that all users may write to, like /tmp."""
-    path = Path(tempfile.mkdtemp(dir="/tmp"))
-    path.chmod(0o1777)
-    yield path
-    shutil.rmtree(path)
+    public_directory.chmod(0o1777)
+    return public_directory
 
 
 class Clock:
@@ -198,17 +194,16 @@ def test_lock_file_is_private_and_stays(lock: StoreLock, directory: Path) -> Non
     hold(lock)
     first = lock.path.lstat()
     assert (stat.S_IFMT(first.st_mode), stat.S_IMODE(first.st_mode)) == (stat.S_IFREG, 0o600)
-    for _ in range(2):
-        lock.path.write_bytes(b"content")
-        with pytest.raises(ZeroDivisionError), lock.held() as held:
-            assert held.directory.path == directory
-            assert not is_free(lock.path)
-            assert not any(os.get_inheritable(int(fd.split(":")[0])) for fd in descriptors() if NAME in fd)
-            assert hold(StoreLock(directory, "other.keystore", 0)) == "held"
-            raise ZeroDivisionError
-        assert is_free(lock.path)
-        assert os.path.samestat(first, lock.path.stat())
-        assert lock.path.read_bytes() == b"content"
+    lock.path.write_bytes(b"content")
+    with suppress(ZeroDivisionError), lock.held() as held:
+        assert held.directory.path == directory
+        assert not is_free(lock.path)
+        assert not any(os.get_inheritable(int(fd.split(":")[0])) for fd in descriptors() if NAME in fd)
+        assert hold(StoreLock(directory, "other.keystore", 0)) == "held"
+        raise ZeroDivisionError
+    assert is_free(lock.path)
+    assert os.path.samestat(first, lock.path.stat())
+    assert lock.path.read_bytes() == b"content"
 
 
 # --- Excluding threads and processes ---
@@ -243,7 +238,6 @@ def test_lock_held_by_other_process_times_out(lock: StoreLock, directory: Path) 
 
 
 def test_lock_timeout_without_proc_names_no_pid(monkeypatch: pytest.MonkeyPatch, lock: StoreLock) -> None:
-    """As on macOS."""
     monkeypatch.setattr(lock_module, "open", failing(errno.ENOENT), raising=False)
     with lock.held(), pytest.raises(LockTimeoutError, match="held by another process; nothing was saved"):
         hold(StoreLock(lock.path.parent, NAME, 0))
@@ -291,7 +285,6 @@ def test_lock_excludes_threads_of_two_processes(directory: Path) -> None:
 
 @pytest.mark.parametrize("timeout_s", [TIMEOUT_S, math.inf])
 def test_lock_that_is_released_while_waiting_is_acquired(directory: Path, timeout_s: float) -> None:
-    """Infinity is a number of seconds too."""
     lock = StoreLock(directory, NAME, timeout_s)
     with held_in_thread(lock) as release:
         threading.Timer(0.05, release).start()
@@ -338,10 +331,6 @@ def test_lock_requested_by_its_holder_is_refused_at_once(directory: Path) -> Non
     assert hold(lock) == "held"
 
 
-class InterruptedByTestError(Exception):
-    """Raised by the handler of a signal."""
-
-
 def strikes_at(n: int, lock: StoreLock) -> bool:
     """Hold a lock, with an exception before the n-th line that runs in its module; tell if there is one."""
     lines = 0
@@ -353,13 +342,13 @@ def strikes_at(n: int, lock: StoreLock) -> bool:
         lines += event == "line"
         if event == "line" and lines == n:
             sys.settrace(None)
-            raise InterruptedByTestError
+            raise KeyboardInterrupt
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        with suppress(InterruptedByTestError), lock.held():
+        with suppress(KeyboardInterrupt), lock.held():
             pass
     finally:
         sys.settrace(before)
@@ -639,28 +628,28 @@ def test_lock_file_left_without_mode_is_repaired(public: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize(
-    ("owner", "user", "mode", "store_owner", "problem"),
+    ("users", "mode", "store_owner", "problem"),
     [
-        (0, OTHER_UID, 0o600, None, "cannot be opened or locked: permission denied"),
-        (0, OTHER_UID, 0o000, None, "cannot be opened or locked: permission denied"),
-        (0, OTHER_UID, 0o666, None, "is not safe to use: it belongs to user 0"),
-        (OTHER_UID, 0, 0o600, None, f"is not safe to use: it belongs to user {OTHER_UID}"),
-        (OTHER_UID, 0, 0o600, 0, f"is not safe to use: it belongs to user {OTHER_UID}"),
-        (OTHER_UID, 0, 0o600, OTHER_UID - 1, f"is not safe to use: it belongs to user {OTHER_UID}"),
+        ((0, OTHER_UID), 0o600, None, "cannot be opened or locked: permission denied"),
+        ((0, OTHER_UID), 0o000, None, "cannot be opened or locked: permission denied"),
+        ((0, OTHER_UID), 0o666, None, "is not safe to use: it belongs to user 0"),
+        ((OTHER_UID, 0), 0o600, None, f"is not safe to use: it belongs to user {OTHER_UID}"),
+        ((OTHER_UID, 0), 0o600, 0, f"is not safe to use: it belongs to user {OTHER_UID}"),
+        ((OTHER_UID, 0), 0o600, OTHER_UID - 1, f"is not safe to use: it belongs to user {OTHER_UID}"),
     ],
 )
 def test_lock_file_of_another_user_is_refused(
-    public: Path, owner: int, user: int, mode: int, store_owner: int | None, problem: str
+    public: Path, users: tuple[int, int], mode: int, store_owner: int | None, problem: str
 ) -> None:
     """Its owner could hold it for ever: also a user who makes one in /tmp for a store of root."""
     lock = StoreLock(public, NAME, 0)
-    with as_user(owner):
+    with as_user(users[0]):
         hold(lock)
         lock.path.chmod(mode)
     if store_owner is not None:
         (public / NAME).touch()
         os.chown(public / NAME, store_owner, store_owner)
-    with as_user(user), pytest.raises(StoreFileError, match=problem) as caught:
+    with as_user(users[1]), pytest.raises(StoreFileError, match=problem) as caught:
         hold(lock)
     assert caught.value.path == lock.path
     assert stat.S_IMODE(lock.path.stat().st_mode) == mode
@@ -716,7 +705,6 @@ def test_lock_file_of_another_kind_is_refused(
 def test_lock_file_that_cannot_be_opened_is_a_store_file_error(
     monkeypatch: pytest.MonkeyPatch, lock: StoreLock, *, number: int, exists: bool
 ) -> None:
-    """And the lock is free for the next attempt."""
     if exists:
         lock.path.touch(mode=0o600)
     system_open = os.open
@@ -753,7 +741,6 @@ def test_lock_file_that_cannot_be_locked_is_a_store_file_error(
 
 
 def test_lock_whose_unlock_fails_is_released_by_close(monkeypatch: pytest.MonkeyPatch, lock: StoreLock) -> None:
-    """The save is done, so it must not fail."""
     with monkeypatch.context() as patch, lock.held():
         patch.setattr(fcntl, "flock", failing(errno.EIO))
     assert is_free(lock.path)

@@ -32,7 +32,6 @@ def test_package_exports_its_public_names_and_no_other() -> None:
 
 
 def test_package_without_a_name_raises_attribute_error() -> None:
-    """As any module does."""
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = zoho_keystore.no_such_name
 
