@@ -84,9 +84,9 @@ class StoreLock:
         self._store_name = name
         self._timeout_s = timeout_s
         self._lock_descriptor, self._unlock_descriptor = lock_descriptor, unlock_descriptor
-        # Which thread holds the lock, by the directory that it has opened: the entry goes with the frame of the hold,
-        # should the exception of a signal handler strike before the hold can remove it.
-        self._holds: weakref.WeakValueDictionary[int, Directory] = weakref.WeakValueDictionary()
+        # The directory that each holding thread has opened: the reference dies with the frame of the hold, should the
+        # exception of a signal handler strike before the hold can remove its entry.
+        self._holds: dict[int, weakref.ref[Directory]] = {}
         self._open_fds: weakref.WeakSet[OwnedFd] = weakref.WeakSet()
         _locks.add(self)
 
@@ -103,7 +103,8 @@ class StoreLock:
             UnsafeFileError: The lock file or its directory belongs to, or can be changed by, another user.
         """
         thread = threading.get_ident()
-        if thread in self._holds:
+        hold = self._holds.get(thread)
+        if hold is not None and hold() is not None:
             raise LockTimeoutError(
                 "this thread is saving already; nothing was saved",
                 "A handler of the log or of a signal must not save to the store whose save it interrupts",
@@ -111,7 +112,7 @@ class StoreLock:
             )
         with Directory.opened(self.path.parent) as directory:
             try:
-                self._holds[thread] = directory
+                self._holds[thread] = weakref.ref(directory)
                 lock_fd = self._acquire(directory, min(self._timeout_s, longest_wait_s))
                 try:
                     yield HeldLock(directory, self.path.name, lock_fd)
