@@ -18,7 +18,7 @@ import pytest
 from zoho_keystore import _leases
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keystore import Keystore
-from zoho_keystore._leases import LEASE_MS, SDK_MARGIN_MS, Lease, Owner, RefreshCoordinator, needs_refresh
+from zoho_keystore._leases import FAILURE_MS, LEASE_MS, SDK_MARGIN_MS, Lease, Owner, RefreshCoordinator, needs_refresh
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage.file import FileStorage
@@ -115,7 +115,7 @@ def lend(storage: Any, owner: Owner, *, ms: int = LEASE_MS) -> None:
 
 def lease_in(storage: Any) -> Lease | None:
     """Return the lease that the record carries."""
-    return Lease.of(storage.get("1"))
+    return Lease.of(storage.get("1").refresh)
 
 
 def owner_in(storage: Any) -> Owner | None:
@@ -159,12 +159,18 @@ def test_lease_is_taken_by_the_first_thread_without_waiting(world: World, storag
     assert world.pauses == []
 
 
-def test_lease_is_renewed_by_its_owner_and_ended_by_a_save(world: World, storage: MemoryStorage) -> None:
-    """The owner's refresh has failed, and it tries again."""
+def test_lease_ends_when_its_owner_asks_again_and_by_a_save(world: World, storage: MemoryStorage) -> None:
+    """The owner's refresh has failed: it does not prolong its lease, and others do not wait for a minute."""
     world.acquire(storage)
     world.elapsed_s = 3
     world.acquire(storage)
-    assert lease_in(storage) == Lease(Owner.current(), NOW_MS + 3000 + LEASE_MS)
+    assert lease_in(storage) == Lease(None, failed_at_ms=NOW_MS + 3000)
+    world.elapsed_s = 62
+    world.acquire(storage)
+    assert lease_in(storage) == Lease(None, failed_at_ms=NOW_MS + 3000)
+    world.elapsed_s = 64
+    world.acquire(storage)
+    assert lease_in(storage) == Lease(Owner.current(), NOW_MS + 64_000 + LEASE_MS)
     assert world.pauses == []
     Keystore(storage, world.now_ms).save(replace(EXPIRED, access_token="new"))
     assert lease_in(storage) is None
@@ -172,7 +178,7 @@ def test_lease_is_renewed_by_its_owner_and_ended_by_a_save(world: World, storage
 
 def test_lease_is_neither_taken_nor_waited_for_without_a_wait(world: World, storage: MemoryStorage) -> None:
     lend(storage, other_owner())
-    assert world.acquire(storage, wait_s=0) == EXPIRED
+    assert world.acquire(storage, wait_s=0) == storage.get("1")
     assert owner_in(storage) == other_owner()
     assert world.pauses == []
 
@@ -193,7 +199,7 @@ def test_waiting_thread_gets_the_refreshed_record(
     assert world.pauses[0] <= 0.01
 
 
-@pytest.mark.parametrize("wait_s", [0.001, 2.0, 9.0])
+@pytest.mark.parametrize("wait_s", [0.001, 2.0, 4.9])
 def test_wait_is_bounded_by_the_refresh_wait(world: World, storage: MemoryStorage, wait_s: float) -> None:
     """Then the record is returned as it is, and the lease stays its owner's."""
     lend(storage, other_owner())
@@ -283,7 +289,7 @@ def test_wait_for_the_lock_is_bounded_by_what_is_left_of_the_wait(world: World, 
         {"owner": {}, "deadline": NOW_MS + 5000},
         {"owner": asdict(other_owner()), "deadline": str(NOW_MS + 5000)},
         {"owner": {**asdict(other_owner()), "pid": "../../1\0"}, "deadline": NOW_MS + 5000},
-        Lease(other_owner(), NOW_MS).as_fields(),
+        Lease(other_owner(), NOW_MS - FAILURE_MS).as_fields(),
         Lease(other_owner(), NOW_MS + LEASE_MS + 1).as_fields(),
         pytest.param(Lease(replace(Owner.current(), started=1), NOW_MS + 5000).as_fields(), marks=needs_proc),
     ],
@@ -292,7 +298,7 @@ def test_wait_for_the_lock_is_bounded_by_what_is_left_of_the_wait(world: World, 
         "no owner",
         "deadline as text",
         "pid as text",
-        "ended",
+        "ended a minute ago",
         "before the clock was set back",
         "owner dead",
     ],
@@ -302,6 +308,18 @@ def test_lease_that_is_void_is_taken_over_at_once(world: World, storage: MemoryS
     put(storage, replace(EXPIRED, refresh=fields))
     world.acquire(storage)
     assert owner_in(storage) == Owner.current()
+    assert world.pauses == []
+
+
+@pytest.mark.parametrize("owner", [other_owner(), None])
+def test_lease_that_ended_without_a_save_is_not_waited_for(
+    world: World, storage: MemoryStorage, owner: Owner | None
+) -> None:
+    """While refreshes fail, each request would otherwise wait for the next process that tries."""
+    lease = Lease(owner, NOW_MS - 1) if owner else Lease(None, failed_at_ms=NOW_MS - 1)
+    put(storage, replace(EXPIRED, refresh=lease.as_fields()))
+    world.acquire(storage)
+    assert lease_in(storage) == lease
     assert world.pauses == []
 
 
@@ -337,7 +355,7 @@ def test_owner_is_a_thread_and_survives_the_codec() -> None:
     assert Owner.current().may_be_alive()
     assert owner_in_ended_thread() != Owner.current()
     lease = Lease(Owner.current(), 5)
-    assert Lease.of(replace(EXPIRED, refresh=lease.as_fields())) == lease
+    assert Lease.of(lease.as_fields()) == lease
 
 
 @needs_proc
