@@ -65,7 +65,7 @@ ODD_TEXTS = [
 ]
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Give each kind of storage."""
     return request.param  # type: ignore[no-any-return] # pytest's request is not typed
@@ -77,6 +77,11 @@ def storage(kind: Kind, tmp_path: Path) -> Iterator[Storage]:
     storage = kind.open(tmp_path)
     yield storage
     storage.close()
+
+
+def make(**fields: Any) -> TokenRecord:
+    """Return a record with fields that a test names by a variable."""
+    return TokenRecord(**fields)
 
 
 def put(storage: Storage, *records: TokenRecord) -> None:
@@ -138,8 +143,8 @@ def test_storage_keeps_every_field(storage: Storage) -> None:
 @pytest.mark.parametrize("field", ["id", "user_name", "access_token", "refresh_token", "grant_token"])
 def test_storage_compares_texts_exactly(storage: Storage, field: str, text: str) -> None:
     """A text is data, and another case, accent, width or blank is another text."""
-    odd = replace(TokenRecord(id="odd"), **{field: text})
-    put(storage, replace(TokenRecord(id="plain"), **{field: "ann"}), odd)
+    odd = make(**{"id": "odd", field: text})
+    put(storage, make(**{"id": "plain", field: "ann"}), odd)
     assert found(storage, by(field, text)) == [odd.id]
     assert storage.get(odd.id) == odd
     assert len(found(storage, by(field, "ann"))) == 1
@@ -166,7 +171,7 @@ def test_storage_finds_by_the_first_lookup_that_finds_any(storage: Storage) -> N
 @pytest.mark.parametrize("field", ["user_name", "access_token", "refresh_token", "grant_token"])
 def test_storage_finds_no_record_by_an_empty_text(storage: Storage, field: str) -> None:
     """Records that lack a field have nothing in common."""
-    put(storage, TokenRecord(id="1"), replace(TokenRecord(id="2"), **{field: ""}))
+    put(storage, TokenRecord(id="1"), make(**{"id": "2", field: ""}))
     assert found(storage, by(field, "")) == []
 
 
