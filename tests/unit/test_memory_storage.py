@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from zoho_keystore._records import TokenRecord
+from zoho_keystore._storage import memory
 from zoho_keystore._storage.memory import MemoryStorage
 
 
@@ -84,3 +85,12 @@ def test_memory_storage_forked_inside_a_transaction_can_be_used() -> None:
         transaction.put(TokenRecord(id="1", access_token="a"))
         assert in_forked_child(storage) == "child"
     assert ids(storage) == ["1"]
+
+
+def test_memory_storage_fork_hook_releases_the_lock() -> None:
+    """As above, with the hook called in this process: coverage does not see what a forked child runs."""
+    storage = MemoryStorage()
+    with storage.transaction():
+        memory._after_fork_in_child()
+        put(storage, "1")
+        assert ids(storage) == ["1"]

@@ -69,134 +69,76 @@ def pair_of(record: TokenRecord) -> Pair:
 
 # --- matching -------------------------------------------------------------------------------------------------------
 
-CLIENT = {"client_id": "c", "client_secret": "s"}
-OTHER = {"client_id": "d", "client_secret": "s"}
+FIELD_OF = {
+    "id": "id",
+    "user": "user_name",
+    "client": "client_id",
+    "secret": "client_secret",
+    "access": "access_token",
+    "grant": "grant_token",
+    "refresh": "refresh_token",
+    "domain": "api_domain",
+    "redirect": "redirect_url",
+    "expires": "expires_in",
+}
+
+
+def parsed(text: str, **fields: str) -> TokenRecord:
+    """Return the record of a text such as "user=ann app=c refresh=r"; app is a client with its secret."""
+    pairs = [part.split("=") for part in text.replace("app=c", "client=c secret=s").split(" ") if part]
+    return make(**{FIELD_OF[name]: value.replace("_", " ") for name, value in pairs}, **fields)
+
+
 #: What a token has, what the stored records have, and which of these (counted from 1) the token means.
-MATCHES: dict[str, tuple[dict[str, str], list[dict[str, str]], list[int]]] = {
-    "id": ({"id": "2"}, [{"user_name": "ann"}, {"user_name": "bob"}], [2]),
-    "id-before-user": ({"id": "2", "user_name": "ann"}, [{"user_name": "ann"}, {"user_name": "bob"}], [2]),
-    "unknown-id-then-other-rules": ({"id": "x", "user_name": "bob"}, [{"user_name": "ann"}, {"user_name": "bob"}], [2]),
-    "unknown-id-alone": ({"id": "x"}, [{"user_name": "ann"}], []),
-    "nothing": ({}, [{"user_name": "ann"}], []),
-    "user": ({"user_name": "bob"}, [{"user_name": "ann"}, {"user_name": "bob"}], [2]),
-    "user-of-any-client": (
-        {"user_name": "ann"},
-        [{"user_name": "ann", **CLIENT}, {"user_name": "ann", **OTHER}],
-        [1, 2],
-    ),
-    "user-of-one-client": (
-        {"user_name": "ann", "client_id": "d"},
-        [{"user_name": "ann", **CLIENT}, {"user_name": "ann", **OTHER}],
-        [2],
-    ),
-    "user-of-another-client": ({"user_name": "ann", "client_id": "d"}, [{"user_name": "ann", **CLIENT}], []),
-    "user-without-a-client": ({"user_name": "ann", "client_id": "d"}, [{"user_name": "ann"}], []),
-    "user-in-another-case": ({"user_name": "Ann"}, [{"user_name": "ann"}], []),
-    "user-with-a-blank": ({"user_name": "ann "}, [{"user_name": "ann"}], []),
-    "empty-user": (
-        {"user_name": "", "refresh_token": "r", **CLIENT},
-        [{"refresh_token": "r", **CLIENT}, {"user_name": "", "refresh_token": "r", **CLIENT}],
-        [],
-    ),
-    "empty-user-and-access-token": ({"user_name": "", "access_token": "a"}, [{"access_token": "a"}], []),
-    "new-user-by-refresh-token": (
-        {"user_name": "ann", "refresh_token": "r", **CLIENT},
-        [{"refresh_token": "r", **CLIENT}],
-        [1],
-    ),
-    "new-user-by-grant-token": (
-        {"user_name": "ann", "grant_token": "g", **CLIENT},
-        [{"grant_token": "g", **CLIENT}],
-        [1],
-    ),
-    "new-user-by-access-token": ({"user_name": "ann", "access_token": "a"}, [{"access_token": "a"}], [1]),
-    "new-user-and-empty-stored-name": (
-        {"user_name": "ann", "access_token": "a"},
-        [{"user_name": "", "access_token": "a"}],
-        [1],
-    ),
-    "new-user-and-record-of-another-user": (
-        {"user_name": "ann", "refresh_token": "r", "grant_token": "g", **CLIENT},
-        [{"user_name": "bob", "refresh_token": "r", "grant_token": "g", **CLIENT}],
-        [],
-    ),
-    "new-user-and-access-token-of-another": (
-        {"user_name": "ann", "access_token": "a"},
-        [{"user_name": "bob", "access_token": "a"}],
-        [],
-    ),
-    "new-user-alone": ({"user_name": "ann"}, [{"access_token": "a"}], []),
-    "user-before-record-without-user": (
-        {"user_name": "ann", "refresh_token": "r", **CLIENT},
-        [{"refresh_token": "r", **CLIENT}, {"user_name": "ann", "client_id": "c"}],
-        [2],
-    ),
-    "user-of-another-client-then-record-without-user": (
-        {"user_name": "ann", "refresh_token": "r", **CLIENT},
-        [{"refresh_token": "r", **CLIENT}, {"user_name": "ann", **OTHER}],
-        [1],
-    ),
-    "access-token": (
-        {"access_token": "a"},
-        [{"access_token": "b"}, {"access_token": "a", "user_name": "u", **CLIENT}],
-        [2],
-    ),
-    "access-token-with-client-id": ({"access_token": "a", "client_id": "c"}, [{"access_token": "a", **CLIENT}], []),
-    "access-token-with-secret": ({"access_token": "a", "client_secret": "s"}, [{"access_token": "a", **CLIENT}], []),
-    "access-token-with-client": ({"access_token": "a", **CLIENT}, [{"access_token": "a", **CLIENT}], []),
-    "access-token-and-refresh-token": (
-        {"access_token": "a", "refresh_token": "r"},
-        [{"refresh_token": "r"}, {"access_token": "a"}],
-        [2],
-    ),
-    "grant-token": ({"grant_token": "g", **CLIENT}, [CLIENT, {"grant_token": "g", "user_name": "u", **CLIENT}], [2]),
-    "grant-token-of-another-client": ({"grant_token": "g", **CLIENT}, [{"grant_token": "g", **OTHER}], []),
-    "grant-token-with-client-id-only": ({"grant_token": "g", "client_id": "c"}, [{"grant_token": "g", **CLIENT}], []),
-    "grant-token-before-refresh-token": (
-        {"grant_token": "g", "refresh_token": "r", **CLIENT},
-        [{"refresh_token": "r", **CLIENT}, {"grant_token": "g", **CLIENT}],
-        [2],
-    ),
-    "grant-token-of-another-client-then-refresh-token": (
-        {"grant_token": "g", "refresh_token": "r", **CLIENT},
-        [{"grant_token": "g", **OTHER}, {"refresh_token": "r", **CLIENT}],
-        [2],
-    ),
-    "new-grant-token-then-refresh-token": (
-        {"grant_token": "new", "refresh_token": "r", **CLIENT},
-        [{"grant_token": "old", "refresh_token": "r", **CLIENT}],
-        [1],
-    ),
-    "refresh-token": (
-        {"refresh_token": "r", **CLIENT},
-        [CLIENT, {"refresh_token": "r", "user_name": "u", **CLIENT}],
-        [2],
-    ),
-    "refresh-token-of-another-client": ({"refresh_token": "r", **CLIENT}, [{"refresh_token": "r", **OTHER}], []),
-    "refresh-token-with-secret-only": (
-        {"refresh_token": "r", "client_secret": "s"},
-        [{"refresh_token": "r", **CLIENT}],
-        [],
-    ),
-    "refresh-token-with-renewed-secret": (
-        {"refresh_token": "r", "client_id": "c", "client_secret": "new"},
-        [{"refresh_token": "r", **CLIENT}],
-        [1],
-    ),
-    "client-alone": (CLIENT, [CLIENT], []),
-    "api-domain": ({"api_domain": "d"}, [{"api_domain": "d"}], []),
-    "redirect-url": ({"redirect_url": "u"}, [{"redirect_url": "u"}], []),
-    "expiry": ({"expires_in": "5"}, [{"expires_in": "5"}], []),
+MATCHES: dict[str, tuple[str, list[str], list[int]]] = {
+    "nothing": ("", ["user=ann"], []),
+    "id": ("id=2", ["user=ann", "user=bob"], [2]),
+    "id-before-user": ("id=2 user=ann", ["user=ann", "user=bob"], [2]),
+    "unknown-id-then-other-rules": ("id=x user=bob", ["user=ann", "user=bob"], [2]),
+    "unknown-id-alone": ("id=x", ["user=ann"], []),
+    "user": ("user=bob", ["user=ann", "user=bob"], [2]),
+    "user-of-any-client": ("user=ann", ["user=ann client=c1", "user=ann client=c2"], [1, 2]),
+    "user-of-one-client": ("user=ann client=c2", ["user=ann client=c1", "user=ann client=c2"], [2]),
+    "user-of-another-client": ("user=ann client=c2", ["user=ann client=c1"], []),
+    "user-without-client": ("user=ann client=c2", ["user=ann"], []),
+    "user-in-another-case": ("user=Ann", ["user=ann"], []),
+    "user-with-a-blank": ("user=ann_", ["user=ann"], []),
+    "empty-user": ("user= app=c refresh=r", ["app=c refresh=r", "user= app=c refresh=r"], []),
+    "empty-user-with-access-token": ("user= access=a", ["access=a"], []),
+    "new-user-by-refresh-token": ("user=ann app=c refresh=r", ["app=c refresh=r"], [1]),
+    "new-user-by-grant-token": ("user=ann app=c grant=g", ["app=c grant=g"], [1]),
+    "new-user-by-access-token": ("user=ann access=a", ["access=a"], [1]),
+    "new-user-of-record-with-empty-name": ("user=ann access=a", ["user= access=a"], [1]),
+    "new-user-with-tokens-of-another": ("user=ann app=c refresh=r grant=g", ["user=bob app=c refresh=r grant=g"], []),
+    "new-user-with-access-token-of-another": ("user=ann access=a", ["user=bob access=a"], []),
+    "new-user-alone": ("user=ann", ["access=a"], []),
+    "user-before-record-without-user": ("user=ann app=c refresh=r", ["app=c refresh=r", "user=ann client=c"], [2]),
+    "user-elsewhere-then-record-without": ("user=ann app=c refresh=r", ["app=c refresh=r", "user=ann client=d"], [1]),
+    "access-token": ("access=a", ["access=b", "access=a user=u app=c"], [2]),
+    "access-token-with-client-id": ("access=a client=c", ["access=a app=c"], []),
+    "access-token-with-secret": ("access=a secret=s", ["access=a app=c"], []),
+    "access-token-with-client": ("access=a app=c", ["access=a app=c"], []),
+    "access-token-and-refresh-token": ("access=a refresh=r", ["refresh=r", "access=a"], [2]),
+    "grant-token": ("app=c grant=g", ["app=c", "user=u app=c grant=g"], [2]),
+    "grant-token-of-another-client": ("app=c grant=g", ["client=d secret=s grant=g"], []),
+    "grant-token-with-client-id-only": ("client=c grant=g", ["app=c grant=g"], []),
+    "grant-token-before-refresh-token": ("app=c grant=g refresh=r", ["app=c refresh=r", "app=c grant=g"], [2]),
+    "grant-token-elsewhere": ("app=c grant=g refresh=r", ["client=d grant=g", "app=c refresh=r"], [2]),
+    "new-grant-token": ("app=c grant=new refresh=r", ["app=c grant=old refresh=r"], [1]),
+    "refresh-token": ("app=c refresh=r", ["app=c", "user=u app=c refresh=r"], [2]),
+    "refresh-token-of-another-client": ("app=c refresh=r", ["client=d secret=s refresh=r"], []),
+    "refresh-token-with-secret-only": ("secret=s refresh=r", ["app=c refresh=r"], []),
+    "refresh-token-with-renewed-secret": ("client=c secret=new refresh=r", ["app=c refresh=r"], [1]),
+    "client-alone": ("app=c", ["app=c"], []),
+    "what-many-records-share": ("domain=d redirect=u expires=5", ["domain=d redirect=u expires=5"], []),
 }
 
 
 @pytest.mark.parametrize(("wanted", "stored", "expected"), MATCHES.values(), ids=MATCHES)
-def test_matching_finds_the_records_of_the_first_rule(
-    wanted: dict[str, str], stored: list[dict[str, str]], expected: list[int]
-) -> None:
+def test_matching_finds_the_records_of_the_first_rule(wanted: str, stored: list[str], expected: list[int]) -> None:
     """The rules of README, one case each; nothing falls back to the first record."""
-    records = [make(id=str(number), **values) for number, values in enumerate(stored, 1)]
-    assert matching(make(**wanted), *records) == [str(number) for number in expected]
+    records = [parsed(text, id=str(number)) for number, text in enumerate(stored, 1)]
+    assert matching(parsed(wanted), *records) == [str(number) for number in expected]
 
 
 SOME = st.sampled_from([None, "x", "y"])
@@ -433,7 +375,7 @@ def test_record_fields_are_all_named() -> None:
     ("fields", "has_token"),
     [
         ({}, False),
-        ({**CLIENT, "expires_in": "5"}, False),
+        ({"client_id": "c", "client_secret": "s", "expires_in": "5"}, False),
         *(({f"{kind}_token": "x"}, True) for kind in ("access", "refresh", "grant")),
     ],
 )
