@@ -264,8 +264,27 @@ def test_transaction_inside_one_of_the_same_thread_is_refused(storage: Storage) 
     assert list(storage.records()) == [ANN, BOB]
 
 
-def test_transactions_of_threads_exclude_each_other(storage: Storage) -> None:
-    """Each sees the changes of the one before."""
+def test_transaction_waits_for_that_of_another_thread(storage: Storage) -> None:
+    """And then sees its changes."""
+    has_begun = threading.Event()
+    seen: list[TokenRecord] = []
+
+    def look() -> None:
+        with storage.transaction() as transaction:
+            has_begun.set()
+            seen.extend(transaction.records())
+
+    thread = threading.Thread(target=look)
+    with storage.transaction() as transaction:
+        thread.start()
+        assert not has_begun.wait(0.1)
+        transaction.put(ANN)
+    thread.join()
+    assert seen == [ANN]
+
+
+def test_transactions_of_threads_lose_no_change(storage: Storage) -> None:
+    """Each of 40 sees the changes of the one before."""
     start = threading.Barrier(4)
 
     def add(worker: int) -> None:

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
 from zoho_keystore._storage.codec import Header
@@ -76,6 +76,18 @@ def test_copy_shares_no_change_with_the_original() -> None:
         assert (one.header, one.last_saved_at) == (Header(store_id="s"), 5)
 
 
+def test_find_after_a_change_compares_the_new_values() -> None:
+    """With an index that was built before: of a record that was put again, removed, or cleared."""
+    one = snapshot(ANN, BOB)
+    assert found(one, by("access_token", "x")) == ["a", "b"]
+    one.put(replace(ANN, access_token="new"))
+    assert (found(one, by("access_token", "x")), found(one, by("access_token", "new"))) == (["b"], ["a"])
+    one.remove("b")
+    assert found(one, by("access_token", "x")) == []
+    one.clear()
+    assert found(one, by("access_token", "new")) == []
+
+
 def test_last_saved_at_is_not_lowered_by_put_or_remove() -> None:
     """So that a save after a deletion has a later time."""
     one = snapshot(BOB, ANN)
@@ -100,6 +112,16 @@ def test_new_id_goes_on_from_the_counter() -> None:
     one.put(TokenRecord(id="7"))
     assert one.new_id() == "10"
     assert one.header.next_id == 11
+
+
+def test_new_id_is_never_one_that_a_caller_chose_before() -> None:
+    """A program may still hold the id of a deleted record, and must not get the token of another one."""
+    one = snapshot()
+    one.put(TokenRecord(id="7"))
+    one.remove("7")
+    assert one.new_id() == "8"
+    one.clear()
+    assert one.new_id() == "9"
 
 
 @pytest.mark.parametrize("id", ["007", "abc", "7a", "-7", " 7", "7.0", "\u0667", "\u00b2", "9" * 255], ids=ascii)
@@ -159,10 +181,12 @@ class Snapshots(RuleBasedStateMachine):
         self.all.append(both)
         return both
 
-    @rule(target=snapshots)
+    @initialize(target=snapshots)
     def empty(self) -> Both:
-        """Start with an empty snapshot."""
-        return self._now(Both(snapshot(), Model({}, frozenset(), 0)))
+        """Start with an empty snapshot that has all indexes."""
+        one = snapshot()
+        assert not any(found(one, lookup) for lookup in LOOKUPS)
+        return self._now(Both(one, Model({}, frozenset(), 0)))
 
     @rule(target=snapshots, both=snapshots)
     def copy(self, both: Both) -> Both:
@@ -242,4 +266,7 @@ class Snapshots(RuleBasedStateMachine):
 
 
 TestSnapshots = Snapshots.TestCase
-TestSnapshots.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+# A failure is shrunk and then shown: explaining it takes minutes.
+TestSnapshots.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink]
+)
