@@ -24,7 +24,6 @@ from zoho_keystore.errors import (
     DurabilityUnknownError,
     InvalidTokenError,
     KeystoreError,
-    LockTimeoutError,
     StoreClosedError,
     StoreFileError,
     TokenNotFoundError,
@@ -133,14 +132,6 @@ def test_save_with_an_id_updates_or_creates_that_record(keystore: Keystore) -> N
     assert found == [("1", "r2", "a"), ("2", "r2", None), ("mine", "r2", None)]
 
 
-def test_save_with_a_user_updates_the_record_without_user(keystore: Keystore) -> None:
-    """The SDK learns the name after the first save."""
-    keystore.save(app(1))
-    named = keystore.save(app(1, user_name="ann"))
-    assert keystore.records() == [named]
-    assert (named.id, named.user_name) == ("1", "ann")
-
-
 def test_save_with_an_empty_user_always_creates(keystore: Keystore) -> None:
     """An empty name matches no record, and is stored as none."""
     for _ in range(2):
@@ -235,18 +226,6 @@ def test_save_tells_each_record_once(keystore: Keystore) -> None:
     """As it is stored, for a new one and for an update."""
     told: list[TokenRecord] = []
     assert [keystore.save(FULL, on_saved=told.append) for _ in range(2)] == told
-
-
-def test_save_inside_a_save_of_the_same_thread_is_refused(keystore: Keystore, storage: MemoryStorage) -> None:
-    """As from a signal handler; the thread would wait for itself."""
-
-    def read_clock() -> int:
-        with pytest.raises(LockTimeoutError, match="this thread is saving already"):
-            keystore.save(app(2))
-        return NOW_MS
-
-    Keystore(storage, read_clock).save(app(1))
-    assert [record.refresh_token for record in keystore.records()] == ["r1"]
 
 
 # --- the time of a save ---------------------------------------------------------------------------------------------
@@ -496,31 +475,6 @@ def test_delete_removes_all_named_records_or_none(keystore: Keystore, storage: M
     assert keystore.find(app(0)) is None
     keystore.delete()
     assert len(keystore.records()) == 2
-
-
-@pytest.mark.parametrize(
-    "delete", [lambda keystore: keystore.delete("1", "7"), Keystore.clear], ids=["delete", "clear"]
-)
-def test_deleted_ids_are_not_assigned_again(keystore: Keystore, delete: Callable[[Keystore], None]) -> None:
-    """Not even when the store is empty; a number that a caller chose counts as used. Save times grow on, too."""
-    keystore.save(app(1))
-    last = keystore.save(app(2, id="7"))
-    delete(keystore)
-    assert keystore.records() == []
-    again = keystore.save(app(3))
-    assert again.id == "8"
-    assert again.saved_at > last.saved_at
-
-
-@pytest.mark.parametrize(
-    "id", ["abc", "007", "-1", "\u0667", "\u00b2", "9" * 255, "\ud800"], ids=lambda text: ascii(text)[:20]
-)
-def test_save_after_any_id_of_a_caller_works_again_and_again(keystore: Keystore, id: str) -> None:
-    """The SDK saves a token under its new id at each refresh."""
-    assert keystore.save(app(1, id=id)).id == id
-    later = keystore.save(app(2))
-    assert later.id != id
-    assert keystore.save(later).id == later.id
 
 
 # --- import ---------------------------------------------------------------------------------------------------------
