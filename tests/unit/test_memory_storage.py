@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import pytest
@@ -29,6 +30,7 @@ def in_forked_child(storage: MemoryStorage) -> str:
     child = os.fork()
     if not child:
         try:
+            signal.alarm(10)  # A child that waits for a lock without end would outlive the tests.
             put(storage, "child")
             os.write(write, " ".join(ids(storage)).encode())
         finally:
