@@ -63,7 +63,7 @@ def nested(depth: int) -> str:
 def test_encode_writes_exact_bytes() -> None:
     """Other programs read the file; what is null is left out, and the text is ASCII."""
     records = [TokenRecord(id="10", access_token="é\ud800", created_at=5, saved_at=6), TokenRecord(id="9")]
-    assert encode(Header("s", 41, 42, {"later": [1, {"x": None}]}), records) == (
+    assert encode(Header("s", 41, 42, unknown={"later": [1, {"x": None}]}), records) == (
         b'{"format":"zoho-keystore","version":1,"store_id":"s","generation":41,"next_id":42,"later":[1,{"x":null}],'
         b'"tokens":[{"id":"10","access_token":"\\u00e9\\ud800","created_at":5,"saved_at":6},'
         b'{"id":"9","created_at":0,"saved_at":0}]}'
