@@ -46,7 +46,9 @@ _ADVICE = (
 )
 @click.option("--scope", metavar="S,S", help=f"The scopes. Default: {DEFAULT_SCOPE}.")
 @click.option(
-    "--dc", metavar="DC", help=f"The data centre: {' '.join(DATA_CENTRES)}, or an accounts server's address. Default: us."
+    "--dc",
+    metavar="DC",
+    help=f"The data centre: {' '.join(DATA_CENTRES)}, or an accounts server's address. Default: us.",
 )
 @click.option("--id", "id_", metavar="ID", help="Sign this token in again, with its client, scopes and data centre.")
 @click.option(
@@ -115,7 +117,10 @@ def _prepared(settings: Settings) -> Keystore:
     if not os.path.lexists(settings.path):
         made = init(settings.store, key=settings.key)
         if made.made_key:
-            echo_escaped(f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.", err=True)
+            echo_escaped(
+                f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.",
+                err=True,
+            )
         if made.made_store:
             echo_escaped(f"Created the store {made.store}.", err=True)
     return open_keystore(settings.store, key=settings.key)
@@ -145,7 +150,10 @@ def _code() -> str:
 
 def _shower(who: SignIn, *, is_opened: bool) -> Callable[[str], None]:
     def show(url: str) -> None:
-        echo_escaped(f"Signing in at {who.centre.accounts_url}. The callback goes to {who.redirect_uri or DEFAULT_REDIRECT_URI}", err=True)
+        echo_escaped(
+            f"Signing in at {who.centre.accounts_url}. The callback goes to {who.redirect_uri or DEFAULT_REDIRECT_URI}",
+            err=True,
+        )
         opened = is_opened and open_browser(url)
         echo_escaped("Your browser was opened at:" if opened else "Open this address in a browser:", err=True)
         echo_escaped(url, err=True)
@@ -179,7 +187,9 @@ def _report(settings: Settings, done: SignedIn, *, as_json: bool) -> None:
     for warning in done.warnings:
         echo_escaped(f"Warning: {warning}.", err=True)
     record = done.record
-    echo_escaped(f"Signed in {record.user_name or 'a user without a name'}; the token is kept in {settings.path}.", err=True)
+    echo_escaped(
+        f"Signed in {record.user_name or 'a user without a name'}; the token is kept in {settings.path}.", err=True
+    )
     if as_json:
         print_json(record_as_json(record))
     else:

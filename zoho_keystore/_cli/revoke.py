@@ -26,7 +26,9 @@ def command(settings: Settings, ids: tuple[str, ...], yes: bool) -> None:  # noq
         others = [one for one in sign_in.sharing(keystore, id) if one not in chosen]
         if others:
             echo_escaped(f"{id} shares its refresh token with {', '.join(others)}, which end with it.", err=True)
-    confirm(f"Revoke {count(len(chosen), 'token')} at Zoho, and delete {'it' if len(chosen) == 1 else 'them'}?", yes=yes)
+    confirm(
+        f"Revoke {count(len(chosen), 'token')} at Zoho, and delete {'it' if len(chosen) == 1 else 'them'}?", yes=yes
+    )
     for id in chosen:
         known = sign_in.revoke(keystore, id)
         echo_escaped(f"{id}: {'revoked and deleted' if known else 'deleted; Zoho did not know it any more'}")

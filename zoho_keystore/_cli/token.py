@@ -12,7 +12,11 @@ from zoho_keystore._cli.settings import Settings, complete_ids, pass_settings, t
 @click.command("token")
 @click.argument("id", required=False, shell_complete=complete_ids)
 @click.option(
-    "--min-life", metavar="S", type=click.FloatRange(0), default=MIN_LIFE_S, help="Its life at least, in seconds. Default: 60."
+    "--min-life",
+    metavar="S",
+    type=click.FloatRange(0),
+    default=MIN_LIFE_S,
+    help="Its life at least, in seconds. Default: 60.",
 )
 @click.option("--header", "as_header", is_flag=True, help="Print the HTTP header, for: curl -H @-")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the API domain and the expiry.")
@@ -26,7 +30,11 @@ def command(settings: Settings, id: str | None, min_life: float, as_header: bool
     record = fresh_record(keystore, the_id(keystore, id), min_life_s=min_life)
     if as_json:
         print_json(
-            {"access_token": record.access_token, "api_domain": record.api_domain, "expires_at_ms": record.expires_at_ms}
+            {
+                "access_token": record.access_token,
+                "api_domain": record.api_domain,
+                "expires_at_ms": record.expires_at_ms,
+            }
         )
     elif as_header:
         click.echo(f"Authorization: Zoho-oauthtoken {record.access_token}")
