@@ -150,7 +150,8 @@ def wait_until_asked(zoho: FakeZoho, kind: str, times: int = 1) -> None:
 
 @pytest.fixture
 def zoho() -> Iterator[FakeZoho]:
-    with FakeZoho() as serving:
+    """One data centre, whose time stands still."""
+    with FakeZoho(clock=lambda: 1000.0) as serving:
         yield serving
 
 
@@ -280,6 +281,7 @@ def test_secret_differs_by_location_and_client_may_be_unknown_there(two: FakeZoh
     assert refresh(two, "x", client, "eu")["error"] == "invalid_code"
     answer = post(two.accounts_url("eu") + "/oauth/v2/token", **credentials(only_us), grant_type="refresh_token")
     assert answer["error"] == "invalid_client"
+    assert "Invalid Client" in authorize(two, only_us, "eu").text
 
 
 def test_tokens_and_codes_of_another_client_or_location_are_invalid(two: FakeZoho) -> None:
@@ -297,6 +299,7 @@ def test_flow_of_another_kind_of_client_or_unknown_is_refused(two: FakeZoho) -> 
     web, device, own = two.new_client(), two.new_client("non-browser"), two.new_client("self")
     assert exchange(two, two.new_grant(), device)["error"] == "invalid_client"
     assert "access_token" in exchange(two, two.new_grant(), own).json
+    assert post(two.token_url, **credentials(web), grant_type="client_credentials")["error"] == "invalid_client"
     assert start_device(two, web)["error"] == "invalid_client"
     assert start_device(two, device, scope="nonsense")["error"] == "invalid_scope"
     assert start_device(two, device, grant_type="nonsense")["error"] == "invalid_grant_type"
@@ -419,7 +422,8 @@ def test_pkce_verifier_is_checked_or_ignored(two: FakeZoho, method: str) -> None
     assert results == [None, "invalid_code"]
     assert authorize(two, client).status == 400
     two.check_pkce = False
-    code = authorize(two, client).callback["code"]
+    assert authorize(two, client).status == 302
+    code = authorize(two, client, **challenge).callback["code"]
     assert "access_token" in exchange(two, code, client, code_verifier="wrong").json
 
 
@@ -496,6 +500,7 @@ def test_device_polls_until_it_is_approved(zoho: FakeZoho) -> None:
     started = start_device(zoho, client)
     assert (started["interval"], started["expires_in"]) == (30_000, 300_000)
     code = started["device_code"]
+    assert poll_device(zoho, zoho.new_client("non-browser"), code)["error"] == "invalid_code"
     assert poll_device(zoho, client, code)["error"] == "slow_down"
     zoho.advance(30)
     assert poll_device(zoho, client, code)["error"] == "authorization_pending"
@@ -589,6 +594,7 @@ def test_separate_api_serves_each_part_on_its_port_only() -> None:
         assert tokens["api_domain"] == zoho.api_url("us") != zoho.url
         assert crm(zoho, "v8/org", tokens["access_token"]).status == 200
         assert ask(zoho.url + "/crm/v8/org").status == post(zoho.api_url("us") + "/oauth/v2/token").status == 404
+        assert (zoho.count("org"), zoho.count("other")) == (1, 2)
 
 
 # Faults
