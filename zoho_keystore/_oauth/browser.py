@@ -210,7 +210,7 @@ def open_browser(url: str) -> bool:
             continue
         try:
             # In a session of its own and without our descriptors: what it prints is not ours, nor is its Ctrl-C.
-            subprocess.Popen(  # noqa: S603 - the user names the program
+            process = subprocess.Popen(  # noqa: S603 - the user names the program
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -219,6 +219,7 @@ def open_browser(url: str) -> bool:
             )
         except (OSError, ValueError):
             continue
+        process.returncode = 0  # Or Popen warns: the browser may outlive this program.
         return True
     return False
 

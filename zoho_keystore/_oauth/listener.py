@@ -159,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host", "").lower() not in _hosts(listener.port):
             # A page of another site whose name was pointed at this machine (DNS rebinding) sends that name.
             return self._answer(HTTPStatus.BAD_REQUEST, "Error", "This address is not served here.")
-        path, _, query = self.path.partition("?")
+        # Not self.path, in which two slashes at the start have become one.
+        path, _, query = self.requestline.split()[1].partition("?")
         if path in _PAGES and not query:
             self._answer(HTTPStatus.OK, *_PAGES[path])
             return listener.outcome.shown()
