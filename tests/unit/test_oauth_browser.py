@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from zoho_keystore._oauth import browser, listener
+from zoho_keystore._oauth import listener
 from zoho_keystore._oauth.browser import (
     DEFAULT_REDIRECT_URI,
     AuthorizationRequest,
@@ -121,9 +121,7 @@ def test_callback_of_the_request_is_taken(request_: AuthorizationRequest) -> Non
         lambda _q, _state: "",
     ],
 )
-def test_callback_of_another_request_is_none(
-    request_: AuthorizationRequest, change: Callable[[str, str], str]
-) -> None:
+def test_callback_of_another_request_is_none(request_: AuthorizationRequest, change: Callable[[str, str], str]) -> None:
     changed = change(query(request_), request_.state)
     assert request_.callback(changed) is None
     assert request_.pasted(f"{request_.redirect_uri}?{changed}") is None
@@ -151,7 +149,9 @@ def test_pasted_text_that_is_no_callback_is_none(request_: AuthorizationRequest)
         ("https://accounts.example.com", "eu", NAMED, NAMED),
     ],
 )
-def test_exchange_centre_is_the_user_own(server: str, location: str, began_at: DataCentre, expected: DataCentre) -> None:
+def test_exchange_centre_is_the_user_own(
+    server: str, location: str, began_at: DataCentre, expected: DataCentre
+) -> None:
     assert exchange_centre(Callback("c", "", server, location), began_at) == expected
 
 
@@ -177,7 +177,9 @@ def test_exchange_centre_of_forged_callback_is_refused(server: str, location: st
         exchange_centre(Callback("c", "", server, location), began_at)
 
 
-@pytest.mark.parametrize("uri", [DEFAULT_REDIRECT_URI, "http://127.0.0.1:1/", "http://[::1]:1/a/b", "http://localhost:1"])
+@pytest.mark.parametrize(
+    "uri", [DEFAULT_REDIRECT_URI, "http://127.0.0.1:1/", "http://[::1]:1/a/b", "http://localhost:1"]
+)
 def test_redirect_uri_of_this_machine_is_accepted(uri: str) -> None:
     require_redirect_uri(uri)
     assert DEFAULT_REDIRECT_URI == "http://localhost:18734/callback"
@@ -218,9 +220,7 @@ def get(port: int, target: str, *, method: str = "GET", host: str | None = None,
 
 
 @pytest.fixture
-def served(
-    request_: AuthorizationRequest, port: int, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Listener[Callback]]:
+def served(request_: AuthorizationRequest, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener[Callback]]:
     monkeypatch.setattr(listener, "_LAST_PAGE_S", 0.01)
     server = Listener(port, "/callback", request_.callback)
     with server.listening():
@@ -347,9 +347,7 @@ def test_listener_uses_the_port_again_at_once(port: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
-def test_listener_without_ipv6_uses_the_other_address(
-    port: int, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_listener_without_ipv6_uses_the_other_address(port: int, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     class Server(listener._Server):
         def server_bind(self) -> None:
             if self.address_family == socket.AF_INET6:
@@ -371,19 +369,22 @@ class TestUser:
 
     __test__ = False
 
-    def __init__(self, do: Callable[[], None] = lambda: None, *pastes: str) -> None:
+    def __init__(self, do: Callable[[], object] = lambda: None, *pastes: str) -> None:
         self._do = do
         self.pastes = list(pastes)
         self.told: list[str] = []
 
     def open(self, url: str) -> None:
+        """Do it."""
         assert "state=" in url
         threading.Thread(target=self._do, daemon=True).start()
 
     def pasted(self) -> str:
+        """Paste the next line."""
         return self.pastes.pop(0) if self.pastes else ""
 
     def tell(self, text: str) -> None:
+        """Note it."""
         self.told.append(text)
 
 
@@ -503,7 +504,7 @@ def called(tmp_path: Path) -> list[str]:
         ("{path}/mine", ["mine", "https://u?a=1&b=2"]),
     ],
 )
-def test_open_browser_obeys_the_variable(
+def test_open_browser_obeys_the_variable(  # noqa: PLR0917 - pytest passes by name
     programs: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -550,6 +551,6 @@ def test_open_browser_on_a_mac_uses_open(
     programs: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs("open")
-    monkeypatch.setattr(browser.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert open_browser("https://u")
     assert called(tmp_path) == ["open", "https://u"]

@@ -44,7 +44,10 @@ def test_data_centre_of_location_or_address(dc: str, expected: DataCentre) -> No
     ("dc", "problem"),
     [
         *((dc, "is not known.*Give one of us, eu") for dc in ("", "mars", "accounts.zoho.eu", "ftp://a.b", "https://")),
-        *((f"https://{rest}", "is not known") for rest in ("a.b/path", "a.b?q", "a.b#f", "u@a.b", "u:p@a.b", "[x", "a:0")),
+        *(
+            (f"https://{rest}", "is not known")
+            for rest in ("a.b/path", "a.b?q", "a.b#f", "u@a.b", "u:p@a.b", "[x", "a:0")
+        ),
         ("https://evil.example\\@accounts.zoho.eu", "is not known"),
         ("https://a.b:99999", "is not known"),
         ("http://accounts.zoho.eu", "does not begin with https.*this machine only"),

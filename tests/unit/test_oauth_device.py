@@ -42,11 +42,14 @@ class Device:
         self.slept_s: list[float] = []
 
     def code(self) -> DeviceCode:
+        """Ask for a code."""
         return request_code(self.centre, self.client, SCOPE)
 
     def poll(
         self, code: DeviceCode, meanwhile: Callable[[int], None] = lambda _polls: None, *, timeout_s: float = 300.0
     ) -> tuple[DataCentre, TokenReply]:
+        """Poll, with something done in each wait, until the sign-in ends."""
+
         def sleep(seconds: float) -> None:
             self.slept_s.append(seconds)
             self.zoho.advance(seconds)
@@ -130,7 +133,7 @@ def test_device_flow_stays_at_a_named_server(zoho: FakeZoho, machine: Device, ot
         ("Access Denied", ThrottledError, "for a while"),
     ],
 )
-def test_device_flow_error_ends_it(
+def test_device_flow_error_ends_it(  # noqa: PLR0917 - pytest passes by name
     zoho: FakeZoho, machine: Device, status: int, error: str, kind: type[KeystoreError], problem: str
 ) -> None:
     zoho.reply_next(Fault.error(error, status), to="device_token")

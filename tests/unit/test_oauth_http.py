@@ -77,9 +77,7 @@ def test_exchange_of_code_is_not_retried(zoho: FakeZoho, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.hang(), Fault.drip(0.05)])
-def test_request_with_slow_reply_ends_in_time(
-    zoho: FakeZoho, monkeypatch: pytest.MonkeyPatch, fault: Fault
-) -> None:
+def test_request_with_slow_reply_ends_in_time(zoho: FakeZoho, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     """Also where no single read takes long; with the retry, if there is time for one."""
     monkeypatch.setattr(http, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(http, "ONCE_TIMEOUT_S", 0.3)

@@ -157,8 +157,7 @@ def _prepared(settings: Settings) -> Keystore:
                 f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.",
                 err=True,
             )
-        if made.made_store:
-            echo_escaped(f"Created the store {made.store}.", err=True)
+        echo_escaped(f"Created the store {made.store}.", err=True)
     keystore = open_keystore(settings.store, key=settings.key)
     keystore.prove_writable()
     return keystore
