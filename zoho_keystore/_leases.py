@@ -211,7 +211,9 @@ class RefreshCoordinator:
         self._sleep = sleep
         self._has_logged = False
 
-    def acquire(self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool]) -> TokenRecord | None:
+    def acquire(
+        self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool], *, required: bool = False
+    ) -> TokenRecord | None:
         """Return a record with the lease on it taken, or with the token that another thread has refreshed meanwhile.
 
         After the longest wait, after a recent failure, and at once where no lease can be written, the record is
@@ -220,12 +222,14 @@ class RefreshCoordinator:
         Args:
             record: The record.
             is_ready: Returns whether a state of the record needs no refresh (any more).
+            required: Take the lease also after a recent failure, and raise where it cannot be written. For callers that
+                end the lease themselves when their refresh fails.
 
         Returns:
             None when the record was deleted meanwhile.
 
         Raises:
-            KeystoreError: The storage cannot be read any more.
+            KeystoreError: The storage cannot be read any more; or written, if the lease is required.
         """
 
         def look(storage: ReadableStorage) -> _View[TokenRecord | None]:
@@ -239,7 +243,7 @@ class RefreshCoordinator:
             if current is not None:
                 transaction.put(replace(current, refresh=lease.as_fields()))
 
-        return self._coordinate(look, put)
+        return self._coordinate(look, put, required=required)
 
     def acquire_exchange(self, key: str, find: Callable[[ReadableStorage], Match | None]) -> Match | None:
         """Return None with the lease on an exchange taken, or the records that another thread has saved meanwhile.
@@ -262,13 +266,17 @@ class RefreshCoordinator:
         return self._coordinate(look, put)
 
     def _coordinate(
-        self, look: Callable[[ReadableStorage], _View[_T]], put: Callable[[Transaction, Lease], None]
+        self,
+        look: Callable[[ReadableStorage], _View[_T]],
+        put: Callable[[Transaction, Lease], None],
+        *,
+        required: bool = False,
     ) -> _T:
         deadline_s = self._monotonic_s() + self._wait_s
         caller = Owner.current()
         pause_s = _FIRST_PAUSE_S
         view = look(self._storage)
-        if view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
+        if not required and view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
             return view.found
         while not view.is_ready and (left_s := deadline_s - self._monotonic_s()) > 0:
             if view.lease is not None and view.lease.blocks(caller, self._now_ms()):
@@ -279,6 +287,8 @@ class RefreshCoordinator:
             try:
                 is_done, view = self._write_lease(look, put, caller, left_s)
             except KeystoreError as error:
+                if required:
+                    raise
                 self._log_once(error)
                 break
             if is_done:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore._oauth.http import Reply, get_json, post_form
@@ -134,10 +135,20 @@ def revoke(accounts_url: str, refresh_token: str) -> bool:
     """Revoke a refresh token with its access tokens; return False if Zoho does not know it (any more).
 
     Raises:
+        ThrottledError: Too many requests.
         ZohoUnreachableError: Whether it was revoked is unknown.
     """
     reply = post_form(f"{accounts_url}/oauth/v2/token/revoke", {"token": refresh_token})
-    return reply.payload.get("status") == "success"
+    if reply.payload.get("status") == "success":
+        return True
+    error = error_of(reply)
+    # Zoho answers an unknown token with 400. A throttle may come with 400 too, and then the token lives.
+    if (
+        isinstance(error, ThrottledError)
+        or not HTTPStatus.BAD_REQUEST <= reply.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    ):
+        raise error
+    return False
 
 
 def user_name(api_url: str, access_token: str) -> str | None:
