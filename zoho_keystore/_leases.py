@@ -40,6 +40,10 @@ _T = TypeVar("_T")
 #: that. The SDK's own request has no timeout.
 LEASE_MS = 5_000
 
+#: The longest that a lease lasts whose owner ends it in any case, also when its refresh fails, in milliseconds: a request
+#: with its retry takes no longer. With a shorter ``refresh_wait``, as long as that.
+ENDED_LEASE_MS = 20_000
+
 #: For how long after a failed refresh processes that come do not wait for the record, in milliseconds.
 FAILURE_MS = 60_000
 
@@ -146,7 +150,7 @@ class Lease:
 
     def is_running(self, now_ms: int) -> bool:
         """Return whether the lease has not ended by time."""
-        return self.owner is not None and 0 < self.deadline_ms - now_ms <= LEASE_MS
+        return self.owner is not None and 0 < self.deadline_ms - now_ms <= ENDED_LEASE_MS
 
     def recent_failure_ms(self, now_ms: int) -> int:
         """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0."""
@@ -206,6 +210,7 @@ class RefreshCoordinator:
         self._storage = storage
         self._wait_s = wait_s
         self._lease_ms = int(min(LEASE_MS, wait_s * 500))
+        self._ended_lease_ms = int(min(ENDED_LEASE_MS, wait_s * 1_000))
         self._now_ms = now_ms
         self._monotonic_s = monotonic_s
         self._sleep = sleep
@@ -285,7 +290,8 @@ class RefreshCoordinator:
                 view = look(self._storage)
                 continue
             try:
-                is_done, view = self._write_lease(look, put, caller, left_s)
+                lease_ms = self._ended_lease_ms if required else self._lease_ms
+                is_done, view = self._write_lease(look, put, caller, left_s, lease_ms)
             except KeystoreError as error:
                 if required:
                     raise
@@ -301,6 +307,7 @@ class RefreshCoordinator:
         put: Callable[[Transaction, Lease], None],
         caller: Owner,
         left_s: float,
+        lease_ms: int,
     ) -> tuple[bool, _View[_T]]:
         """Write the lease if it is still free and needed; return whether the caller goes on now, and what it sees."""
         with self._storage.transaction(left_s) as transaction:
@@ -314,7 +321,7 @@ class RefreshCoordinator:
                 put(transaction, Lease(None, failed_at_ms=now_ms))
             else:
                 failed_at_ms = 0 if lease is None else lease.recent_failure_ms(now_ms)
-                put(transaction, Lease(caller, now_ms + self._lease_ms, failed_at_ms))
+                put(transaction, Lease(caller, now_ms + lease_ms, failed_at_ms))
             return True, view
 
     def _log_once(self, error: KeystoreError) -> None:
