@@ -12,7 +12,7 @@ from zoho_keystore._oauth.data_centres import API_HOSTS, LOOPBACK_HOSTS
 from zoho_keystore.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, MutableMapping, Sequence
+    from collections.abc import AsyncGenerator, Generator, Sequence
 
     import httpx
     import requests
@@ -35,7 +35,9 @@ class _Tokens:
         self._id = id
         self._hosts = frozenset(host.strip("[]").lower() for host in hosts)
 
-    def authorize(self, headers: MutableMapping[str, str], scheme: str, host: str) -> None:
+    # These get the request, and not its headers, since the repr of requests' headers shows the token in tracebacks.
+
+    def authorize(self, request: requests.PreparedRequest | httpx.Request, scheme: str, host: str) -> None:
         """Set the header of a request to a host.
 
         Raises:
@@ -50,9 +52,9 @@ class _Tokens:
                 f"an access token is sent to Zoho's API servers by https, and not to {host!r} by {scheme}",
                 f"If the host is meant to get it, give hosts=[{host!r}], and use https, except on this machine",
             )
-        headers["Authorization"] = _header(fresh_record(self._keystore, self._id))
+        request.headers["Authorization"] = _header(fresh_record(self._keystore, self._id))
 
-    def renew(self, headers: MutableMapping[str, str]) -> bool:
+    def renew(self, request: requests.PreparedRequest | httpx.Request) -> bool:
         """Replace the header that Zoho has refused; return False when there is none that is worth a try.
 
         The new one has the stored access token, if another process has renewed it meanwhile; else a new one. Where Zoho
@@ -63,11 +65,11 @@ class _Tokens:
             KeystoreError: The access token cannot be renewed.
         """
         stored = self._keystore.require(self._id)
-        if _header(stored) == headers["Authorization"]:
+        if _header(stored) == request.headers["Authorization"]:
             if is_new(stored, self._keystore.now_ms()):
                 return False
             stored = refresh(self._keystore, self._id, asks_refused=False)
-        headers["Authorization"] = _header(stored)
+        request.headers["Authorization"] = _header(stored)
         return True
 
 
@@ -99,7 +101,7 @@ def requests_auth(keystore: Keystore, id: str, hosts: Sequence[str]) -> AuthBase
         def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
             # requests has taken the address apart already, as it will connect to it.
             parts = urlsplit(request.url or "")
-            tokens.authorize(request.headers, parts.scheme, parts.hostname or "")
+            tokens.authorize(request, parts.scheme, parts.hostname or "")
             prepared: Any = request  # Some of its attributes have no types.
             body, position = prepared.body, prepared._body_position  # noqa: SLF001 - as requests' own digest auth
             can_repeat = body is None or isinstance(body, str | bytes) or isinstance(position, int)
@@ -112,7 +114,7 @@ def requests_auth(keystore: Keystore, id: str, hosts: Sequence[str]) -> AuthBase
                 if not _means_token(response.content):
                     return response
                 repeated = response.request.copy()
-                if not tokens.renew(repeated.headers):
+                if not tokens.renew(repeated):
                     return response
                 if isinstance(position, int):
                     body.seek(position)
@@ -147,19 +149,19 @@ def httpx_auth(keystore: Keystore, id: str, hosts: Sequence[str]) -> httpx.Auth:
 
     class KeystoreAuth(httpx.Auth):
         def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-            tokens.authorize(request.headers, request.url.scheme, request.url.host)
+            tokens.authorize(request, request.url.scheme, request.url.host)
             response = yield request
-            if may_be_renewed(request, response) and _means_token(response.read()) and tokens.renew(request.headers):
+            if may_be_renewed(request, response) and _means_token(response.read()) and tokens.renew(request):
                 yield request
 
         async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
             # The store waits for locks, disks and Zoho, which must not stop the event loop.
             from anyio.to_thread import run_sync  # noqa: PLC0415 - httpx depends on it
 
-            await run_sync(tokens.authorize, request.headers, request.url.scheme, request.url.host)
+            await run_sync(tokens.authorize, request, request.url.scheme, request.url.host)
             response = yield request
             means_token = may_be_renewed(request, response) and _means_token(await response.aread())
-            if means_token and await run_sync(tokens.renew, request.headers):
+            if means_token and await run_sync(tokens.renew, request):
                 yield request
 
     return KeystoreAuth()
