@@ -40,8 +40,8 @@ _T = TypeVar("_T")
 #: that. The SDK's own request has no timeout.
 LEASE_MS = 5_000
 
-#: The longest that a lease lasts whose owner ends it in any case, also when its refresh fails, in milliseconds: a request
-#: with its retry takes no longer. With a shorter ``refresh_wait``, as long as that.
+#: The longest that a lease lasts whose owner ends it also when its refresh fails, in milliseconds; with a shorter
+#: ``refresh_wait``, as long as that. On a busy machine a refresh takes seconds.
 ENDED_LEASE_MS = 20_000
 
 #: For how long after a failed refresh processes that come do not wait for the record, in milliseconds.

@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ from zoho_keystore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
@@ -60,6 +59,7 @@ class Clock:
         self.now_ms = NOW_MS
 
     def __call__(self) -> int:
+        """Return the time."""
         return self.now_ms
 
 

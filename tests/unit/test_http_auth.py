@@ -18,13 +18,14 @@ import requests
 
 import zoho_keystore
 from fake_zoho import FakeZoho, Fault
-from zoho_keystore._keystore import Keystore
 from zoho_keystore._open import open_memory_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import ConfigurationError, SignInNeededError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from zoho_keystore._keystore import Keystore
 
 PACKAGE = Path(zoho_keystore.__file__).parent
 LOOPBACK = ["127.0.0.1"]
@@ -248,18 +249,24 @@ def test_requests_does_not_repeat_what_can_be_read_once(
     assert (response.status_code, adapter.sent, zoho.count("refresh")) == (401, sent, sent)
 
 
-@pytest.mark.parametrize(("body", "sent"), [(b"a", 2), (iter([b"a"]), 1)], ids=["bytes", "iterator"])
-def test_httpx_does_not_repeat_what_can_be_read_once(zoho: FakeZoho, keystore: Keystore, body: Any, sent: int) -> None:
-    requests_sent: list[httpx.Request] = []
+class RefusingTransport(httpx.BaseTransport):
+    """Refuse each request as Zoho does."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        requests_sent.append(request)
+    sent = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Count the request."""
+        assert request.headers["authorization"]
+        self.sent += 1
         return httpx.Response(401, json={"code": "INVALID_TOKEN"})
 
-    auth = keystore.httpx_auth("1", hosts=LOOPBACK)
-    with httpx.Client(transport=httpx.MockTransport(answer), auth=auth) as client:
+
+@pytest.mark.parametrize(("body", "sent"), [(b"a", 2), (iter([b"a"]), 1)], ids=["bytes", "iterator"])
+def test_httpx_does_not_repeat_what_can_be_read_once(zoho: FakeZoho, keystore: Keystore, body: Any, sent: int) -> None:
+    transport = RefusingTransport()
+    with httpx.Client(transport=transport, auth=keystore.httpx_auth("1", hosts=LOOPBACK)) as client:
         assert client.post(leads(zoho), content=body).status_code == 401
-    assert (len(requests_sent), zoho.count("refresh")) == (sent, sent)
+    assert (transport.sent, zoho.count("refresh")) == (sent, sent)
 
 
 def test_requests_leaves_a_stream_unread(zoho: FakeZoho, keystore: Keystore) -> None:
@@ -306,7 +313,7 @@ def test_token_is_sent_to_no_other_host(
 
 
 def test_address_that_parsers_read_differently_is_refused(keystore: Keystore) -> None:
-    """requests would connect to evil.example, which urlsplit takes for the user's name."""
+    """It would connect to evil.example, which urlsplit takes for the user's name."""
     with pytest.raises(ConfigurationError, match=r"not to 'evil.example'"):
         with_requests(keystore, "GET", "https://evil.example\\@www.zohoapis.com/")
 
@@ -385,7 +392,7 @@ def test_token_is_not_sent_after_a_redirect_elsewhere(
 def test_refusal_after_a_redirect_within_the_server(
     zoho: FakeZoho, keystore: Keystore, elsewhere: ThreadingHTTPServer, send: Callable[..., int]
 ) -> None:
-    """requests sends the redirected request once more; httpx returns the refusal."""
+    """With requests the redirected request is sent once more; httpx returns the refusal."""
     url = f"http://127.0.0.1:{elsewhere.server_address[1]}"
     options = {} if send is with_requests else {"follow_redirects": True}
     assert send(keystore, "GET", f"{url}/to/{url}/", **options) == 401
