@@ -136,7 +136,7 @@ def refresh(
     """
     record = keystore.require(id)
     age_s = (keystore.now_ms() - record.issued_at) / 1_000
-    if record.access_token and 0 <= age_s < min_age_s:
+    if is_refreshable(record) and record.access_token and 0 <= age_s < min_age_s:
         raise ThrottledError(
             f"the token {id!r} was refreshed {age_s:.0f} s ago, and was left as it is",
             "Zoho issues 10 access tokens in 10 minutes. Give --force to refresh it all the same",

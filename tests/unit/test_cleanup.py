@@ -102,8 +102,9 @@ def test_revoke_deletes_what_zoho_does_not_know(zoho: FakeZoho, keystore: Keysto
     assert [record.id for record in keystore.records()] == ["1"]
 
 
-def test_revoke_deletes_a_token_that_was_not_exchanged(zoho: FakeZoho, keystore: Keystore) -> None:
-    keystore.save(TokenRecord(id="2", grant_token="g"))
+@pytest.mark.parametrize("fields", [{"grant_token": "g"}, {"access_token": "a", "expires_in": "1"}])
+def test_revoke_deletes_what_is_no_token_any_more(zoho: FakeZoho, keystore: Keystore, fields: dict[str, str]) -> None:
+    keystore.save(TokenRecord(id="2", **fields))  # type: ignore[arg-type] # they are texts
     assert not revocation.revoke(keystore, "2")
     assert (len(keystore.records()), zoho.count("revoke")) == (1, 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoho_keystore._access import require_accounts_url, without_frames
+from zoho_keystore._access import is_usable, require_accounts_url, without_frames
 from zoho_keystore._oauth import endpoints
 from zoho_keystore.errors import KeystoreError
 
@@ -26,7 +26,8 @@ def revoke(keystore: Keystore, id: str) -> bool:
     """
     record = keystore.require(id)
     known: bool | KeystoreError = False
-    if record.refresh_token or record.access_token:
+    # An access token that has expired by itself is nothing to revoke.
+    if record.refresh_token or is_usable(record, keystore.now_ms()):
         url = require_accounts_url(keystore, record)
         known = without_frames(lambda: endpoints.revoke(url, record.refresh_token or record.access_token or ""))
     if isinstance(known, KeystoreError):
