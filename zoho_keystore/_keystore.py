@@ -431,25 +431,52 @@ class Keystore:
                     deleted.append(id)
         return deleted
 
-    def name_user(self, id: str, user_name: str) -> TokenRecord | None:
-        """Give a record that was just signed in the name of its user; the record that this user had becomes it.
+    def prove_writable(self) -> None:
+        """Save the store as it is, before a code is spent that works once: only a save proves that saving works.
+
+        Raises:
+            KeystoreError: It cannot be saved.
+        """
+        with self._storage.transaction() as transaction:
+            transaction.touch()
+
+    def finish_sign_in(self, id: str, user_name: str | None, *, again: str | None = None) -> TokenRecord | None:
+        """Name the user of a record that was just signed in, and put it in the place of the one that it renews.
+
+        That is the record that was to be signed in again, unless it belongs to another user; else the one of the same
+        user and client. It keeps its id, and what the new sign-in does not know.
+
+        Args:
+            id: The record.
+            user_name: The user's name; None if it is not known.
+            again: The id of the record that was to be signed in again.
 
         Returns:
-            The record as it is stored now, which may have the id of the one before; None when it was deleted.
+            The record as it is stored now, with the id that it has now; None when it was deleted meanwhile.
+
+        Raises:
+            KeystoreError: Nothing was changed.
         """
         with self._storage.transaction() as transaction:
             record = transaction.get(id)
             if record is None:
                 return None
-            named = replace(record, user_name=user_name, saved_at=self._save_time(transaction))
-            match = transaction.find([Lookup(MatchRule.USER, "user_name", user_name, record.client_id)])
-            others = [] if match is None else [one for one in match.records if one.id != id]
-            if others and record.user_name is None:
-                before = max(others, key=lambda one: one.saved_at)
+            now_ms = self._save_time(transaction)
+            record = replace(record, user_name=user_name or record.user_name, saved_at=now_ms)
+            renewed = None if again is None else transaction.get(again)
+            if renewed is not None and _is_other_user(renewed.user_name, user_name):
+                renewed = None
+            if renewed is None and user_name:
+                match = transaction.find([Lookup(MatchRule.USER, "user_name", user_name, record.client_id)])
+                others = [] if match is None else [one for one in match.records if one.id != id]
+                renewed = max(others, key=lambda one: one.saved_at, default=None)
+            if renewed is not None and renewed.id != id:
                 transaction.remove(id)
-                named = replace(named, id=before.id, created_at=before.created_at, unknown=before.unknown)
-            transaction.put(named)
-            return named
+                # Programs may know the record by the name that it has.
+                name = renewed.user_name or record.user_name
+                record = updated(renewed, replace(record, user_name=name), now_ms=now_ms)
+            transaction.put(record)
+            return record
 
     def close(self) -> None:
         """Drop keys and records from memory; the store cannot be used afterwards."""
@@ -539,6 +566,16 @@ class Keystore:
                 f"An id may have {MAX_ID_CHARACTERS}",
                 self.path,
             )
+
+
+def _is_other_user(stored: str | None, user_name: str | None) -> bool:
+    """Return whether a record's user is known not to be the one that has signed in.
+
+    A program may have given the record the user's address alone, or a name of its own, which tells nothing.
+    """
+    if not stored or not user_name or "@" not in stored:
+        return False
+    return stored not in {user_name, user_name.rpartition(":")[0]}
 
 
 def _matching(storage: ReadableStorage, wanted: TokenRecord) -> Match | None:

@@ -99,6 +99,15 @@ def by_api_url(url: str) -> DataCentre | None:
     return next((centre for centre in DATA_CENTRES.values() if centre.api_url == f"https://www.{domain}"), None)
 
 
+def may_be_sent_to(api_url: str, centre: DataCentre) -> bool:
+    """Return whether an access token of a data centre may be sent to an API server that a reply names."""
+    parts = _split(api_url)
+    if parts is None or not is_secure(parts):
+        return False
+    # A server that the user has named may name any API server.
+    return not centre.location or parts.netloc.lower() in API_HOSTS
+
+
 def is_secure(parts: SplitResult) -> bool:
     """Return whether secrets may be sent to an address: by https, or to this machine."""
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS)

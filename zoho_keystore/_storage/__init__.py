@@ -57,6 +57,10 @@ class Transaction(ReadableStorage, Protocol):
         """Set the lease of an exchange, at a time in milliseconds since the epoch; a put of its record removes it."""
         ...
 
+    def touch(self) -> None:
+        """Have the storage written at the end, although nothing else changes."""
+        ...
+
     def is_retired(self, refresh_token: str) -> bool:
         """Return whether a refresh token was deleted or replaced, and has not been put anew since."""
         ...

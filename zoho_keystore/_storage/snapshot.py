@@ -129,6 +129,10 @@ class Snapshot:
             self.header = self.header._replace(next_id=number + 1)
         self.changed = True
 
+    def touch(self) -> None:
+        """Count as changed."""
+        self.changed = True
+
     def remove(self, id: str) -> None:
         """Remove the record of an id, which has to be there."""
         record = self.by_id.pop(id)

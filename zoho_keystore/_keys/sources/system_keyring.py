@@ -40,7 +40,7 @@ class SystemKeyring:
 
     def load(self) -> Sequence[bytes]:
         """Return the keys in the keyring."""
-        password = self._call("get_password")
+        password = self.read()
         if not password:
             raise KeyUnavailableError(
                 f"the system's keyring holds nothing for {self}",
@@ -48,6 +48,10 @@ class SystemKeyring:
                 f"{shlex.quote(self._user)}",
             )
         return parse_keys(os.fsencode(password), f"the entry of the system's keyring for {self}")
+
+    def read(self) -> str:
+        """Return the entry; empty if there is none."""
+        return self._call("get_password") or ""
 
     def create(self, key: bytes) -> bool:
         """Make the entry with a first key; return False if there is one."""
