@@ -299,6 +299,8 @@ class Keystore:
         else:
             self._require_usable(given)
             record = created(given, id=transaction.imported_id(given.id), now_ms=now_ms)
+            # It may have been issued long ago.
+            record = replace(record, issued_at=given.issued_at)
         transaction.put(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
 

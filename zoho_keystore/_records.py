@@ -294,13 +294,17 @@ def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
 
 def completed(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRecord:
     """Return the stored record with what it lacks from a record of the same sign-in; the later access token wins."""
-    changes = {
+    changes: dict[str, Any] = {
         name: value
         for name in (*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS)
         if name not in {"access_token", "expires_in"} and not getattr(stored, name) and (value := getattr(given, name))
     }
     if given.access_token and (not stored.access_token or (given.expires_at_ms or 0) > (stored.expires_at_ms or 0)):
-        changes |= {"access_token": given.access_token, "expires_in": given.expires_in}
+        changes |= {
+            "access_token": given.access_token,
+            "expires_in": given.expires_in,
+            "issued_at": given.issued_at,
+        }
     return replace(stored, **changes, saved_at=now_ms, refresh=None) if changes else stored
 
 

@@ -195,7 +195,7 @@ def test_login_again_keeps_the_name_that_programs_know(scene: Scene) -> None:
     scene.login()
     for name in ("ada@example.com", "main account", ""):
         with closing(open_keystore()) as keystore:
-            keystore.change("1", lambda one, name=name: replace(one, user_name=name))  # type: ignore[misc]
+            keystore.change("1", lambda one, _, name=name: replace(one, user_name=name))  # type: ignore[misc]
         assert scene.login("--id", "1").stdout == "1\n"
         assert [one.user_name for one in records()] == [name or ADA]
 

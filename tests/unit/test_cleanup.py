@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fake_zoho import FakeZoho, Fault
+from zoho_keystore._oauth import endpoints
 from zoho_keystore._open import open_memory_keystore
 from zoho_keystore._operations import revocation
 from zoho_keystore._operations.cleanup import Policy
@@ -142,13 +143,13 @@ def test_revoke_without_a_data_centre_asks_no_other(zoho: FakeZoho, keystore: Ke
 def test_revoke_keeps_a_record_that_was_signed_in_meanwhile(
     zoho: FakeZoho, keystore: Keystore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = revocation.endpoints.revoke
+    original = endpoints.revoke
 
     def revoke(url: str, token: str) -> bool:
         keystore.save(TokenRecord(id="1", refresh_token="newer"))
         return original(url, token)
 
-    monkeypatch.setattr(revocation.endpoints, "revoke", revoke)
+    monkeypatch.setattr(endpoints, "revoke", revoke)
     assert revocation.revoke(keystore, "1")
     assert [record.refresh_token for record in keystore.records()] == ["newer"]
     assert len(zoho.revoked) == 1

@@ -33,6 +33,7 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     # 11 is for a question that was answered with no, 12 for what doctor found.
     errors.SignInNeededError: 14,
     errors.ClientRefusedError: 15,
+    # After its kinds, which have codes of their own.
     errors.SignInError: 13,
     errors.ThrottledError: 16,
     errors.ZohoUnreachableError: 17,
