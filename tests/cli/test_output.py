@@ -359,11 +359,10 @@ def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Pa
 @pytest.mark.usefixtures("evil")
 def test_commands_that_ask_zoho_escape_control_characters_and_mask_secrets() -> None:
     """Without a network: the tokens tell no data centre, or cannot be refreshed."""
+    changes: dict[str, Any] = {"refused_at": 1, "expires_in": "1", "issued_at": 0, "api_domain": None}
     with closing(open_keystore()) as keystore:
         for id in (EVIL, "1"):
-            keystore.change(
-                id, lambda record, _: replace(record, refused_at=1, expires_in="1", refresh_token="CANARY1")
-            )
+            keystore.change(id, lambda record, _: replace(record, refresh_token=f"CANARY{record.id}", **changes))
     shown = [
         invoke("cleanup", "--unusable", "--dry-run").output,
         invoke("refresh", "1", EVIL, code=14).output,
