@@ -7,8 +7,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zoho_keystore._access import fresh_record, refresh
-from zoho_keystore._oauth.data_centres import API_HOSTS, is_secure
+from zoho_keystore._access import fresh_record, is_new, refresh
+from zoho_keystore._oauth.data_centres import API_HOSTS, LOOPBACK_HOSTS
 from zoho_keystore.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,59 +19,72 @@ if TYPE_CHECKING:
     from requests.auth import AuthBase
 
     from zoho_keystore._keystore import Keystore
+    from zoho_keystore._records import TokenRecord
 
 #: Codes of a 401 that mean the access token; OAUTH_SCOPE_MISMATCH comes with 401 too, and no refresh helps there.
 _TOKEN_CODES = frozenset(("INVALID_TOKEN", "INVALID_OAUTHTOKEN", "AUTHENTICATION_FAILURE"))
 
 
 class _Tokens:
-    """The access tokens of one record, for one client."""
+    """The access tokens of one record, for requests to some hosts."""
 
     def __init__(self, keystore: Keystore, id: str, hosts: Sequence[str]) -> None:
+        if isinstance(hosts, str):
+            raise ConfigurationError("hosts is a text, and not a list of texts", f"Give hosts=[{hosts!r}]")
         self._keystore = keystore
         self._id = id
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(host.strip("[]").lower() for host in hosts)
 
-    def header(self, url: str) -> str:
-        """Return the header for a request.
+    # These get the request, and not its headers, since the repr of requests' headers shows the token in tracebacks.
+
+    def authorize(self, request: requests.PreparedRequest | httpx.Request, scheme: str, host: str) -> None:
+        """Set the header of a request to a host.
 
         Raises:
             ConfigurationError: The token must not be sent there.
+            KeystoreError: There is no token.
         """
-        if not self.allows(url):
-            host = urlsplit(url).hostname
+        host = host.lower()
+        is_zoho = scheme == "https" and host in API_HOSTS
+        is_named = host in self._hosts and (scheme == "https" or (scheme == "http" and host in LOOPBACK_HOSTS))
+        if not is_zoho and not is_named:
             raise ConfigurationError(
-                f"an access token is sent by https and to Zoho's API servers only, and not to {host}",
-                f"If the host is meant to get it, give hosts=[{host!r}]",
+                f"an access token is sent to Zoho's API servers by https, and not to {host!r} by {scheme}",
+                f"If the host is meant to get it, give hosts=[{host!r}], and use https, except on this machine",
             )
-        return _header(fresh_record(self._keystore, self._id).access_token)
+        request.headers["Authorization"] = _header(fresh_record(self._keystore, self._id))
 
-    def allows(self, url: str) -> bool:
-        """Return whether a token may be sent to an address."""
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-        return is_secure(parts) and (host in self._hosts or (host in API_HOSTS and parts.scheme == "https"))
+    def renew(self, request: requests.PreparedRequest | httpx.Request) -> bool:
+        """Replace the header that Zoho has refused; return False when there is none that is worth a try.
 
-    def renewed_header(self, sent: str) -> str:
-        """Return the header after Zoho has refused one: with the stored token if that is another, else a new one."""
+        The new one has the stored access token, if another process has renewed it meanwhile; else a new one. Where Zoho
+        refuses a token that is new, the next one would be refused, too: the request goes to the wrong data centre, for
+        example.
+
+        Raises:
+            KeystoreError: The access token cannot be renewed.
+        """
         stored = self._keystore.require(self._id)
-        if stored.access_token and _header(stored.access_token) != sent:
-            return _header(stored.access_token)
-        return _header(refresh(self._keystore, self._id).access_token)
+        if _header(stored) == request.headers["Authorization"]:
+            if is_new(stored, self._keystore.now_ms()):
+                return False
+            stored = refresh(self._keystore, self._id, asks_refused=False)
+        request.headers["Authorization"] = _header(stored)
+        return True
 
 
-def _header(access_token: str | None) -> str:
-    return f"Zoho-oauthtoken {access_token}"
+def _header(record: TokenRecord) -> str:
+    return f"Zoho-oauthtoken {record.access_token}"
 
 
-def _means_token(status: int, content: bytes) -> bool:
-    if status != HTTPStatus.UNAUTHORIZED:
-        return False
+def _means_token(content: bytes) -> bool:
+    """Return whether the body of a 401 means the access token."""
     try:
         payload = json.loads(content)
     except (ValueError, RecursionError):
         return False
-    return isinstance(payload, dict) and payload.get("code") in _TOKEN_CODES
+    code = payload.get("code") if isinstance(payload, dict) else None
+    return isinstance(code, str) and code in _TOKEN_CODES
 
 
 def requests_auth(keystore: Keystore, id: str, hosts: Sequence[str]) -> AuthBase:
@@ -86,32 +99,33 @@ def requests_auth(keystore: Keystore, id: str, hosts: Sequence[str]) -> AuthBase
 
     class KeystoreAuth(AuthBase):
         def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-            request.headers["Authorization"] = tokens.header(request.url or "")
-            body: Any = request.body
-            hooks: Any = request  # Its methods have no types.
-            position = body.tell() if hasattr(body, "seek") and hasattr(body, "tell") else None
+            # requests has taken the address apart already, as it will connect to it.
+            parts = urlsplit(request.url or "")
+            tokens.authorize(request, parts.scheme, parts.hostname or "")
+            prepared: Any = request  # Some of its attributes have no types.
+            body, position = prepared.body, prepared._body_position  # noqa: SLF001 - as requests' own digest auth
+            can_repeat = body is None or isinstance(body, str | bytes) or isinstance(position, int)
 
             def renew(response: requests.Response, **options: Any) -> requests.Response:
-                sent = response.request.headers.get("Authorization", "")
-                can_repeat = isinstance(body, str | bytes | None) or position is not None
-                # A redirect may have led elsewhere; requests takes the header away then.
-                if response.history or not sent or not can_repeat or not tokens.allows(response.url):
+                # requests takes the header away when a redirect leads elsewhere.
+                has_header = "Authorization" in response.request.headers
+                if response.status_code != HTTPStatus.UNAUTHORIZED or not has_header or not can_repeat:
                     return response
-                if not _means_token(response.status_code, response.content):
+                if not _means_token(response.content):
                     return response
-                if position is not None:
+                repeated = response.request.copy()
+                if not tokens.renew(repeated):
+                    return response
+                if isinstance(position, int):
                     body.seek(position)
                 response.close()
-                repeated = response.request.copy()
-                repeated.headers["Authorization"] = tokens.renewed_header(sent)
-                repeated.hooks["response"].remove(renew)
                 connection: Any = vars(response)["connection"]
                 answer: requests.Response = connection.send(repeated, **options)
                 answer.history.append(response)
                 answer.request = repeated
                 return answer
 
-            hooks.register_hook("response", renew)
+            prepared.register_hook("response", renew)
             return request
 
     return KeystoreAuth()
@@ -125,28 +139,29 @@ def httpx_auth(keystore: Keystore, id: str, hosts: Sequence[str]) -> httpx.Auth:
         raise ConfigurationError("the library httpx is not installed", "Install it with: pip install httpx") from None
     tokens = _Tokens(keystore, id, hosts)
 
-    def needs_renewal(request: httpx.Request, response: httpx.Response, content: bytes) -> bool:
-        can_repeat = isinstance(request.stream, httpx.ByteStream)
-        return can_repeat and response.request.url == request.url and _means_token(response.status_code, content)
+    def may_be_renewed(request: httpx.Request, response: httpx.Response) -> bool:
+        # After a redirect, the response is that of another request.
+        return (
+            response.status_code == HTTPStatus.UNAUTHORIZED
+            and response.request is request
+            and isinstance(request.stream, httpx.ByteStream)
+        )
 
     class KeystoreAuth(httpx.Auth):
         def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-            sent = request.headers["Authorization"] = tokens.header(str(request.url))
+            tokens.authorize(request, request.url.scheme, request.url.host)
             response = yield request
-            if response.status_code == HTTPStatus.UNAUTHORIZED and needs_renewal(request, response, response.read()):
-                request.headers["Authorization"] = tokens.renewed_header(sent)
+            if may_be_renewed(request, response) and _means_token(response.read()) and tokens.renew(request):
                 yield request
 
         async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
             # The store waits for locks, disks and Zoho, which must not stop the event loop.
-            from anyio import to_thread  # noqa: PLC0415 - httpx depends on it
+            from anyio.to_thread import run_sync  # noqa: PLC0415 - httpx depends on it
 
-            sent = request.headers["Authorization"] = await to_thread.run_sync(tokens.header, str(request.url))
+            await run_sync(tokens.authorize, request, request.url.scheme, request.url.host)
             response = yield request
-            if response.status_code == HTTPStatus.UNAUTHORIZED and needs_renewal(
-                request, response, await response.aread()
-            ):
-                request.headers["Authorization"] = await to_thread.run_sync(tokens.renewed_header, sent)
+            means_token = may_be_renewed(request, response) and _means_token(await response.aread())
+            if means_token and await run_sync(tokens.renew, request):
                 yield request
 
     return KeystoreAuth()

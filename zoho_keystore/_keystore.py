@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import shlex
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +26,7 @@ from zoho_keystore._records import (
     merged,
     updated,
 )
-from zoho_keystore.errors import DurabilityUnknownError, InvalidTokenError, TokenNotFoundError
+from zoho_keystore.errors import DurabilityUnknownError, InvalidTokenError, SignInNeededError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -79,10 +80,20 @@ class Keystore:
         now_ms: The clock, in milliseconds since the epoch.
         refresh_wait: For how many seconds ``get_for_use`` and ``find_for_use`` wait for another thread or process that
             refreshes the token; 0 switches leases off.
+        session_timeout: After how many seconds from its sign-in on a record is taken for absent by all that looks
+            records up; None is never. Saves and deletions still see it: a save updates it, and does not add another.
     """
 
-    def __init__(self, storage: Storage, now_ms: Callable[[], int] = _now_ms, *, refresh_wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        now_ms: Callable[[], int] = _now_ms,
+        *,
+        refresh_wait: float = 0.0,
+        session_timeout: float | None = None,
+    ) -> None:
         self._storage = storage
+        self._session_timeout_s = session_timeout
         self._now_ms = now_ms
         self._refresh_wait_s = refresh_wait
         self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=now_ms)
@@ -92,13 +103,18 @@ class Keystore:
         """The store's file, absolute and without symbolic links; None for a store in memory."""
         return self._storage.path
 
+    def now_ms(self) -> int:
+        """Return the time by the store's clock, in milliseconds since the epoch."""
+        return self._now_ms()
+
     def get(self, id: str) -> TokenRecord | None:
         """Return the record of an id, or None.
 
         Raises:
             KeystoreError: The store cannot be read.
         """
-        return self._storage.get(id)
+        record = self._storage.get(id)
+        return None if record is None or self._is_over(record) else record
 
     def get_for_use(self, id: str) -> TokenRecord | None:
         """Return the record of an id for a caller that is about to use its token, or None; may write a lease, and wait.
@@ -109,7 +125,7 @@ class Keystore:
         Raises:
             KeystoreError: The store cannot be read.
         """
-        record = self._storage.get(id)
+        record = self.get(id)
         if record is not None and needs_refresh(record, self._now_ms()):
             record = self._coordinator.acquire(record, self._is_fresh)
         if record is None:
@@ -147,7 +163,7 @@ class Keystore:
         if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
             raise self.not_found(wanted.id)
         if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
-            match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(_matching, wanted=wanted))
+            match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(self._matching, wanted=wanted))
             record = None if match is None else match.records[0]
         if record is None:
             return None
@@ -233,7 +249,10 @@ class Keystore:
         Raises:
             KeystoreError: The store cannot be read.
         """
-        return self._storage.records()
+        records = self._storage.records()
+        if self._session_timeout_s is None:
+            return records
+        return [record for record in records if not self._is_over(record)]
 
     def import_records(
         self,
@@ -280,6 +299,8 @@ class Keystore:
         else:
             self._require_usable(given)
             record = created(given, id=transaction.imported_id(given.id), now_ms=now_ms)
+            # It may have been issued long ago.
+            record = replace(record, issued_at=given.issued_at)
         transaction.put(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
 
@@ -290,11 +311,13 @@ class Keystore:
 
         Args:
             id: The record.
-            min_life: For how many seconds the access token has to live at least.
+            min_life: For how many seconds the access token has to live at least; up to 3,000, as Zoho's live for an
+                hour.
 
         Raises:
+            ConfigurationError: ``min_life`` is not such a number.
             TokenNotFoundError: No record has this id.
-            SignInNeededError: Zoho does not accept its refresh token any more, or it has none.
+            SignInNeededError: Zoho does not accept its refresh token any more, it has none, or its session is over.
             ThrottledError: Zoho refuses access tokens for a while.
             ClientRefusedError: Zoho does not accept the client.
             ZohoUnreachableError: Zoho did not answer, or not as Zoho.
@@ -309,11 +332,13 @@ class Keystore:
 
         Args:
             id: The record.
-            hosts: Hosts that the token may be sent to besides Zoho's API servers, such as "localhost". To a host of this
-                list it is sent by http too, if it is this machine.
+            hosts: Names of hosts, without a port, that the token may be sent to besides Zoho's API servers: by https,
+                and to this machine (localhost, 127.0.0.1, ::1) by http too.
 
         Raises:
-            ConfigurationError: The library ``requests`` is not installed; or, at a request, the host is not allowed.
+            ConfigurationError: The library ``requests`` is not installed, or ``hosts`` is a text. At a request: the
+                token must not be sent there.
+            KeystoreError: At a request: as :meth:`access_token`.
         """
         from zoho_keystore._http_auth import requests_auth  # noqa: PLC0415 - as above
 
@@ -326,7 +351,7 @@ class Keystore:
         return httpx_auth(self, id, hosts)
 
     def check_writable(self) -> None:
-        """Make sure that a save would work, as far as that can be known without one: before a code is spent, say.
+        """Make sure that a save would work, as far as that can be known without one.
 
         Raises:
             StoreFileError: A save would fail.
@@ -338,15 +363,28 @@ class Keystore:
 
         Raises:
             TokenNotFoundError: There is none.
+            SignInNeededError: Its session is over.
             KeystoreError: The store cannot be read.
         """
-        record = self.get(id)
+        record = self._storage.get(id)
         if record is None:
             raise self.not_found(id)
+        if self._is_over(record):
+            raise SignInNeededError(
+                f"the session of the token {id!r} is over, which lasts for {self._session_timeout_s:g} s",
+                f"Sign in again: zoho-keystore login --id {shlex.quote(id)}",
+                self.path,
+            )
         return record
 
+    def _is_over(self, record: TokenRecord) -> bool:
+        if self._session_timeout_s is None:
+            return False
+        # Records of older releases do not tell when they were signed in.
+        return self._now_ms() - (record.signed_in_at or record.created_at) > self._session_timeout_s * 1_000
+
     def lease(self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool]) -> TokenRecord | None:
-        """Return a record to be refreshed by the caller, or as another caller has refreshed it; may write and wait.
+        """Return a record to be refreshed by the caller, or as another caller has refreshed it; writes, and may wait.
 
         Args:
             record: The record.
@@ -354,19 +392,46 @@ class Keystore:
 
         Returns:
             None when it was deleted meanwhile.
-        """
-        return self._coordinator.acquire(record, is_ready)
 
-    def change(self, id: str, change: Callable[[TokenRecord], TokenRecord]) -> None:
-        """Replace a record by what a function makes of it; one that was deleted stays deleted.
+        Raises:
+            KeystoreError: The store cannot be written, so that a new token could not be kept.
+        """
+        return self._coordinator.acquire(record, is_ready, required=True)
+
+    def change(self, id: str, change: Callable[[TokenRecord, int], TokenRecord]) -> TokenRecord | None:
+        """Replace a record by what a function makes of it.
+
+        Args:
+            id: The record.
+            change: Gets the record as it is stored now, and the time of a save; what it returns is stored.
+
+        Returns:
+            The record as it is stored now; None when there is none: one that was deleted stays deleted.
 
         Raises:
             KeystoreError: Nothing was changed.
         """
         with self._storage.transaction() as transaction:
             record = transaction.get(id)
-            if record is not None and (changed := change(record)) != record:
+            if record is not None and (changed := change(record, self._save_time(transaction))) != record:
                 transaction.put(changed)
+                return changed
+        return record
+
+    def delete_if(self, condition: Callable[[TokenRecord], bool], *ids: str) -> list[str]:
+        """Delete those of some records that meet a condition when it comes to it, and return their ids.
+
+        Raises:
+            KeystoreError: Nothing was deleted.
+        """
+        deleted = []
+        with self._storage.transaction() as transaction:
+            for id in ids:
+                record = transaction.get(id)
+                if record is not None and condition(record):
+                    transaction.remove(id)
+                    deleted.append(id)
+        return deleted
 
     def prove_writable(self) -> None:
         """Save the store as it is, before a code is spent that works once: only a save proves that saving works.
@@ -428,11 +493,18 @@ class Keystore:
         return min(max(self._now_ms(), transaction.last_saved_at + 1), MAX_COUNTER - 1)
 
     def _matching_one(self, storage: ReadableStorage, wanted: TokenRecord) -> TokenRecord | None:
-        match = _matching(storage, wanted)
+        match = self._matching(storage, wanted)
         if match is None:
             return None
         self._warn_if_ambiguous(match)
         return match.records[0]
+
+    def _matching(self, storage: ReadableStorage, wanted: TokenRecord) -> Match | None:
+        match = _matching(storage, wanted)
+        if match is None or self._session_timeout_s is None:
+            return match
+        records = [record for record in match.records if not self._is_over(record)]
+        return Match(match.rule, records) if records else None
 
     def _warn_if_ambiguous(self, match: Match | None) -> None:
         if match is not None and len(match.records) > 1:

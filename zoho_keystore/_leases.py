@@ -40,6 +40,10 @@ _T = TypeVar("_T")
 #: that. The SDK's own request has no timeout.
 LEASE_MS = 5_000
 
+#: The longest that a lease lasts whose owner ends it also when its refresh fails, in milliseconds; with a shorter
+#: ``refresh_wait``, as long as that. On a busy machine a refresh takes seconds.
+ENDED_LEASE_MS = 20_000
+
 #: For how long after a failed refresh processes that come do not wait for the record, in milliseconds.
 FAILURE_MS = 60_000
 
@@ -146,7 +150,7 @@ class Lease:
 
     def is_running(self, now_ms: int) -> bool:
         """Return whether the lease has not ended by time."""
-        return self.owner is not None and 0 < self.deadline_ms - now_ms <= LEASE_MS
+        return self.owner is not None and 0 < self.deadline_ms - now_ms <= ENDED_LEASE_MS
 
     def recent_failure_ms(self, now_ms: int) -> int:
         """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0."""
@@ -206,12 +210,15 @@ class RefreshCoordinator:
         self._storage = storage
         self._wait_s = wait_s
         self._lease_ms = int(min(LEASE_MS, wait_s * 500))
+        self._ended_lease_ms = int(min(ENDED_LEASE_MS, wait_s * 1_000))
         self._now_ms = now_ms
         self._monotonic_s = monotonic_s
         self._sleep = sleep
         self._has_logged = False
 
-    def acquire(self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool]) -> TokenRecord | None:
+    def acquire(
+        self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool], *, required: bool = False
+    ) -> TokenRecord | None:
         """Return a record with the lease on it taken, or with the token that another thread has refreshed meanwhile.
 
         After the longest wait, after a recent failure, and at once where no lease can be written, the record is
@@ -220,12 +227,14 @@ class RefreshCoordinator:
         Args:
             record: The record.
             is_ready: Returns whether a state of the record needs no refresh (any more).
+            required: Take the lease also after a recent failure, and raise where it cannot be written. For callers that
+                end the lease themselves when their refresh fails.
 
         Returns:
             None when the record was deleted meanwhile.
 
         Raises:
-            KeystoreError: The storage cannot be read any more.
+            KeystoreError: The storage cannot be read any more; or written, if the lease is required.
         """
 
         def look(storage: ReadableStorage) -> _View[TokenRecord | None]:
@@ -239,7 +248,7 @@ class RefreshCoordinator:
             if current is not None:
                 transaction.put(replace(current, refresh=lease.as_fields()))
 
-        return self._coordinate(look, put)
+        return self._coordinate(look, put, required=required)
 
     def acquire_exchange(self, key: str, find: Callable[[ReadableStorage], Match | None]) -> Match | None:
         """Return None with the lease on an exchange taken, or the records that another thread has saved meanwhile.
@@ -262,13 +271,17 @@ class RefreshCoordinator:
         return self._coordinate(look, put)
 
     def _coordinate(
-        self, look: Callable[[ReadableStorage], _View[_T]], put: Callable[[Transaction, Lease], None]
+        self,
+        look: Callable[[ReadableStorage], _View[_T]],
+        put: Callable[[Transaction, Lease], None],
+        *,
+        required: bool = False,
     ) -> _T:
         deadline_s = self._monotonic_s() + self._wait_s
         caller = Owner.current()
         pause_s = _FIRST_PAUSE_S
         view = look(self._storage)
-        if view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
+        if not required and view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
             return view.found
         while not view.is_ready and (left_s := deadline_s - self._monotonic_s()) > 0:
             if view.lease is not None and view.lease.blocks(caller, self._now_ms()):
@@ -277,8 +290,11 @@ class RefreshCoordinator:
                 view = look(self._storage)
                 continue
             try:
-                is_done, view = self._write_lease(look, put, caller, left_s)
+                lease_ms = self._ended_lease_ms if required else self._lease_ms
+                is_done, view = self._write_lease(look, put, caller, left_s, lease_ms)
             except KeystoreError as error:
+                if required:
+                    raise
                 self._log_once(error)
                 break
             if is_done:
@@ -291,6 +307,7 @@ class RefreshCoordinator:
         put: Callable[[Transaction, Lease], None],
         caller: Owner,
         left_s: float,
+        lease_ms: int,
     ) -> tuple[bool, _View[_T]]:
         """Write the lease if it is still free and needed; return whether the caller goes on now, and what it sees."""
         with self._storage.transaction(left_s) as transaction:
@@ -304,7 +321,7 @@ class RefreshCoordinator:
                 put(transaction, Lease(None, failed_at_ms=now_ms))
             else:
                 failed_at_ms = 0 if lease is None else lease.recent_failure_ms(now_ms)
-                put(transaction, Lease(caller, now_ms + self._lease_ms, failed_at_ms))
+                put(transaction, Lease(caller, now_ms + lease_ms, failed_at_ms))
             return True, view
 
     def _log_once(self, error: KeystoreError) -> None:

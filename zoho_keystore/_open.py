@@ -27,6 +27,7 @@ def open_keystore(
     key: bytes | str | None = None,
     lock_timeout: float = 10.0,
     refresh_wait: float = 10.0,
+    session_timeout: float | None = None,
     create: bool = True,
 ) -> Keystore:
     """Open the keystore in a file, without the SDK.
@@ -41,6 +42,8 @@ def open_keystore(
         lock_timeout: For how many seconds a write waits for the store's lock.
         refresh_wait: For how many seconds a caller that is about to use an expired token waits for another thread or
             process that refreshes it; 0 switches this off.
+        session_timeout: For how many seconds from its sign-in on a token is handed out; then it is taken for absent,
+            and the user has to sign in again. None is for ever.
         create: Whether to create the file, encrypted and without tokens, when it is missing.
 
     Raises:
@@ -48,11 +51,13 @@ def open_keystore(
     """
     lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
+    session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     ring = key_ring(key)
     file = store_path(path)
     if create and path is None and not os.environ.get(FILE_VARIABLE):
         make_directories(file.parent)
-    return Keystore(FileStorage(file, ring, lock_timeout=lock_timeout_s, create=create), refresh_wait=refresh_wait_s)
+    storage = FileStorage(file, ring, lock_timeout=lock_timeout_s, create=create)
+    return Keystore(storage, refresh_wait=refresh_wait_s, session_timeout=session_timeout_s)
 
 
 def open_memory_keystore(*, refresh_wait: float = 10.0) -> Keystore:

@@ -34,7 +34,7 @@ CREDENTIAL_FIELDS = FIELDS[1:]
 SIGN_IN_FIELDS = ("scope", "accounts_url", "kind", "soid")
 
 #: Counters and times, in milliseconds since the epoch; 0 is "never".
-COUNTER_FIELDS = ("created_at", "saved_at", "signed_in_at", "refused_at", "denied_until", "denied_times")
+COUNTER_FIELDS = ("created_at", "saved_at", "signed_in_at", "issued_at", "refused_at", "denied_until", "denied_times")
 
 #: The longest id that a caller may choose.
 MAX_ID_CHARACTERS = 255
@@ -70,7 +70,8 @@ class TokenRecord:
         accounts_url: The accounts server that refreshes the token.
         kind: How it was signed in: "browser", "device", "self client", "grant" or "client credentials".
         soid: Of client credentials, the service and organization that they are for.
-        signed_in_at: When its refresh token came, in milliseconds since the epoch; 0 when that is not known.
+        signed_in_at: When it was signed in, in milliseconds since the epoch; 0 in a record of an older release.
+        issued_at: When its access token came, likewise; 0 when that is not known.
         refused_at: When Zoho refused the refresh token, likewise; 0 while it does not.
         denied_until: Until when Zoho refuses access tokens because too many were asked for, likewise.
         denied_times: How often it has done so in a row.
@@ -95,6 +96,7 @@ class TokenRecord:
     created_at: int = 0
     saved_at: int = 0
     signed_in_at: int = 0
+    issued_at: int = 0
     refused_at: int = 0
     denied_until: int = 0
     denied_times: int = 0
@@ -266,9 +268,14 @@ def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRec
         changes.pop("expires_in", None)
     elif not given.expires_in and given.access_token != stored.access_token:
         changes["expires_in"] = None
-    if given.refresh_token and given.refresh_token != stored.refresh_token:
+    has_access_token = changes.get("access_token", stored.access_token) != stored.access_token
+    # Only another refresh token is another sign-in: a script that has the stored one saves it again at each run.
+    is_sign_in = bool(given.refresh_token) and given.refresh_token != stored.refresh_token
+    if is_sign_in or given.signed_in_at > stored.signed_in_at:
         changes["signed_in_at"] = given.signed_in_at or now_ms
-    if changes.get("access_token", stored.access_token) != stored.access_token or "signed_in_at" in changes:
+    if has_access_token:
+        changes["issued_at"] = now_ms
+    if has_access_token or is_sign_in:
         # Zoho has issued a token, so what it refused before does not count any more.
         changes |= {"refused_at": 0, "denied_until": 0, "denied_times": 0}
     return replace(stored, **changes, saved_at=now_ms, refresh=None)
@@ -287,13 +294,17 @@ def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
 
 def completed(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRecord:
     """Return the stored record with what it lacks from a record of the same sign-in; the later access token wins."""
-    changes = {
+    changes: dict[str, Any] = {
         name: value
-        for name in CREDENTIAL_FIELDS
+        for name in (*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS)
         if name not in {"access_token", "expires_in"} and not getattr(stored, name) and (value := getattr(given, name))
     }
     if given.access_token and (not stored.access_token or (given.expires_at_ms or 0) > (stored.expires_at_ms or 0)):
-        changes |= {"access_token": given.access_token, "expires_in": given.expires_in}
+        changes |= {
+            "access_token": given.access_token,
+            "expires_in": given.expires_in,
+            "issued_at": given.issued_at,
+        }
     return replace(stored, **changes, saved_at=now_ms, refresh=None) if changes else stored
 
 
@@ -306,5 +317,6 @@ def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:
         created_at=given.created_at or now_ms,
         saved_at=now_ms,
         signed_in_at=given.signed_in_at or given.created_at or now_ms,
+        issued_at=(given.issued_at or now_ms) if given.access_token else 0,
         unknown=given.unknown,
     )

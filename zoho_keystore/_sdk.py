@@ -167,6 +167,9 @@ class EncryptedFileStore(_KeystoreTokenStore):
         lock_timeout: For how many seconds a write waits for the store's lock.
         refresh_wait: For how many seconds a look-up of an expired token waits for another process or thread that
             refreshes it, so that one refresh serves all; 0 switches this off.
+        session_timeout: For how many seconds from its sign-in on a token is handed out; then all look-ups and
+            ``get_tokens`` take it for absent, so that the user has to sign in again, with a new grant or refresh token.
+            Saving the same refresh token again is no sign-in. None is for ever.
 
     Raises:
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
@@ -179,8 +182,17 @@ class EncryptedFileStore(_KeystoreTokenStore):
         key: bytes | str | None = None,
         lock_timeout: float = 10.0,
         refresh_wait: float = 10.0,
+        session_timeout: float | None = None,
     ) -> None:
-        super().__init__(open_keystore(path, key=key, lock_timeout=lock_timeout, refresh_wait=refresh_wait))
+        super().__init__(
+            open_keystore(
+                path,
+                key=key,
+                lock_timeout=lock_timeout,
+                refresh_wait=refresh_wait,
+                session_timeout=session_timeout,
+            )
+        )
 
     @property
     def path(self) -> Path | None:

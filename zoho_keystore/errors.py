@@ -142,7 +142,6 @@ class ThrottledError(KeystoreError):
 
     def __init__(self, problem: str, advice: str = "", path: Path | None = None, retry_at: float = 0.0) -> None:
         super().__init__(problem, advice, path)
-        self.args = (problem, advice, path, retry_at)
         self.retry_at = retry_at
 
 

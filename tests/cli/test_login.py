@@ -170,7 +170,7 @@ def test_login_prints_json(scene: Scene) -> None:
 def test_login_of_same_user_and_client_updates_the_record(scene: Scene) -> None:
     scene.login()
     with closing(open_keystore()) as keystore:
-        keystore.change("1", lambda one: replace(one, grant_token="grant", refused_at=7))
+        keystore.change("1", lambda one, _: replace(one, grant_token="grant", refused_at=7))
     assert scene.login().stdout == "1\n"
     [record] = records()
     assert record.access_token == scene.zoho.issued[-1]
@@ -195,7 +195,7 @@ def test_login_again_keeps_the_name_that_programs_know(scene: Scene) -> None:
     scene.login()
     for name in ("ada@example.com", "main account", ""):
         with closing(open_keystore()) as keystore:
-            keystore.change("1", lambda one, name=name: replace(one, user_name=name))  # type: ignore[misc]
+            keystore.change("1", lambda one, _, name=name: replace(one, user_name=name))  # type: ignore[misc]
         assert scene.login("--id", "1").stdout == "1\n"
         assert [one.user_name for one in records()] == [name or ADA]
 

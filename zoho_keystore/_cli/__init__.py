@@ -33,6 +33,7 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     # 11 is for a question that was answered with no, 12 for what doctor found.
     errors.SignInNeededError: 14,
     errors.ClientRefusedError: 15,
+    # After its kinds, which have codes of their own.
     errors.SignInError: 13,
     errors.ThrottledError: 16,
     errors.ZohoUnreachableError: 17,
@@ -68,8 +69,14 @@ _COMMANDS = {
 class Failure(click.ClickException):
     """An error of the package: printed as one line, with the exit code of its family."""
 
-    def __init__(self, error: errors.KeystoreError) -> None:
-        super().__init__(str(error))
+    def __init__(self, error: errors.KeystoreError, settings: Settings | None = None) -> None:
+        message = str(error)
+        # Both are raised once the store is open, so that --key is known to be a spec and no key.
+        if settings is not None and isinstance(error, errors.SignInNeededError | errors.TokenNotFoundError):
+            same_store = settings.command()
+            if same_store not in message:
+                message = message.replace(": zoho-keystore ", f": {same_store} ")
+        super().__init__(message)
         self.exit_code = next(  # type: ignore[misc] # an attribute of click's class
             (code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1
         )
@@ -114,7 +121,7 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except errors.KeystoreError as error:
-            failure = Failure(error)
+            failure = Failure(error, ctx.obj)
         # Raised out here: the chain would lead to frames with tokens (see zoho_keystore.errors).
         raise failure
 

@@ -1,12 +1,13 @@
-"""``revoke``: end tokens at Zoho, and delete them."""
+"""``revoke``: revoke tokens at Zoho, and delete them."""
 
 from __future__ import annotations
 
 import click
 
+from zoho_keystore._cli.each import run_for_each
 from zoho_keystore._cli.output import echo_escaped
 from zoho_keystore._cli.settings import Settings, complete_ids, confirm, pass_settings
-from zoho_keystore._operations import sign_in
+from zoho_keystore._operations import revocation
 from zoho_keystore._text import count
 
 
@@ -23,12 +24,18 @@ def command(settings: Settings, ids: tuple[str, ...], yes: bool) -> None:  # noq
     chosen = list(dict.fromkeys(ids))
     for id in chosen:
         keystore.require(id)
-        others = [one for one in sign_in.sharing(keystore, id) if one not in chosen]
+    for id in chosen:
+        others = [one for one in revocation.sharing(keystore, id) if one not in chosen]
         if others:
-            echo_escaped(f"{id} shares its refresh token with {', '.join(others)}, which end with it.", err=True)
+            echo_escaped(
+                f"{id} shares its refresh token with {', '.join(others)}, which cannot be used afterwards.", err=True
+            )
     confirm(
         f"Revoke {count(len(chosen), 'token')} at Zoho, and delete {'it' if len(chosen) == 1 else 'them'}?", yes=yes
     )
-    for id in chosen:
-        known = sign_in.revoke(keystore, id)
-        echo_escaped(f"{id}: {'revoked and deleted' if known else 'deleted; Zoho did not know it any more'}")
+
+    def revoke(id: str) -> None:
+        is_known = revocation.revoke(keystore, id)
+        echo_escaped(f"{id}: {'revoked and deleted' if is_known else 'deleted; Zoho does not know it (any more)'}")
+
+    run_for_each(revoke, chosen)

@@ -89,9 +89,9 @@ def parse_duration(option: str, text: str) -> float:
     Raises:
         click.UsageError: It is not one.
     """
-    match = re.fullmatch(r"(\d{1,9})([dhms])", text.strip())
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([dhms])", text.strip())
     if match is None:
-        raise click.UsageError(f"{option} takes a number with a unit: 90d, 12h, 30m or 45s.")
+        raise click.UsageError(f"{option} takes a number from 1 on with a unit: 90d, 12h, 30m or 45s.")
     return int(match[1]) * {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}[match[2]]
 
 

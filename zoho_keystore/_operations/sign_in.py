@@ -1,4 +1,4 @@
-"""Sign in at Zoho and keep the token: the flows of ``login``, and ``revoke``, usable without the command line."""
+"""Sign in at Zoho and keep the token: the flows of ``login``, usable without the command line."""
 
 from __future__ import annotations
 
@@ -317,26 +317,3 @@ def _self_client(file: Path) -> SelfClient | str:
             text = " ".join(map(str, scope)) if isinstance(scope, list) else str(scope or "")
             return SelfClient(Client(client_id, client_secret), code, normalized_scope(text or DEFAULT_SCOPE))
     return "the file lacks client_id, client_secret or code"
-
-
-def revoke(keystore: Keystore, id: str) -> bool:
-    """Revoke a record's refresh token at Zoho, then delete the record; return whether Zoho knew the token.
-
-    Raises:
-        TokenNotFoundError: No record has this id.
-        ZohoUnreachableError: Zoho did not answer; nothing was deleted.
-        KeystoreError: It could not be deleted.
-    """
-    record = keystore.require(id)
-    secret = record.refresh_token or record.access_token
-    known = bool(secret) and endpoints.revoke(accounts_url_of(record), secret or "")
-    keystore.delete(id)
-    return known
-
-
-def sharing(keystore: Keystore, id: str) -> list[str]:
-    """Return the ids of the other records with a record's refresh token, which a revocation ends, too."""
-    record = keystore.require(id)
-    if not record.refresh_token:
-        return []
-    return [one.id for one in keystore.records() if one.id != id and one.refresh_token == record.refresh_token]
