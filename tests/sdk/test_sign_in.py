@@ -1,4 +1,4 @@
-"""Records of ``login`` and of the SDK are the same: each uses and refreshes those of the other."""
+"""A record of the SDK that ``login`` signs in again; that each uses those of the other: test_shared_records.py."""
 
 from __future__ import annotations
 
@@ -58,25 +58,6 @@ def login(zoho: FakeZoho, path: Path, key: bytes, **changes: Any) -> None:
     who = sign_in.SignIn(Client("client-1", "secret-1"), data_centre(zoho.url), **changes)
     sign_in.by_code(keystore, who, zoho.new_grant("ada@example.com"), user=Console())
     keystore.close()
-
-
-def test_token_of_login_is_used_and_refreshed_by_the_sdk(
-    zoho: FakeZoho, store_path: Path, key: bytes, tmp_path: Path
-) -> None:
-    login(zoho, store_path, key)
-    store = EncryptedFileStore(store_path, key=key)
-    ask(zoho, store, OAuthToken(id="1"), tmp_path)
-    assert (zoho.count("grant"), zoho.count("refresh")) == (1, 0)
-    [token] = store.get_tokens()
-    token.set_expires_in("1")
-    store.save_token(token)
-    ask(zoho, store, OAuthToken(id="1"), tmp_path)
-    assert zoho.count("refresh") == 1
-    keystore = open_keystore(store_path, key=key)
-    record = keystore.require("1")
-    assert record.access_token == zoho.issued[-1]
-    assert (record.kind, record.accounts_url) == ("grant", zoho.url)
-    assert record.user_name == "ada@example.com:60001234567"
 
 
 def test_token_of_the_sdk_is_signed_in_again_by_login(
