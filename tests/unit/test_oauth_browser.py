@@ -398,9 +398,12 @@ def run(request: AuthorizationRequest, user: TestUser, timeout_s: float = 5.0) -
 
 
 def visited(port: int, target: str) -> tuple[int, str]:
-    """Go to an address as a browser does, and return the status and the page."""
+    """Go to an address as a slow browser does, and return the status and the page."""
     reply, body = get(port, target)
-    return visited(port, reply.headers["Location"]) if reply.status == 303 else (reply.status, body)
+    if reply.status != 303:
+        return reply.status, body
+    time.sleep(0.3)
+    return visited(port, reply.headers["Location"])
 
 
 def test_sign_in_shows_the_browser_how_it_ended(request_: AuthorizationRequest, port: int) -> None:
