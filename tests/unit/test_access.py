@@ -304,6 +304,11 @@ def test_throttles_at_the_same_moment_count_once(keystore: Keystore) -> None:
     assert (keystore.require("1").denied_times, keystore.require("1").denied_until) == (1, NOW_MS + 60_000)
 
 
+def test_throttle_that_a_clock_ahead_of_time_has_noted_is_void(keystore: Keystore) -> None:
+    change(keystore, denied_until=NOW_MS + 600_001)
+    assert fresh_record(keystore, "1", zoho=Zoho("new")).access_token == "new"
+
+
 def test_great_number_of_throttles_does_no_harm(keystore: Keystore) -> None:
     change(keystore, denied_times=2**62)
     failure(lambda: fresh_record(keystore, "1", zoho=Zoho(ThrottledError("too many"))), ThrottledError)
