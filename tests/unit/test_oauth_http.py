@@ -157,7 +157,7 @@ def test_requests_are_imported_only_for_a_request() -> None:
 def test_request_without_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "requests", None)
     with pytest.raises(ConfigurationError, match=r"requests is not installed.*zoho_keystore\[oauth\]"):
-        post_form("http://localhost", {})
+        endpoints.refresh("http://localhost", CLIENT, TOKEN)
 
 
 def test_no_secret_in_logs_reprs_or_errors(zoho: FakeZoho, caplog: pytest.LogCaptureFixture) -> None:

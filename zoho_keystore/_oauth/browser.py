@@ -36,6 +36,9 @@ _PASTE_POLL_S = 0.1
 _TEXT_BROWSERS = {"browsh", "elinks", "links", "links2", "lynx", "w3m", "www-browser"}
 _BROWSERS = ("xdg-open", "x-www-browser", "firefox", "chromium", "google-chrome")
 
+#: Paths that a browser sends as they are, so that they can be compared with what it sends.
+_AS_SENT = re.compile(r"[\w./~-]*", re.ASCII)
+
 _ERROR_NAME = re.compile(r"[a-z_]{1,40}")
 
 
@@ -186,6 +189,7 @@ def require_redirect_uri(uri: str) -> None:
             and parts.hostname in LOOPBACK_HOSTS
             and parts.username is None
             and bool(parts.port)
+            and _AS_SENT.fullmatch(parts.path) is not None
             and not parts.query
             and not parts.fragment
             and parts.path not in PAGE_PATHS

@@ -193,12 +193,12 @@ def user_name(api_url: str, access_token: str) -> str | None:
     match _payload(users).get("users"), _payload(orgs).get("org"):
         case [{"email": str(email)}, *_], [{"zgid": str() | int() as zgid}, *_]:
             return f"{email}:{zgid}"
-    if isinstance(orgs, ZohoUnreachableError):
+    if isinstance(orgs, KeystoreError):
         raise orgs
     return None
 
 
-def _payload(reply: Reply | ZohoUnreachableError) -> Mapping[str, Any]:
+def _payload(reply: Reply | KeystoreError) -> Mapping[str, Any]:
     return reply.payload if isinstance(reply, Reply) else {}
 
 

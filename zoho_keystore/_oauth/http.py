@@ -13,8 +13,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from zoho_keystore._keys.sources.timeout import run_with_timeout
-from zoho_keystore.errors import ConfigurationError, ZohoUnreachableError
+from zoho_keystore._timeout import run_with_timeout
+from zoho_keystore.errors import ConfigurationError, KeystoreError, ZohoUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
         return f"<Reply {self.status}>"
 
 
-def post_form(url: str, form: Mapping[str, str], *, once: bool = False) -> Reply | ZohoUnreachableError:
+def post_form(url: str, form: Mapping[str, str], *, once: bool = False) -> Reply | KeystoreError:
     """Send a form, and return the JSON object that comes back, or why there is none.
 
     Args:
@@ -61,18 +61,14 @@ def post_form(url: str, form: Mapping[str, str], *, once: bool = False) -> Reply
         form: The fields.
         once: Whether the form works once, so that it must not be sent again after a missing or broken reply.
 
-    Raises:
-        ConfigurationError: The library for HTTP is not installed.
+    Returns:
+        The reply; a ZohoUnreachableError; or a ConfigurationError if the library for HTTP is not installed.
     """
     return _ask(url, lambda session, options: session.post(url, data=dict(form), **options), once=once)
 
 
-def get_json(url: str, access_token: str) -> Reply | ZohoUnreachableError:
-    """Ask an API with an access token, and return the JSON object that comes back, or why there is none.
-
-    Raises:
-        ConfigurationError: The library for HTTP is not installed.
-    """
+def get_json(url: str, access_token: str) -> Reply | KeystoreError:
+    """Ask an API with an access token, and return what :func:`post_form` does."""
     headers = {"Authorization": f"Zoho-oauthtoken {access_token}"}
     return _ask(url, lambda session, options: session.get(url, headers=headers, **options), once=False)
 
@@ -94,14 +90,18 @@ def library() -> Any:
 
 def _ask(
     url: str, send: Callable[[requests.Session, dict[str, Any]], requests.Response], *, once: bool
-) -> Reply | ZohoUnreachableError:
+) -> Reply | KeystoreError:
+    try:
+        requests = library()
+    except ConfigurationError as error:
+        return error
     left_s = ONCE_TIMEOUT_S if once else TIMEOUT_S
     deadline_s = time.monotonic() + left_s
-    reply, problem = _attempt(send, left_s)
+    reply, problem = _attempt(requests, send, left_s)
     left_s = deadline_s - time.monotonic() - _RETRY_PAUSE_S
     if reply is None and not once and left_s > 0:
         time.sleep(_RETRY_PAUSE_S)
-        reply, problem = _attempt(send, left_s)
+        reply, problem = _attempt(requests, send, left_s)
     if reply is not None:
         return reply
     return ZohoUnreachableError(
@@ -110,10 +110,9 @@ def _ask(
 
 
 def _attempt(
-    send: Callable[[requests.Session, dict[str, Any]], requests.Response], timeout_s: float
+    requests: Any, send: Callable[[requests.Session, dict[str, Any]], requests.Response], timeout_s: float
 ) -> tuple[Reply | None, str]:
     """Return the reply, or what is wrong with it as a clause."""
-    requests = library()
     options = {
         "timeout": (min(_CONNECT_TIMEOUT_S, timeout_s), timeout_s),
         "allow_redirects": False,

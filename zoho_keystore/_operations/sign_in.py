@@ -146,10 +146,12 @@ def by_code(keystore: Keystore, sign_in: SignIn, code: str, *, user: User, kind:
         KeystoreError: As :func:`by_browser`.
     """
     user.tell(_EXCHANGING)
-    issued = endpoints.exchange_code(
-        sign_in.centre.accounts_url, sign_in.client, code, redirect_uri=sign_in.redirect_uri
-    )
-    del code  # See zoho_keystore.errors.
+    try:
+        issued = endpoints.exchange_code(
+            sign_in.centre.accounts_url, sign_in.client, code, redirect_uri=sign_in.redirect_uri
+        )
+    finally:
+        del code  # See zoho_keystore.errors.
     return _keep(keystore, sign_in, issued, kind, user)
 
 

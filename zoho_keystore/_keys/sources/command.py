@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from zoho_keystore._keys.fernet_key import MAX_TEXT_BYTES, parse_keys
-from zoho_keystore._keys.sources.timeout import run_with_timeout
+from zoho_keystore._timeout import run_with_timeout
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, MalformedKeyError, os_error_text
 
 if TYPE_CHECKING:

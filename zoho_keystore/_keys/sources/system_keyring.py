@@ -11,7 +11,7 @@ from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, dedupe, parse_keys
-from zoho_keystore._keys.sources.timeout import run_with_timeout
+from zoho_keystore._timeout import run_with_timeout
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError
 
 if TYPE_CHECKING:
