@@ -126,6 +126,7 @@ def refresh(
     keystore: Keystore,
     id: str,
     *,
+    seen: TokenRecord | None = None,
     min_age_s: float = MIN_AGE_S,
     asks_refused: bool = True,
     zoho: Zoho = endpoints,
@@ -135,6 +136,7 @@ def refresh(
     Args:
         keystore: The store.
         id: The record.
+        seen: The record with the access token that is to be replaced; None is the one that is stored.
         min_age_s: Refuse when the access token came less than so many seconds ago.
         asks_refused: Whether to ask Zoho also with a refresh token that it has refused before.
         zoho: Where access tokens come from.
@@ -142,7 +144,7 @@ def refresh(
     Raises:
         KeystoreError: As :func:`fresh_record`; it is a ThrottledError when the access token is too new.
     """
-    record = keystore.require(id)
+    record = keystore.require(id) if seen is None else seen
     age_s = (keystore.now_ms() - record.issued_at) / 1_000
     if is_refreshable(record) and record.access_token and 0 <= age_s < min_age_s:
         raise ThrottledError(
