@@ -76,6 +76,14 @@ def is_new(record: TokenRecord, now_ms: int) -> bool:
     return 0 <= now_ms - record.issued_at < MIN_AGE_S * 1_000
 
 
+def is_denied(record: TokenRecord, now_ms: int) -> bool:
+    """Return whether Zoho refuses access tokens for now.
+
+    A denial that ends later than any lasts comes from a clock that has since been set back.
+    """
+    return 0 < record.denied_until - now_ms <= LONGEST_DENIAL_MS
+
+
 def is_refreshable(record: TokenRecord) -> bool:
     """Return whether an access token can be asked for without a user."""
     return bool(record.refresh_token) or record.kind == CLIENT_CREDENTIALS
@@ -118,6 +126,7 @@ def refresh(
     keystore: Keystore,
     id: str,
     *,
+    seen: TokenRecord | None = None,
     min_age_s: float = MIN_AGE_S,
     asks_refused: bool = True,
     zoho: Zoho = endpoints,
@@ -127,6 +136,7 @@ def refresh(
     Args:
         keystore: The store.
         id: The record.
+        seen: The record with the access token that is to be replaced; None is the one that is stored.
         min_age_s: Refuse when the access token came less than so many seconds ago.
         asks_refused: Whether to ask Zoho also with a refresh token that it has refused before.
         zoho: Where access tokens come from.
@@ -134,7 +144,7 @@ def refresh(
     Raises:
         KeystoreError: As :func:`fresh_record`; it is a ThrottledError when the access token is too new.
     """
-    record = keystore.require(id)
+    record = keystore.require(id) if seen is None else seen
     age_s = (keystore.now_ms() - record.issued_at) / 1_000
     if is_refreshable(record) and record.access_token and 0 <= age_s < min_age_s:
         raise ThrottledError(
@@ -170,7 +180,7 @@ def _refreshed(
 
 def _obstacle(keystore: Keystore, record: TokenRecord, *, asks_refused: bool) -> KeystoreError | None:
     """Return the error of a refresh that need not be tried."""
-    if record.denied_until > keystore.now_ms():
+    if is_denied(record, keystore.now_ms()):
         return _throttled(keystore, record.denied_until)
     if not is_refreshable(record) or (record.refused_at and not asks_refused):
         return _sign_in_needed(keystore, record)
@@ -190,7 +200,9 @@ def _asked(keystore: Keystore, record: TokenRecord, zoho: Zoho, *, may_repeat: b
     if isinstance(outcome, ThrottledError):
         noted = _note(keystore, record, _with_denial)
         now_ms = keystore.now_ms()
-        raise _throttled(keystore, max(noted.denied_until if noted else 0, now_ms + FIRST_DENIAL_MS))
+        if noted is not None and is_denied(noted, now_ms):
+            raise _throttled(keystore, noted.denied_until)
+        raise _throttled(keystore, now_ms + FIRST_DENIAL_MS)
     if isinstance(outcome, SignInNeededError):
         if current.refresh_token != record.refresh_token and may_repeat:
             return _asked(keystore, current, zoho, may_repeat=False)
@@ -231,7 +243,7 @@ def _kept(keystore: Keystore, asked: TokenRecord, issued: TokenReply) -> TokenRe
 
 
 def _with_denial(record: TokenRecord, now_ms: int) -> TokenRecord:
-    if record.denied_until > now_ms:
+    if is_denied(record, now_ms):
         return record  # Another process was denied at the same moment.
     times = record.denied_times + 1
     # The shift is bounded, since a great one would fill the memory.
@@ -244,12 +256,13 @@ def _note(
 ) -> TokenRecord | None:
     """Write a refusal into the record, unless another process has renewed it or signed in anew; end the own lease."""
 
-    def noted(record: TokenRecord, now_ms: int) -> TokenRecord:
+    def noted(record: TokenRecord, _save_ms: int) -> TokenRecord:
         lease = Lease.of(record.refresh)
         if lease is not None and lease.owner == Owner.current():
             record = replace(record, refresh=None)
         is_same = (record.refresh_token, record.access_token) == (seen.refresh_token, seen.access_token)
-        return change(record, now_ms) if is_same else record
+        # By the clock: after it was set back, the time of a save is ahead of it.
+        return change(record, keystore.now_ms()) if is_same else record
 
     try:
         return keystore.change(seen.id, noted)

@@ -68,7 +68,7 @@ class _Tokens:
         if _header(stored) == request.headers["Authorization"]:
             if is_new(stored, self._keystore.now_ms()):
                 return False
-            stored = refresh(self._keystore, self._id, asks_refused=False)
+            stored = refresh(self._keystore, self._id, seen=stored, asks_refused=False)
         request.headers["Authorization"] = _header(stored)
         return True
 

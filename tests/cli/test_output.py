@@ -227,7 +227,7 @@ def test_status_tells_what_becomes_of_a_token(
 ) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    given = {name: str(value) if name == "expires_in" else value for name, value in fields.items()}
+    given: dict[str, Any] = {name: str(value) if name == "expires_in" else value for name, value in fields.items()}
     assert format_status(TokenRecord(id="1", **given), NOW_MS) == status
 
 

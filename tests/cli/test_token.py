@@ -63,6 +63,8 @@ def test_token_with_wrong_usage_is_refused(zoho: FakeZoho) -> None:
     assert "Give an id: the store has 2 tokens." in usage_error("token")
     assert "there is no token '9'" in refused(9, "token", "9")
     assert zoho.count("refresh") == 0
+    invoke("delete", "--all", "--yes")
+    assert refused(9, "token").endswith("the store has no tokens. Sign in first: zoho-keystore login\n")
 
 
 @pytest.mark.usefixtures("refreshable")

@@ -18,6 +18,7 @@ import requests
 
 import zoho_keystore
 from fake_zoho import FakeZoho, Fault
+from zoho_keystore import _http_auth
 from zoho_keystore._open import open_memory_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import ConfigurationError, SignInNeededError, TokenNotFoundError
@@ -142,6 +143,23 @@ def test_token_that_another_process_renewed_is_used(
         return original(id)
 
     keystore.require = require  # type: ignore[method-assign]
+    assert send(keystore, "GET", leads(zoho)) == 200
+    assert (zoho.count("refresh"), zoho.count("leads")) == (1, 2)
+
+
+@senders
+def test_token_that_another_process_renews_at_the_same_moment_is_used(
+    zoho: FakeZoho, keystore: Keystore, send: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right before this one would."""
+    good = keystore.require("1").access_token
+    keystore.change("1", lambda record, _: replace(record, access_token="1000.old"))
+
+    def is_new(_record: TokenRecord, now_ms: int) -> bool:
+        keystore.change("1", lambda record, _: replace(record, access_token=good, issued_at=now_ms))
+        return False
+
+    monkeypatch.setattr(_http_auth, "is_new", is_new)
     assert send(keystore, "GET", leads(zoho)) == 200
     assert (zoho.count("refresh"), zoho.count("leads")) == (1, 2)
 

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from zoho_keystore._access import is_refreshable, is_usable
+from zoho_keystore._access import is_denied, is_refreshable, is_usable
 from zoho_keystore._leases import Lease
 from zoho_keystore._oauth.data_centres import by_accounts_url, by_api_url
 from zoho_keystore._records import CREDENTIAL_FIELDS, SIGN_IN_FIELDS
@@ -108,7 +108,7 @@ def format_status(record: TokenRecord, now_ms: int) -> str:
         return "valid" if expires_at_ms is None else f"valid for {_format_duration(expires_at_ms - now_ms)}"
     if record.refused_at or not is_refreshable(record):
         return "sign in again"
-    if record.denied_until > now_ms:
+    if is_denied(record, now_ms):
         return time.strftime("throttled until %H:%M", time.localtime(record.denied_until / 1_000))
     return "renews on use"
 

@@ -10,6 +10,7 @@ import click
 
 from zoho_keystore._open import open_keystore, store_path
 from zoho_keystore._text import cli_command, count
+from zoho_keystore.errors import TokenNotFoundError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,11 +74,14 @@ def the_id(keystore: Keystore, id: str | None) -> str:
     """Return the id that was given, or that of the only token.
 
     Raises:
-        click.UsageError: None was given, and there is not exactly one token.
+        TokenNotFoundError: There are no tokens.
+        click.UsageError: None was given, and there is more than one.
     """
     if id is not None:
         return id
     records = keystore.records()
+    if not records:
+        raise TokenNotFoundError("the store has no tokens", "Sign in first: zoho-keystore login", keystore.path)
     if len(records) != 1:
         raise click.UsageError(f"Give an id: the store has {count(len(records), 'token')}.")
     return records[0].id
