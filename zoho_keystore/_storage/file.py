@@ -35,7 +35,7 @@ from zoho_keystore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from zoho_keystore._fs.lock import HeldLock
@@ -225,23 +225,19 @@ class FileStorage:
             if sealed is not None:
                 self._write(held, draft, sealed, base)
 
-    def reencrypt(self, prepare: Callable[[str], KeyRing]) -> None:
+    def reencrypt(self, keys: KeyRing) -> None:
         """Encrypt the file anew, and decrypt the result with the newest key alone before it replaces the file.
 
         Args:
-            prepare: Called under the lock with the fingerprint of the key that the file is encrypted with; returns the
-                ring that is used from then on.
+            keys: The ring that is used from then on.
 
         Raises:
-            KeystoreError: As :meth:`transaction`, or what ``prepare`` raises. The file is as it was.
+            KeystoreError: As :meth:`transaction`. The file is as it was.
             DurabilityUnknownError: It is encrypted anew, and may not survive a power cut.
         """
         self._require_open()
-        with self._lock.held() as held:
-            self._remove_leftovers(held)
+        with self._locked(math.inf) as (held, base):
             try:
-                base, fingerprint = self._reload()
-                keys = prepare(fingerprint)
                 self._require_open()  # Another thread may have closed the storage meanwhile.
                 self._keys = keys
                 draft = base.snapshot.copy()
