@@ -36,13 +36,12 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._fs.paths import default_store
-from zoho_keystore._keys import fernet_key
+from zoho_keystore._keys import ring_text
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, ring_file
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import rotation
-from zoho_keystore._operations.key_usage import KeyUse
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, LockTimeoutError, RotationUnfinishedError
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from multiprocessing.connection import Connection
 
-    from zoho_keystore._keys.sources import KeySource
     from zoho_keystore._operations.rotation import Rotation
 
 ROTATION = "rotation"
@@ -111,8 +109,8 @@ class RingedStore:
         return open_keystore(self.path, key=self.spec, create=make, **options)
 
     def rotate(self, lock_timeout: float = 10.0) -> Rotation:
-        """Rotate."""
-        return rotation.rotate(self.path, key=self.spec, lock_timeout=lock_timeout)
+        """Rotate, and drop the old keys: one write more than a rotation that retires them."""
+        return rotation.rotate(self.path, key=self.spec, drop_old=True, lock_timeout=lock_timeout)
 
     def content(self) -> tuple[bytes, bytes]:
         """Return what both files hold."""
@@ -130,9 +128,10 @@ class RingedStore:
         return [line for line in self.ring.read_bytes().splitlines() if line.strip() and b"#" not in line]
 
     def comments(self) -> list[bytes]:
-        """Return the other lines of the ring."""
+        """Return the other lines of the ring, without the heading of retired keys."""
         keys = self.keys()
-        return [line for line in self.ring.read_bytes().splitlines() if line not in keys]
+        lines = self.ring.read_bytes().splitlines()
+        return [line for line in lines if line not in keys and not line.startswith(b"# retired ")]
 
     def sealing_key(self) -> bytes:
         """Return the key of the ring that opens the store.
@@ -260,22 +259,18 @@ def _keys_asked_for_once() -> None:
 
 
 def _old_keys_dropped_first(pause_s: float = 0) -> None:
-    def add(self: ring_file.RingFile, key: bytes) -> None:
-        content, keys = self._read(), self.load()
-        lines = (line for line in content.splitlines(keepends=True) if line.rstrip() not in keys)
-        self._replace(content, ring_file._with_line(b"".join(lines), key))
+    def add(self: ring_file.RingFile, key: bytes, *, retire: str | None = None) -> None:  # noqa: ARG001 - as RingFile
+        old = [one for one in self.load() if one != key]
+        self._change(lambda text: ring_text.without(ring_text.with_primary(text, key), old))
         time.sleep(pause_s)
 
     _put(ring_file.RingFile, add=add)
 
 
 def _sealed_before_the_key_is_kept() -> None:
-    def sealed(storage: FileStorage, source: KeySource, _given: KeySource | None) -> tuple[bytes, Sequence[bytes]]:
-        key, old = Fernet.generate_key(), source.load()
-        storage.reencrypt(lambda _: KeyRing(GivenKeys([key, *old])))
-        if isinstance(source, ring_file.RingFile):
-            source.add(key)
-        return key, old
+    def sealed(storage: FileStorage, writable: ring_file.RingFile, primary: bytes, keys: ring_text.RingKeys) -> None:
+        storage.reencrypt(KeyRing(GivenKeys([primary, *keys])))
+        writable.add(primary)
 
     _put(rotation, _reencrypt=sealed)
 
@@ -285,38 +280,40 @@ def _old_keys_stay() -> None:
 
 
 def _all_but_the_newest_dropped() -> None:
-    drop = rotation._remove_unused
+    drop = rotation._drop
 
-    def dropping(source: ring_file.RingFile, old: Sequence[bytes], store: Path) -> Any:
+    def dropping(source: ring_file.RingFile, old: Sequence[bytes], path: Path) -> Any:
         # What the store was sealed with is below the first of the old ones.
         keys = source.load()
         newest = keys[keys.index(old[0]) - 1]
-        return drop(source, [key for key in keys if key != newest], store)
+        return drop(source, [key for key in keys if key != newest], path)
 
-    def unused(keys: Sequence[bytes], _store: Path) -> list[KeyUse]:
-        return [KeyUse(fingerprint(key), ()) for key in keys]
-
-    _put(rotation, _remove_unused=dropping, usage_of=unused)
+    _put(rotation, _drop=dropping)
 
 
 def _comments_dropped() -> None:
-    real = ring_file.RingFile._replace
+    real = ring_file.RingFile._change
 
-    def bare(self: ring_file.RingFile, old: bytes, new: bytes) -> None:
-        real(self, old, b"".join(line for line in new.splitlines(keepends=True) if not fernet_key.is_comment(line)))
+    def bare(self: ring_file.RingFile, changed: Callable[[bytes], bytes]) -> None:
+        def without_comments(text: bytes) -> bytes:
+            lines = changed(text).splitlines(keepends=True)
+            return b"".join(line for line in lines if not ring_text.is_comment(line) or b"# retired" in line)
 
-    _put(ring_file.RingFile, _replace=bare)
+        real(self, without_comments)
+
+    _put(ring_file.RingFile, _change=bare)
 
 
 def _ring_written_in_place() -> None:
-    def write(self: ring_file.RingFile, _old: bytes, new: bytes) -> None:
+    def write(self: ring_file.RingFile, changed: Callable[[bytes], bytes]) -> None:
+        new = changed(self.path.read_bytes())
         fd = os.open(self.path, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(fd, new)
         finally:
             os.close(fd)
 
-    _put(ring_file.RingFile, _replace=write)
+    _put(ring_file.RingFile, _change=write)
 
 
 def _no_sweep() -> None:
@@ -326,7 +323,7 @@ def _no_sweep() -> None:
 def _resealed_without_the_lock() -> None:
     reencrypt = FileStorage.reencrypt
 
-    def unlocked(self: FileStorage, prepare: Callable[[str], KeyRing]) -> None:
+    def unlocked(self: FileStorage, keys: KeyRing) -> None:
         class NoLock(StoreLock):
             @contextmanager
             def held(self, _longest_wait_s: float = 0.0) -> Iterator[_AnyLock]:
@@ -334,27 +331,27 @@ def _resealed_without_the_lock() -> None:
                     yield _AnyLock(directory, self.path.name, OwnedFd(os.dup(0)))
 
         self._lock = NoLock(self.path.parent, self.path.name, 0)
-        reencrypt(self, prepare)
+        reencrypt(self, keys)
 
     _put(FileStorage, reencrypt=unlocked)
 
 
 def _no_lock_of_the_ring() -> None:
-    real = ring_file.RingFile._replace
+    real = ring_file.RingFile._change
 
-    def late(self: ring_file.RingFile, old: bytes, new: bytes) -> None:
+    def late(self: ring_file.RingFile, changed: Callable[[bytes], bytes]) -> None:
         # Until another rotation has done as much: what is to show is what comes of it, and not that it happens.
         time.sleep(_WAIT_S)
-        real(self, old, new)
+        real(self, changed)
 
-    _put(ring_file.RingFile, _replace=late, lock=lambda *_: nullcontext())
+    _put(ring_file.RingFile, _change=late, lock=lambda *_: nullcontext())
 
 
 def _leases_dropped() -> None:
     reencrypt = FileStorage.reencrypt
 
-    def dropping(self: FileStorage, prepare: Callable[[str], KeyRing]) -> None:
-        reencrypt(self, prepare)
+    def dropping(self: FileStorage, keys: KeyRing) -> None:
+        reencrypt(self, keys)
         with self.transaction() as transaction:
             for record in self.records():
                 transaction.put(replace(record, refresh=None))
@@ -798,7 +795,7 @@ def _rotate_on(pipe: Connection, *, ringed: RingedStore, times: int, pause_s: fl
     for _ in range(times):
         before = ringed.keys()
         made = ringed.rotate()
-        done.append((before, (made.fingerprint, made.dropped), ringed.keys()))
+        done.append((before, (made.fingerprint, [use.fingerprint for use in made.dropped]), ringed.keys()))
         time.sleep(pause_s)
     pipe.send(done)
 
@@ -872,7 +869,7 @@ def _rotate_once(pipe: Connection, *, ringed: RingedStore) -> None:
     pipe.send("ready")
     pipe.recv()
     done = ringed.rotate()
-    pipe.send((done.fingerprint, done.dropped))
+    pipe.send((done.fingerprint, [use.fingerprint for use in done.dropped]))
 
 
 @apart

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_parse_tells_retired_keys_from_active_ones() -> None:
         OLDEST,
     )
     keys = parse(text, "text")
-    assert keys == (NEW, OLD, OLDER, OLDEST)
+    assert list(keys) == [NEW, OLD, OLDER, OLDEST]
     assert keys.active == (NEW, OLD)
     assert keys.retired == {OLDER: DAY, OLDEST: "2025-01-02"}
     assert repr(keys) == "<2 active and 2 retired keys>"
@@ -72,13 +73,14 @@ def test_parse_without_active_key_is_refused(text: bytes, problem: str) -> None:
 
 def test_parse_names_line_and_place() -> None:
     """Without the text, also where the UTF-16 is cut off."""
-    for text, where in (
+    refusals = (
         (b"\n%b\n%b,%b\n" % (NEW, NEW, OLD[1:]), "line 3 of text has 43 characters"),
         (b"# note\n" + OLD[1:], "line 2 of text has 43 characters"),
         (NEW + b",", "key 2 of 2 in text is empty"),
         (NEW.decode().encode("utf-16")[:-1], "key 1 of 1 in text "),
-    ):
-        error, shown = failure_of(lambda text=text: parse(text, "text"), MalformedKeyError)
+    )
+    for text, where in refusals:
+        error, shown = failure_of(partial(parse, text, "text"), MalformedKeyError)
         assert str(error).startswith(where)
         assert_hides(shown, NEW, OLD)
 

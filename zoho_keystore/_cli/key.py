@@ -72,7 +72,9 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
     for row in asked:
         echo_escaped(f"{row.fingerprint} ({_state(row)}) seals: {_files(row)}", err=True)
     if all_retired and not asked:
-        click.echo("Nothing was dropped: each retired key is needed. See: " + settings.command("key", "list"))
+        click.echo(
+            "Nothing was dropped: there is no retired key that no file needs. See: " + settings.command("key", "list")
+        )
         return
     confirm("Drop them? What is sealed with them can only be opened with a copy of the key afterwards.", yes=yes)
     dropped = prune(settings.store, keys or None, key=settings.key)

@@ -54,8 +54,8 @@ class Comparison:
 def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[str], *, key: str | None = None) -> Path:
     """Copy a store, as it is sealed, after checking that it opens.
 
-    The copy needs the key that the store is sealed with now: :func:`rotate` removes that key from the ring unless the
-    copy lies beside the store or ``keep_old=True`` is passed. Neither a lock nor a pause of running programs is needed.
+    The copy needs the key that the store is sealed with now, which :func:`rotate` retires: it stays in the ring until
+    it is dropped explicitly. Neither a lock nor a pause of running programs is needed.
 
     Args:
         path: The store, as for :func:`open_keystore`.
