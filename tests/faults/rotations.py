@@ -879,14 +879,14 @@ def key_by_hand(directory: Path, *, mutant: str | None = None) -> Result:
     ringed = RingedStore.made_in(directory)
     result = Result("a key that is put into the ring by hand during a rotation", 1)
     by_hand = Fernet.generate_key()
-    drop = rotation._remove_unused
+    drop = rotation._drop
 
     def after_the_editor(*arguments: Any) -> Any:
         _write(ringed.ring, by_hand + b"\n" + ringed.ring.read_bytes())
         ringed.open().save(TokenRecord(id="1", refresh_token="by hand"))
         return drop(*arguments)
 
-    _put(rotation, _remove_unused=after_the_editor)
+    _put(rotation, _drop=after_the_editor)
     with noted(result):
         former = ringed.keys()
         ringed.rotate()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import as_other_user, assert_hides, failure_of, made_key, write_private
+from support import as_other_user, assert_hides, failing, failure_of, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import WritableKeySource, key_source
@@ -321,10 +322,10 @@ def test_add_refuses_ring_larger_than_limit(path: Path, source: WritableKeySourc
     assert path.read_bytes() == content
 
 
-def test_add_that_fails_keeps_ring(path: Path, source: WritableKeySource) -> None:
-    """As in a directory that other users may write to."""
-    path.parent.chmod(0o777)
-    with pytest.raises(StoreFileError, match="lets other users replace files in this directory"):
+def test_add_that_fails_keeps_ring(path: Path, source: WritableKeySource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk."""
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(StoreFileError, match="nothing was saved: no space left"):
         source.add(NEW)
     assert load(path) == [OLD]
 

@@ -211,7 +211,8 @@ class StoreLock:
             if not permissions.is_ours(status):
                 # Root that accepted any user's lock file could be blocked by a user who makes one in /tmp.
                 store = directory.status_if_there(self._store_name)
-                permissions.require_owner(status, self.path, also=None if store is None else store.st_uid)
+                owners = {directory.status(os.curdir).st_uid, None if store is None else store.st_uid}
+                permissions.require_owner(status, self.path, also=status.st_uid if status.st_uid in owners else None)
         except UnsafeFileError as error:
             lock_fd.close()
             raise UnsafeFileError(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.codec import Header
 
 #: How many refresh tokens to remember as retired.
-_MAX_RETIRED = 1_000
+MAX_RETIRED = 1_000
 
 #: For how long the lease of an exchange that made no record is kept, in milliseconds.
 _KEEP_EXCHANGE_MS = 600_000
@@ -156,7 +156,7 @@ class Snapshot:
         """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
         retired = self.header.retired
         if record is not None and record.refresh_token:
-            retired = (*retired, fingerprint(record.refresh_token))[-_MAX_RETIRED:]
+            retired = (*retired, fingerprint(record.refresh_token))[-MAX_RETIRED:]
         if retired and instead is not None and instead.refresh_token:
             current = fingerprint(instead.refresh_token)
             retired = tuple(one for one in retired if one != current)
