@@ -18,6 +18,7 @@ from faults.model import BEFORE, Store, prepare, token
 from faults.mutants import mutate
 from faults.powercuts import missing_for_mounts
 from zoho_keystore import KeystoreError, StoreFileError, UnsafeFileError
+from zoho_keystore._fs.directory import make_directories
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +115,7 @@ def test_another_user_can_neither_read_nor_change_anything() -> None:
                 os.mkfifo(store.path.with_name(name))
         kind, text = refusal(store.open)
         assert kind is StoreFileError
-        assert "permission denied. Check who owns" in text
+        assert "permission denied. Check the owner and the mode" in text
 
     as_user(MALLORY, attack)
     assert store.path.read_bytes() == before
@@ -163,17 +164,37 @@ def test_a_file_of_another_user_is_refused(name: str) -> None:
     assert store.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o775, 0o770])
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o2770])
 @with_own_tmp
-def test_a_folder_that_others_may_write_to_is_refused(mode: int) -> None:
-    """They could replace the file there, and the lock file."""
+def test_a_folder_of_ours_that_others_may_write_to_is_restricted(mode: int) -> None:
+    """They could replace the file there, and the lock file; the kubelet opens a folder so at each start of a pod."""
     store = homes()
-    os.chmod(store.path.parent, mode)
-    os.chown(store.path.parent, ALICE, MALLORY)
+    for _ in range(2):
+        os.chown(store.path.parent, ALICE, MALLORY)
+        os.chmod(store.path.parent, mode)
+        as_user(ALICE, lambda: save(store))
+        assert owner_and_mode(store.path.parent) == (ALICE, MALLORY, mode & ~0o2022)
+
+
+@pytest.mark.parametrize(("mode", "gid"), [(0o777, 0), (0o2775, ALICE), (0o2777, ALICE)])
+@with_own_tmp
+def test_a_folder_of_roots_that_others_may_write_to_holds_a_private_one(mode: int, gid: int) -> None:
+    """As in volumes of Kubernetes: no store is made there, but in a folder of its own below, as the message says."""
+    directory = TMP / "volume"
+    directory.mkdir()
+    os.chown(directory, 0, gid)
+    os.chmod(directory, mode)
+    store = Store(directory / "tokens.keystore", KEY)
     kind, text = as_user(ALICE, lambda: refusal(store.open))
     assert kind is UnsafeFileError
-    assert "chmod go-w" in text
-    assert os.listdir(store.path.parent) == []
+    assert "mkdir -m 700 /tmp/volume/zoho-keystore" in text
+    store = Store(directory / "zoho-keystore" / "tokens.keystore", KEY)
+    as_user(ALICE, lambda: make_directories(store.path.parent))
+    as_user(ALICE, lambda: save(store))
+    assert owner_and_mode(store.path.parent)[::2] == (ALICE, 0o700)
+    kind, _ = as_user(MALLORY, lambda: refusal(store.open))
+    assert kind is StoreFileError
+    assert owner_and_mode(directory) == (0, gid, mode)
 
 
 @with_own_tmp
@@ -270,7 +291,7 @@ def test_what_is_planted_at_the_lock_file_is_refused_at_once(plant: str, uid: in
         kind, text = as_user(uid, lambda: refusal(lambda: save(store)))
         assert issubclass(kind, StoreFileError)
         assert str(TMP / LOCK) in text
-        found = as_user(uid, lambda: len(store.open().records()))
+        found = as_user(uid, lambda: len(store.open(create=False).records()))
         assert found == len(BEFORE)
 
     with_planted(plant, TMP / LOCK, act)
@@ -375,6 +396,20 @@ def test_root_leaves_a_store_to_its_owner(lacking: str) -> None:
         assert owner_and_mode(store.path.with_name(name)) == (ALICE, ALICE, 0o600)
     as_user(ALICE, lambda: save(store))
     assert store.leftovers() == []
+
+
+@with_own_tmp
+def test_root_makes_the_first_store_for_the_owner_of_the_folder() -> None:
+    """With its lock file and folders; else that user could not even open it."""
+    store = homes()
+    store = Store(store.path.parent / "a" / "b" / store.path.name, KEY)
+    make_directories(store.path.parent)
+    save(store)
+    for path in (store.path, store.path.with_name(LOCK)):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o600)
+    for path in (store.path.parent, store.path.parent.parent):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o700)
+    as_user(ALICE, lambda: save(store))
 
 
 @pytest.mark.parametrize("target", ["rules", "made"])

@@ -238,10 +238,11 @@ class StoreLock:
 
 def lock_holders(status: os.stat_result) -> list[int]:
     """Return the ids of the processes that hold a lock on the file of a status, as far as the system tells."""
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+    place = b"%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    # As bytes: a program that has given up its rights may not be able to import a codec.
+    with suppress(OSError), open("/proc/locks", "rb") as locks:
         fields = [line.split() for line in locks]
-        return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == place and int(line[4]) > 0})
+        return sorted({int(line[4]) for line in fields if line[1] != b"->" and line[5] == place and int(line[4]) > 0})
     return []
 
 

@@ -18,6 +18,13 @@ from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import UnsafeFileError
 
+# Here, since a program that gives up its rights may not be able to import them later.
+try:
+    import grp
+    import pwd
+except ImportError:  # Windows
+    pass
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -236,9 +243,6 @@ def _members(gid: int, _period: int) -> frozenset[int]:
     Where a directory service does not list all users, those with this primary group are not found: sshd of Debian has
     the same rule and the same limit.
     """
-    import grp  # noqa: PLC0415 - does not exist on Windows
-    import pwd  # noqa: PLC0415 - as above
-
     try:
         names = set(grp.getgrgid(gid).gr_mem)
         found = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
@@ -253,9 +257,11 @@ def _restrict_directory(target: int | Path, status: os.stat_result, path: Path) 
     restricted = mode & ~(stat.S_IWGRP | stat.S_IWOTH)
     try:
         os.chmod(target, restricted)
-        if stat.S_IMODE(os.stat(target).st_mode) != restricted:
-            return False
+        # Not compared as a whole: the kernel may take the set-group-id bit away as well.
+        restricted = stat.S_IMODE(os.stat(target).st_mode)
     except OSError:
+        return False
+    if restricted & (stat.S_IWGRP | stat.S_IWOTH):
         return False
     _log.warning("%s: mode was %04o and let other users replace files; it is %04o now", path, mode, restricted)
     return True
