@@ -518,20 +518,32 @@ def test_advice_quotes_path_for_shell(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shlex.split(command) == ["chmod", "600", str(odd / "ring")]
 
 
-@needs_root
-def test_advice_for_key_ring_that_was_handed_out_fits_its_user(public_directory: Path) -> None:
+def test_advice_for_key_ring_that_was_handed_out_fits_its_user(
+    file: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A secret of podman is a file of root with mode 0444, which its user cannot change."""
-    ring = public_directory / "ring"
-    ring.touch()
-    ring.chmod(0o444)
+    fd, path = file
+    run_as(monkeypatch, 1000)
+    with pytest.raises(UnsafeFileError, match="mode 0444 lets other users read or change the keys") as caught:
+        permissions.require_key_ring(status_of(stat.S_IFREG | 0o444, uid=0), path, fd)
+    assert "secrets with uid=1000,mode=0400" in caught.value.advice
+    assert "chmod" not in caught.value.advice
+    command = shlex.split(caught.value.advice.partition("use a copy: ")[2])
+    assert command == ["install", "-m", "600", str(path), "COPY"]
 
-    def work() -> None:
-        fd = os.open(ring, permissions.READ_FLAGS)
-        permissions.require_key_ring(os.fstat(fd), ring, fd)
 
-    answer = as_other_user(work)
-    assert "mode 0444 lets other users read or change the keys. Have it handed out to this user alone" in answer
-    assert f"uid={OTHER_UID},mode=0400" in answer
-    assert "chmod" not in answer
-    command = shlex.split(answer.partition("use a copy: ")[2])
-    assert command == ["install", "-m", "600", str(ring), "COPY"]
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_advice_for_shared_directory_fits_its_user(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *, is_writable: bool
+) -> None:
+    """Only its owner could restrict it."""
+    run_as(monkeypatch, 1000)
+    monkeypatch.setattr(os, "access", lambda _path, _mode: is_writable)
+    with pytest.raises(UnsafeFileError) as caught:
+        permissions.require_directory(status_of(stat.S_IFDIR | 0o777, uid=0), directory)
+    assert caught.value.advice == (
+        "Keep the store in a directory of this user's own below it, and make that with: "
+        f"mkdir -m 700 {directory}/zoho-keystore"
+        if is_writable
+        else f"Use a directory of your own, or let its owner (user 0) run: chmod go-w {directory}"
+    )

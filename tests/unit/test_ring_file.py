@@ -9,18 +9,22 @@ import errno
 import os
 import shlex
 import shutil
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.fernet import Fernet
 
-from support import as_other_user, assert_hides, failing, failure_of, made_key, write_private
+from support import OTHER_UID, as_other_user, assert_hides, failing, failure_of, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import WritableKeySource, key_source
 from zoho_keystore._keys.sources.ring_file import RingFile
+from zoho_keystore._open import open_keystore
+from zoho_keystore._operations.rotation import add_key, prune, rotate
 from zoho_keystore.errors import (
     CannotOpenError,
+    ConfigurationError,
     KeyUnavailableError,
     LockTimeoutError,
     MalformedKeyError,
@@ -335,3 +339,74 @@ def test_lock_excludes_other_changes(source: WritableKeySource, path: Path) -> N
     other: Callable[[float], Any] = RingFile(path).lock
     with source.lock(5), pytest.raises(LockTimeoutError), other(0.05):
         pass
+
+
+# --- Rings that cannot be changed from here -------------------------------------------------------------------------
+
+
+def test_ring_file_that_can_be_replaced_can_be_changed(source: WritableKeySource) -> None:
+    """The usual one."""
+    assert source.cannot_change() == ""
+
+
+def test_ring_file_on_read_only_file_system_cannot_be_changed(
+    path: Path, source: WritableKeySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Secrets of containers; commands say so before they change anything."""
+    monkeypatch.setattr(os, "fstatvfs", lambda _fd: SimpleNamespace(f_flag=os.ST_RDONLY))
+    assert source.cannot_change() == "the file system is read-only"
+    changes: list[Callable[[], object]] = [
+        lambda: add_key(f"file:{path}"),
+        lambda: prune("any", key=f"file:{path}"),
+    ]
+    for change in changes:
+        with pytest.raises(
+            ConfigurationError, match=r"cannot be changed from here: the file system is read-only\. Cha"
+        ):
+            change()
+
+
+def test_ring_file_whose_directory_cannot_be_examined_is_reported(
+    source: WritableKeySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the directory and the next step."""
+    monkeypatch.setattr(os, "fstatvfs", failing(errno.EIO))
+    with pytest.raises(StoreFileError, match="the directory cannot be examined: input/output error"):
+        source.cannot_change()
+
+
+@needs_root
+def test_ring_file_of_root_cannot_be_changed_by_its_user(public_directory: Path) -> None:
+    """A ring that an administrator handed out."""
+    ring = write_private(public_directory / "ring", NEW)
+    os.chown(ring, OTHER_UID, OTHER_UID)
+    assert as_other_user(lambda: list(key_source(f"file:{ring}").load()) == [NEW]) == "True"
+    answer = as_other_user(lambda: RingFile(ring).cannot_change())
+    assert answer == f"this user may not create files in {public_directory}"
+
+
+def test_rotate_with_ring_that_was_handed_out_is_done_in_phases(
+    path: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a variable: the ring stays as it is, and the report says what to hand out next."""
+    spec = f"file:{path}"
+    open_keystore(store_path, key=spec).close()
+    with monkeypatch.context() as patch:
+        really = os.fstatvfs
+        inode = path.parent.stat().st_ino
+        patch.setattr(
+            os,
+            "fstatvfs",
+            lambda fd: SimpleNamespace(f_flag=os.ST_RDONLY) if os.fstat(fd).st_ino == inode else really(fd),
+        )
+        with pytest.raises(
+            ConfigurationError, match=r"cannot be put there from here: the file system is read-only\. Make"
+        ):
+            rotate(store_path, key=spec)
+        patch.setenv("NEW", NEW.decode())
+        done = rotate(store_path, key=spec, new="env:NEW")
+        assert done.manual_distribution
+        assert done.report().endswith(f"alone, where you handed out {spec}.")
+        assert load(path) == [OLD]
+        path.write_bytes(NEW + b"\n" + OLD + b"\n")
+        open_keystore(store_path, key=spec).close()
