@@ -15,19 +15,18 @@ find_python() {
     return 1
 }
 
-# install VENV PIP-ARGUMENT...: makes the environment if it is missing, and installs, unless just that was done already.
+# install VENV NAME: makes the environment if it is missing, and installs the package, editable, with the exact versions of
+# requirements/NAME.txt, unless just that was done already.
 install() {
-    local venv=$1 python stamp
-    shift
-    stamp="$venv/.installed-$(printf '%s ' "$@" | cat - pyproject.toml | cksum | cut -d' ' -f1)"
+    local venv=$1 requirements="requirements/$2.txt" python stamp
+    stamp="$venv/.installed-$2-$(cat "$requirements" pyproject.toml | cksum | cut -d' ' -f1)"
     [ -e "$stamp" ] && return
     echo "Preparing $venv (once) …" >&2
     if [ ! -x "$venv/bin/python" ]; then
         python=$(find_python) || return 1
         "$python" -m venv "$venv" || return 1
     fi
-    # Groups of dependencies need a pip that knows them.
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" &&
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" &&
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . &&
         touch "$stamp"
 }
