@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import OTHER_UID, as_other_user, failing
+from support import OTHER_UID, as_other_user, failing, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import KEY_VARIABLE
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.backup import backup, compare, inspect, restore
+from zoho_keystore._operations.key_usage import key_usage
 from zoho_keystore._operations.rotation import rotate
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
@@ -237,6 +238,22 @@ def test_restore_by_root_takes_lock_file_of_the_directory_owner(
     restore(store, copy)
     assert as_other_user(work) == "None"
     assert store.stat().st_uid == OTHER_UID
+
+
+def test_no_mode_but_the_stores_is_changed(copy: Path, store_path: Path) -> None:
+    """A copy, and the directory that it lies in, may be another program's; the store is restricted when it is read."""
+    shared = copy.parent / "shared"
+    shared.mkdir()
+    copy = copy.rename(shared / "copy")
+    for path, mode in ((copy, 0o644), (shared, 0o777), (store_path, 0o644)):
+        path.chmod(mode)
+    other = write_private(store_path.parent / "other")
+    other.chmod(0o644)
+    compare(store_path, copy)
+    key_usage(store_path)
+    restore(store_path, copy)
+    modes = [path.stat().st_mode & 0o777 for path in (copy, shared, other, store_path)]
+    assert modes == [0o644, 0o777, 0o644, 0o600]
 
 
 @pytest.mark.parametrize("use", [compare, restore])

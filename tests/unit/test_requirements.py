@@ -27,7 +27,7 @@ CONTENTS = {
 def pins(path: Path) -> dict[str, tuple[Requirement, list[str]]]:
     """Return the pinned packages of a file by name, with their hashes."""
     lines = path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-    found = {}
+    found: dict[str, tuple[Requirement, list[str]]] = {}
     for line in lines:
         if not line.startswith("#"):
             requirement, *hashes = re.split(r"\s+--hash=", line.strip())

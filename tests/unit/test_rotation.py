@@ -450,13 +450,15 @@ def test_key_usage_finds_default_store(
 
 
 @pytest.mark.usefixtures("store", "retired_ring")
-def test_prune_removes_retired_keys_without_known_use(store_path: Path, spec: str) -> None:
+def test_prune_removes_retired_keys_without_known_use(store_path: Path, ring: Path, spec: str) -> None:
     """The newest key stays, keys that are not retired, and those that a file needs."""
+    another = made_key("another")
+    write_private(ring, NEW, OLD, another, b"# retired 2026-11-25", OLDER, OLDEST)
     backup = store_path.with_name("backup")
     backup.write_bytes(Fernet(OLDER).encrypt(b"{}"))
     assert prune(store_path, key=spec) == (fingerprint(OLDEST),)
     assert prune(store_path, key=spec) == ()
-    assert keys_of(spec) == [NEW, OLD, OLDER]
+    assert keys_of(spec) == [NEW, OLD, another, OLDER]
     assert tokens(store_path, spec) == ["r1", "r2"]
 
 

@@ -246,9 +246,6 @@ def _reencrypt(storage: FileStorage, writable: WritableKeySource | None, primary
     writable.add(primary, retire=time.strftime("%Y-%m-%d", time.gmtime()))
     if writable.load().active != (primary,):
         raise KeyUnavailableError(f"{writable} does not hold the new key that was put there", "Check it")
-    if primary == keys[0]:
-        storage.reencrypt(ring)
-        return
     with _unfinished("a new key is in the ring, but the store is not sealed with it"):
         storage.reencrypt(ring)
 
