@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from bench.report import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from bench.timing import Spread
 
@@ -123,16 +123,17 @@ def _drawn(left: float, panel: Panel, names: Sequence[str]) -> list[str]:
         10.0 ** math.ceil(math.log10(max(found.q3 for found in every)) + 1e-9),
     )
     drawn = [_text(left, 34, panel.title, "title"), _text(left, 54, panel.note, "small"), *_grid(scales)]
-    ends = {name: scales.y(line[max(line)].median) for name, line in panel.lines.items()}
-    heights = spread_out(ends, _LABEL_HEIGHT)
-    for name, line in panel.lines.items():
+    label_y = 0.0
+    # From the top down, so that a name that would cover the one above moves below it.
+    for name, line in sorted(panel.lines.items(), key=lambda one: -one[1][max(one[1])].median):
+        label_y = max(label_y + _LABEL_HEIGHT, scales.y(line[max(line)].median) + 4)
         points = " ".join(f"{scales.x(tokens):.1f},{scales.y(line[tokens].median):.1f}" for tokens in sorted(line))
         drawn.append(f'<g class="{"aim" if name == AIM else f"c{names.index(name)}"}">')
         drawn.append(f'<polyline class="line" points="{points}"/>')
         for tokens, found in line.items() if name != AIM else ():
             x, y1, y2 = scales.x(tokens), scales.y(found.q1), scales.y(found.q3)
             drawn.append(f'<line class="spread" x1="{x:.1f}" y1="{y1:.1f}" x2="{x:.1f}" y2="{y2:.1f}"/>')
-        drawn.append(_text(left + _PLOT_WIDTH + _GAP, heights[name] + 4, name, "label"))
+        drawn.append(_text(left + _PLOT_WIDTH + _GAP, label_y, name, "label"))
         drawn.append("</g>")
     return drawn
 
@@ -148,23 +149,6 @@ def _grid(scales: _Scales) -> Iterable[str]:
         yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{_BOTTOM}"/>'
         yield _text(x, _BOTTOM + 18, f"{tokens:,}", "small", anchor="middle")
     yield _text(scales.left + _PLOT_WIDTH / 2, _BOTTOM + 36, "tokens in the store", "small", anchor="middle")
-
-
-def spread_out(heights: Mapping[str, float], least: float) -> dict[str, float]:
-    """Return heights in the same order that are at least so far apart, and near the given ones."""
-    # Neighbours that are too close are moved together, as one block around the mean of their own heights.
-    blocks: list[tuple[list[str], float]] = []
-    for name in sorted(heights, key=lambda name: heights[name]):
-        block, middle = [name], heights[name]
-        while blocks and middle - blocks[-1][1] < least * (len(block) + len(blocks[-1][0])) / 2:
-            block = blocks.pop()[0] + block
-            middle = sum(heights[one] for one in block) / len(block)
-        blocks.append((block, middle))
-    return {
-        name: middle + least * (number - (len(block) - 1) / 2)
-        for block, middle in blocks
-        for number, name in enumerate(block)
-    }
 
 
 def _text(x: float, y: float, text: str, kind: str, *, anchor: str = "start") -> str:
