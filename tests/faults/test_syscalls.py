@@ -42,7 +42,7 @@ def never_cleans_up() -> None:
 
 def says_not_saved_when_it_is() -> None:
     """Take every error for one before the rename."""
-    _put(atomic, _is_at=lambda *_: False)
+    _put(atomic, _is_visible=lambda *_: False)
 
 
 def lets_the_systems_errors_through() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
@@ -310,9 +311,9 @@ class FileStorage:
     def _restrict_permissions(self, status: os.stat_result) -> os.stat_result:
         """Restrict the mode of the file of a status, if it is still there, and return its new status."""
         try:
-            with permissions.opened(self.path) as (fd, found):
-                if stat_signature(found) == stat_signature(status):
-                    return permissions.restrict_permissions(fd, found, self.path)
+            file = OwnedFd(os.open(self._path_text, permissions.READ_FLAGS))
+            if stat_signature(file.status) == stat_signature(status):
+                return permissions.restrict_permissions(file.fd, file.status, self.path)
         except OSError:
             pass  # Fall through: the next find reads what is there now, and reports the error with context.
         return status
