@@ -544,7 +544,7 @@ class _Fuzzer:
             raise StoreProblem(msg)
 
     def _check_signed(self, sealed: bytes) -> None:
-        check_document(self._ring.open(sealed).document)
+        check_document(self._ring.open(sealed).payload)
 
     def _check_store(self, sealed: bytes) -> None:
         path = self._store.path

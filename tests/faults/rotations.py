@@ -36,12 +36,13 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._fs.paths import default_store
-from zoho_keystore._keys import fernet_key, sources
+from zoho_keystore._keys import fernet_key
 from zoho_keystore._keys.ring import KeyRing, fingerprint
-from zoho_keystore._keys.sources import GivenKeys
+from zoho_keystore._keys.sources import GivenKeys, ring_file
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import rotation
+from zoho_keystore._operations.key_usage import KeyUse
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, LockTimeoutError, RotationUnfinishedError
@@ -259,60 +260,63 @@ def _keys_asked_for_once() -> None:
 
 
 def _old_keys_dropped_first(pause_s: float = 0) -> None:
-    def add(self: sources._RingFile, key: bytes) -> None:
+    def add(self: ring_file.RingFile, key: bytes) -> None:
         content, keys = self._read(), self.load()
         lines = (line for line in content.splitlines(keepends=True) if line.rstrip() not in keys)
-        self._replace(content, sources._with_line(b"".join(lines), key))
+        self._replace(content, ring_file._with_line(b"".join(lines), key))
         time.sleep(pause_s)
 
-    _put(sources._RingFile, add=add)
+    _put(ring_file.RingFile, add=add)
 
 
 def _sealed_before_the_key_is_kept() -> None:
     def sealed(storage: FileStorage, source: KeySource, _given: KeySource | None) -> tuple[bytes, Sequence[bytes]]:
         key, old = Fernet.generate_key(), source.load()
         storage.reencrypt(lambda _: KeyRing(GivenKeys([key, *old])))
-        if isinstance(source, sources._RingFile):
+        if isinstance(source, ring_file.RingFile):
             source.add(key)
         return key, old
 
-    _put(rotation, _sealed_anew=sealed)
+    _put(rotation, _reencrypt=sealed)
 
 
 def _old_keys_stay() -> None:
-    _put(sources._RingFile, remove=lambda *_: None)
+    _put(ring_file.RingFile, remove=lambda *_: None)
 
 
 def _all_but_the_newest_dropped() -> None:
-    drop = rotation._without_old
+    drop = rotation._remove_unused
 
-    def dropping(source: sources._RingFile, old: Sequence[bytes], store: Path) -> Any:
+    def dropping(source: ring_file.RingFile, old: Sequence[bytes], store: Path) -> Any:
         # What the store was sealed with is below the first of the old ones.
         keys = source.load()
         newest = keys[keys.index(old[0]) - 1]
         return drop(source, [key for key in keys if key != newest], store)
 
-    _put(rotation, _without_old=dropping, files_sealed_with=lambda *_: {})
+    def unused(keys: Sequence[bytes], _store: Path) -> list[KeyUse]:
+        return [KeyUse(fingerprint(key), ()) for key in keys]
+
+    _put(rotation, _remove_unused=dropping, usage_of=unused)
 
 
 def _comments_dropped() -> None:
-    real = sources._RingFile._replace
+    real = ring_file.RingFile._replace
 
-    def bare(self: sources._RingFile, old: bytes, new: bytes) -> None:
+    def bare(self: ring_file.RingFile, old: bytes, new: bytes) -> None:
         real(self, old, b"".join(line for line in new.splitlines(keepends=True) if not fernet_key.is_comment(line)))
 
-    _put(sources._RingFile, _replace=bare)
+    _put(ring_file.RingFile, _replace=bare)
 
 
 def _ring_written_in_place() -> None:
-    def write(self: sources._RingFile, _old: bytes, new: bytes) -> None:
+    def write(self: ring_file.RingFile, _old: bytes, new: bytes) -> None:
         fd = os.open(self.path, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(fd, new)
         finally:
             os.close(fd)
 
-    _put(sources._RingFile, _replace=write)
+    _put(ring_file.RingFile, _replace=write)
 
 
 def _no_sweep() -> None:
@@ -336,14 +340,14 @@ def _resealed_without_the_lock() -> None:
 
 
 def _no_lock_of_the_ring() -> None:
-    real = sources._RingFile._replace
+    real = ring_file.RingFile._replace
 
-    def late(self: sources._RingFile, old: bytes, new: bytes) -> None:
+    def late(self: ring_file.RingFile, old: bytes, new: bytes) -> None:
         # Until another rotation has done as much: what is to show is what comes of it, and not that it happens.
         time.sleep(_WAIT_S)
         real(self, old, new)
 
-    _put(sources._RingFile, _replace=late, lock=lambda *_: nullcontext())
+    _put(ring_file.RingFile, _replace=late, lock=lambda *_: nullcontext())
 
 
 def _leases_dropped() -> None:
@@ -794,7 +798,7 @@ def _rotate_on(pipe: Connection, *, ringed: RingedStore, times: int, pause_s: fl
     for _ in range(times):
         before = ringed.keys()
         made = ringed.rotate()
-        done.append((before, (made.key, made.dropped), ringed.keys()))
+        done.append((before, (made.fingerprint, made.dropped), ringed.keys()))
         time.sleep(pause_s)
     pipe.send(done)
 
@@ -868,7 +872,7 @@ def _rotate_once(pipe: Connection, *, ringed: RingedStore) -> None:
     pipe.send("ready")
     pipe.recv()
     done = ringed.rotate()
-    pipe.send((done.key, done.dropped))
+    pipe.send((done.fingerprint, done.dropped))
 
 
 @apart
@@ -878,14 +882,14 @@ def key_by_hand(directory: Path, *, mutant: str | None = None) -> Result:
     ringed = RingedStore.made_in(directory)
     result = Result("a key that is put into the ring by hand during a rotation", 1)
     by_hand = Fernet.generate_key()
-    drop = rotation._without_old
+    drop = rotation._remove_unused
 
     def after_the_editor(*arguments: Any) -> Any:
         _write(ringed.ring, by_hand + b"\n" + ringed.ring.read_bytes())
         ringed.open().save(TokenRecord(id="1", refresh_token="by hand"))
         return drop(*arguments)
 
-    _put(rotation, _without_old=after_the_editor)
+    _put(rotation, _remove_unused=after_the_editor)
     with noted(result):
         former = ringed.keys()
         ringed.rotate()

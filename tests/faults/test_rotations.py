@@ -335,7 +335,7 @@ MUTANTS: list[tuple[partial[Result], str, str]] = [
     (partial(running_processes), "keys asked for once", "a process failed: CannotOpenError"),
     (partial(running_processes, rotations=1), "old keys dropped long before", "a process failed: CannotOpenError"),
     (partial(running_processes), "resealed without the lock", "a process failed|acknowledged|the store holds"),
-    (partial(at_once, rounds=1), "no lock of the ring", "somebody else has changed the key ring|no key of the ring"),
+    (partial(at_once, rounds=1), "no lock of the ring", "another program changed the key ring|no key of the ring"),
     (partial(key_by_hand), "all but the newest dropped", "no key of the ring opens the store"),
     (partial(beside_a_lease), "leases dropped", "the lease holds nobody up"),
     (partial(taken_locks, wait_s=0.05), "no lock", "tokens.keystore: its lock was taken, and broken"),

@@ -87,7 +87,7 @@ def read_store(path: Path, keys: KeyRing) -> StoreFile:
     while True:
         attempts += 1
         now_ns = time.time_ns()
-        file = _read(path)
+        file = read_content(path)
         try:
             if not file.content:
                 raise CannotOpenError(
@@ -96,7 +96,7 @@ def read_store(path: Path, keys: KeyRing) -> StoreFile:
                     path,
                 )
             decrypted = keys.open(file.content, path=path)
-            header, records = codec.decode(decrypted.document, path=path)
+            header, records = codec.decode(decrypted.payload, path=path)
         except CannotOpenError:
             if attempts >= _READ_ATTEMPTS or not _is_changing(path, file.status):
                 raise
@@ -107,7 +107,13 @@ def read_store(path: Path, keys: KeyRing) -> StoreFile:
             return StoreFile(file.status, file.content, decrypted.fingerprint, header, records, racy)
 
 
-def _read(path: Path) -> PrivateFile:
+def read_content(path: Path) -> PrivateFile:
+    """Read a store's file without decrypting it, whatever its mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreFileError: It cannot be read, is too large for a store, or belongs to another user.
+    """
     try:
         return read_private_file(path, max_bytes=MAX_SEALED_BYTES)
     except FileNotFoundError:
@@ -299,11 +305,12 @@ class FileStorage:
     def _load(self) -> tuple[FileState, str]:
         """Read the file, and return its state and the fingerprint of the key that decrypted it."""
         file = read_store(self.path, self._require_open())
-        status = file.status
+        status, racy = file.status, file.is_racy
         if permissions.is_open_to_others(status):
             # Only now that it is known to be a keystore: another program's file is not ours to change.
             status = self._restrict_permissions(status)
-        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=file.is_racy)
+            racy = True  # The new status may be that of a content that was written after the reading.
+        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=racy)
         self._warn_if_older(state)
         self._adopt(state)
         return state, file.fingerprint
