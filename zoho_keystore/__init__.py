@@ -1,11 +1,12 @@
 """An encrypted, crash-safe token store for the Zoho CRM Python SDK.
 
-``EncryptedFileStore`` and ``InMemoryStore`` need the SDK, which takes most of a second to import; it is imported when
-one of them is asked for.
+Everything public is exported here; modules with an underscore are private. Names are imported when they are first used:
+the SDK alone takes most of a second.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from zoho_keystore._records import TokenRecord
@@ -32,11 +33,30 @@ from zoho_keystore.errors import (
 )
 
 if TYPE_CHECKING:
+    from zoho_keystore._keystore import Keystore
+    from zoho_keystore._open import open_keystore
+    from zoho_keystore._operations.backup import backup, restore
+    from zoho_keystore._operations.doctor import Diagnostic, diagnose
+    from zoho_keystore._operations.rotation import Rotation, rotate
     from zoho_keystore._sdk import EncryptedFileStore, InMemoryStore
+
+_MODULES = {
+    "Diagnostic": "_operations.doctor",
+    "EncryptedFileStore": "_sdk",
+    "InMemoryStore": "_sdk",
+    "Keystore": "_keystore",
+    "Rotation": "_operations.rotation",
+    "backup": "_operations.backup",
+    "diagnose": "_operations.doctor",
+    "open_keystore": "_open",
+    "restore": "_operations.backup",
+    "rotate": "_operations.rotation",
+}
 
 __all__ = [
     "CannotOpenError",
     "ConfigurationError",
+    "Diagnostic",
     "DocumentError",
     "DurabilityUnknownError",
     "EncryptedFileStore",
@@ -44,10 +64,12 @@ __all__ = [
     "InMemoryStore",
     "InvalidTokenError",
     "KeyUnavailableError",
+    "Keystore",
     "KeystoreError",
     "LockTimeoutError",
     "MalformedKeyError",
     "NewerVersionError",
+    "Rotation",
     "RotationUnfinishedError",
     "SDKNotInstalledError",
     "StoreClosedError",
@@ -57,13 +79,20 @@ __all__ = [
     "TokenRecord",
     "UnsafeFileError",
     "__version__",
+    "backup",
+    "diagnose",
+    "open_keystore",
+    "restore",
+    "rotate",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"EncryptedFileStore", "InMemoryStore"}:
-        from zoho_keystore import _sdk  # noqa: PLC0415 - the SDK takes 0.7 s to import
-
-        return getattr(_sdk, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,19 +1,21 @@
-"""The token record: its fields, which record a token means, and how the two merge.
+"""The token record: its fields, the rules by which a token means a stored record, and how the two are merged.
 
-Everything here is pure: no I/O, no clock, no SDK.
+Pure: no I/O, no clock, no SDK.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+import enum
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
-#: The fields that an SDK token has, besides its id.
-CREDENTIAL_FIELDS = (
+#: The fields that an SDK token has, in the order of the SDK's own stores.
+FIELDS = (
+    "id",
     "user_name",
     "client_id",
     "client_secret",
@@ -24,56 +26,27 @@ CREDENTIAL_FIELDS = (
     "redirect_url",
     "api_domain",
 )
-_ID_AND_CREDENTIALS = ("id", *CREDENTIAL_FIELDS)
-TEXT_FIELDS = frozenset(_ID_AND_CREDENTIALS)
+#: The same without the id, which the store assigns.
+CREDENTIAL_FIELDS = FIELDS[1:]
 
-#: The longest id that a caller may name.
+#: The longest id that a caller may choose.
 MAX_ID_CHARACTERS = 255
 
-#: Numbers of more digits are none that anybody counts with, and soon none that Python converts.
-_LONGEST_NUMBER = 18
-
-#: No count of writes or of ids and no time gets here; from 4,300 digits on a number could not be written again.
+#: Exclusive upper bound of counters and times: JSON readers with 64-bit integers can still read them.
 MAX_COUNTER = 2**63
 
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_quoted = json.encoder.encode_basestring_ascii
-_new, _set = object.__new__, object.__setattr__
+#: A longer number is not a counter's, and from 4,300 digits on int() refuses it.
+_MAX_DIGITS = 18
 
 
-#: What a record keeps besides its fields.
-_WORKED_OUT = {"as_json", "expires_at_ms"}
-
-_T = TypeVar("_T")
-
-
-class _Kept(Generic[_T]):
-    """A property that is worked out once and then an attribute.
-
-    ``functools.cached_property`` of Python 3.11 holds a lock meanwhile, which a child that is forked at that moment
-    finds locked for good. Here two threads may both work it out, to the same end.
-    """
-
-    def __init__(self, work_out: Callable[[Any], _T]) -> None:
-        self._work_out = work_out
-        self.__doc__ = work_out.__doc__
-
-    def __set_name__(self, _owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, record: Any, _owner: type) -> _T:
-        value = record.__dict__[self._name] = self._work_out(record)
-        return value
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRecord:
-    """One stored token: what the SDK knows of it, and when it came and was last saved.
+    """Hold one stored token: what the SDK knows of it, and when it was saved.
 
-    Its repr shows no secret. Comparing, copying and :func:`dataclasses.asdict` work as for any dataclass.
+    The repr shows no secret.
 
     Attributes:
-        id: The record's id, unique in its store; empty as long as the record is not stored.
+        id: The record's id, unique in its store; empty while the record is not stored.
         user_name: The name of the SDK's ``UserSignature``; after a sign-in the SDK makes it ``email:zgid``.
         client_id: The OAuth client.
         client_secret: Secret.
@@ -84,10 +57,10 @@ class TokenRecord:
         redirect_url: The OAuth client's redirect URL.
         api_domain: The server that the token is for.
         created_at: When the record was first saved, in milliseconds since the epoch.
-        saved_at: When it was last saved, likewise; later saves of one store have greater values, also when the
-            clock does not move.
-        refresh: Who is refreshing the token just now, as :mod:`zoho_keystore._leases` writes it.
-        unknown: Fields that this release does not know, kept as they are.
+        saved_at: When it was last saved, likewise; later saves of one store have greater values, even when the clock
+            stands still.
+        refresh: The lease of the process that refreshes the token, as :mod:`zoho_keystore._leases` writes it.
+        unknown: Fields that this release does not know, kept on every rewrite.
     """
 
     id: str = ""
@@ -105,139 +78,150 @@ class TokenRecord:
     refresh: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
     unknown: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
 
-    @classmethod
-    def adopt(cls, fields: dict[str, Any]) -> Self:
-        """Make a record whose attributes are the given dict, which must not be used by anybody else afterwards.
-
-        The generated ``__init__`` of a frozen dataclass takes 2.6 µs, twelve times as long; with 10,000 records that
-        was half of the time of parsing them. Fields that are missing have their defaults, from the class.
-        """
-        record: Self = _new(cls)
-        _set(record, "__dict__", fields)
-        return record
-
-    def with_changes(self, **fields: Any) -> Self:
-        """Return a copy in which some fields are others, as ``dataclasses.replace`` does in twice the time."""
-        own = {name: value for name, value in self.__dict__.items() if name not in _WORKED_OUT}
-        return self.adopt(own | fields)
-
-    @_Kept
-    def as_json(self) -> str:
-        """The record as it stands in the document, kept because most records do not change between two saves."""
-        # By hand, since an encoder that looks at each value's type takes three times as long for many records.
-        own = self.__dict__
-        parts = [f'"{name}":{_quoted(value)}' for name in _ID_AND_CREDENTIALS if (value := own.get(name)) is not None]
-        parts.append(f'"created_at":{self.created_at},"saved_at":{self.saved_at}')
-        if self.refresh is not None:
-            parts.append(f'"refresh":{_encode(self.refresh)}')
-        if self.unknown:
-            parts.append(_encode(self.unknown)[1:-1])
-        return f"{{{','.join(parts)}}}"
-
-    @_Kept
+    @property
     def expires_at_ms(self) -> int | None:
         """When the access token expires, in milliseconds since the epoch; None when that is not known."""
         text = self.expires_in or ""
-        return int(text) if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER else None
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is an access, refresh or grant token in it."""
+        return bool(self.access_token or self.refresh_token or self.grant_token)
+
+
+#: Returns the values of :data:`FIELDS` of a record.
+field_values = attrgetter(*FIELDS)
 
 
 def id_number(id: str) -> int:
-    """Return the number that an id is, as a counter writes it; 0 for any other id, such as "007" or "abc"."""
-    counted = id.isascii() and id.isdecimal() and id[0] != "0" and len(id) <= _LONGEST_NUMBER
-    return int(id) if counted else 0
+    """Return the number that a counter would write as this id; 0 for any other id, such as "007" or "abc"."""
+    is_counted = id.isascii() and id.isdecimal() and id[0] != "0" and len(id) <= _MAX_DIGITS
+    return int(id) if is_counted else 0
 
 
-class Criteria(NamedTuple):
-    """One look-up: the records whose ``field`` is ``value``, narrowed down by what else is given."""
+class MatchRule(enum.Enum):
+    """The rules by which a token means a stored record, in the order in which they apply; the values are for messages.
 
+    The first rule that finds a record decides. A token that no rule fits means no record: there is no fallback to
+    "the first record".
+    """
+
+    ID = "id"
+    USER = "user name"
+    ACCESS_TOKEN = "access token"  # noqa: S105 - a rule's name
+    GRANT_TOKEN = "client and grant token"  # noqa: S105 - as above
+    REFRESH_TOKEN = "client and refresh token"  # noqa: S105 - as above
+
+
+class Lookup(NamedTuple):
+    """One rule applied to one token: which records it finds.
+
+    Attributes:
+        rule: The rule.
+        field: The field that is compared.
+        value: The value that a record has in it.
+        client_id: The client that the record belongs to; None is any.
+        without_user: Whether only records without a user name count.
+    """
+
+    rule: MatchRule
     field: str
     value: str
     client_id: str | None = None
     without_user: bool = False
 
     def __repr__(self) -> str:
-        """Name the field, and not the value, which may be a token."""
-        return f"<Criteria on {self.field}>"
+        """Leave out the value, which may be a token."""
+        return f"<Lookup by {self.rule.value}>"
 
     def admits(self, record: TokenRecord) -> bool:
-        """Tell whether a record that has the value also fits the rest."""
+        """Return whether a record with the value fits the other conditions."""
         return (self.client_id is None or record.client_id == self.client_id) and not (
             self.without_user and record.user_name
         )
 
 
-def criteria(wanted: TokenRecord) -> Iterator[Criteria]:
-    """Yield the look-ups that tell which stored record a token means.
+class Match(NamedTuple):
+    """The records that a token means.
 
-    They are to be tried in order; the first that finds something decides. Nothing else ever matches: a token that
-    fits no rule means no record, least of all "the first one".
+    Attributes:
+        rule: The rule that found them.
+        records: The records, at least one, in the order in which they were first saved.
     """
+
+    rule: MatchRule
+    records: list[TokenRecord]
+
+
+def lookups(wanted: TokenRecord) -> list[Lookup]:
+    """Return the look-ups that find the record which a token means, in the order of :class:`MatchRule`."""
+    found = []
     if wanted.id:
-        yield Criteria("id", wanted.id)
+        found.append(Lookup(MatchRule.ID, "id", wanted.id))
     user_name, client_id = wanted.user_name, wanted.client_id
     if user_name:
-        yield Criteria("user_name", user_name, client_id)
+        found.append(Lookup(MatchRule.USER, "user_name", user_name, client_id))
     elif user_name is not None:
-        return
-    # The SDK learns the user's name after the first save: the record that was made without it is the same one.
+        return found  # An empty user name matches no record.
+    # The SDK learns the user's name after the first save: the record that was saved without a name is the same one.
     without_user = user_name is not None
     if client_id and wanted.client_secret:
         if wanted.grant_token:
-            yield Criteria("grant_token", wanted.grant_token, client_id, without_user)
+            found.append(Lookup(MatchRule.GRANT_TOKEN, "grant_token", wanted.grant_token, client_id, without_user))
         if wanted.refresh_token:
-            yield Criteria("refresh_token", wanted.refresh_token, client_id, without_user)
+            found.append(
+                Lookup(MatchRule.REFRESH_TOKEN, "refresh_token", wanted.refresh_token, client_id, without_user)
+            )
     elif wanted.access_token and not client_id and not wanted.client_secret:
-        yield Criteria("access_token", wanted.access_token, None, without_user)
+        found.append(Lookup(MatchRule.ACCESS_TOKEN, "access_token", wanted.access_token, None, without_user))
+    return found
 
 
-def is_fresher(stored: TokenRecord, own: TokenRecord) -> bool:
-    """Tell whether the stored access token and its expiry are to replace a caller's own.
+def stored_pair_wins(stored: TokenRecord, own: TokenRecord) -> bool:
+    """Return whether the stored access token and expiry replace a caller's own.
 
-    The two are one pair and never mixed. A caller's access token of unknown expiry stays; when it is the stored one,
-    the stored expiry is its expiry.
+    The two are one pair, never mixed from two sources. A caller's access token without an expiry stays; when it is the
+    stored one, the stored expiry belongs to it.
     """
+    if own.access_token == stored.access_token and own.expires_in == stored.expires_in:
+        return True
+    if not stored.access_token:
+        return False
     if not own.access_token:
         return True
-    if own.expires_at_ms is None:
+    own_expiry_ms = own.expires_at_ms
+    if own_expiry_ms is None:
         return stored.access_token == own.access_token
-    return stored.expires_at_ms is not None and stored.expires_at_ms > own.expires_at_ms
+    stored_expiry_ms = stored.expires_at_ms
+    return stored_expiry_ms is not None and stored_expiry_ms > own_expiry_ms
 
 
 def merged(own: TokenRecord, stored: TokenRecord) -> TokenRecord:
-    """Return a caller's token with what it lacks from the stored record, and the fresher of the two access tokens.
-
-    One that lacks nothing may be returned itself.
-    """
-    is_same_pair = own.access_token == stored.access_token and own.expires_in == stored.expires_in
-    pair = stored if is_same_pair or (stored.access_token and is_fresher(stored, own)) else own
-    # Written out, since this runs before each request of the SDK, and a loop over the names takes twice as long.
-    fields: dict[str, Any] = {
-        "id": own.id or stored.id,
-        "user_name": own.user_name or stored.user_name,
-        "client_id": own.client_id or stored.client_id,
-        "client_secret": own.client_secret or stored.client_secret,
-        "refresh_token": own.refresh_token or stored.refresh_token,
-        "access_token": pair.access_token,
-        "grant_token": own.grant_token or stored.grant_token,
-        "expires_in": pair.expires_in,
-        "redirect_url": own.redirect_url or stored.redirect_url,
-        "api_domain": own.api_domain or stored.api_domain,
-    }
-    if fields == own.__dict__:
-        return own
-    # Worked out once for a stored record, and not again for each caller.
-    fields["expires_at_ms"] = pair.expires_at_ms
-    return TokenRecord.adopt(fields)
+    """Return a caller's token with what it lacks from the stored record, and the fresher of the two access tokens."""
+    pair = stored if stored_pair_wins(stored, own) else own
+    return TokenRecord(
+        id=own.id or stored.id,
+        user_name=own.user_name or stored.user_name,
+        client_id=own.client_id or stored.client_id,
+        client_secret=own.client_secret or stored.client_secret,
+        refresh_token=own.refresh_token or stored.refresh_token,
+        access_token=pair.access_token,
+        grant_token=own.grant_token or stored.grant_token,
+        expires_in=pair.expires_in,
+        redirect_url=own.redirect_url or stored.redirect_url,
+        api_domain=own.api_domain or stored.api_domain,
+    )
 
 
 def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRecord:
-    """Return the stored record as a save of the given token leaves it: what the token lacks stays, no lease does."""
+    """Return the stored record as a save of the given token leaves it: what the token lacks stays, its lease ends."""
     changes = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
     if not given.access_token:
         changes.pop("expires_in", None)
     elif not given.expires_in and given.access_token != stored.access_token:
         changes["expires_in"] = None
-    return stored.with_changes(**changes, saved_at=now_ms, refresh=None)
+    return replace(stored, **changes, saved_at=now_ms, refresh=None)
 
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:

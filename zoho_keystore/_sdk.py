@@ -6,8 +6,8 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from zoho_keystore._keystore import Keystore, open_file, open_memory
-from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
+from zoho_keystore._open import open_keystore, open_memory_keystore
+from zoho_keystore._records import FIELDS, TokenRecord, field_values
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
 
 try:
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from zoho_keystore._keystore import Keystore
+
 _log = logging.getLogger(__name__)
 
-_FIELDS = ("id", *CREDENTIAL_FIELDS)
+_SETTERS = tuple("set_user_signature" if name == "user_name" else f"set_{name}" for name in FIELDS)
 _TEXT_TYPES = frozenset((str, type(None)))
 
 
@@ -45,7 +47,7 @@ class _KeystoreTokenStore(TokenStore):
         self._path = keystore.path
 
     def find_token(self, token: OAuthToken) -> OAuthToken | None:
-        """Fill a token with what is stored of it.
+        """Fill a token with what is stored of it; may wait while another process refreshes the same token.
 
         Args:
             token: What is known of it. It means the record of its id; else of its user's name (and client, if it has
@@ -53,46 +55,45 @@ class _KeystoreTokenStore(TokenStore):
 
         Returns:
             The same token, with what it lacked, and with the stored access token where that expires later; or None when
-            nothing that is stored is meant.
+            it means no stored record.
 
         Raises:
-            SDKException: It is no token, or the store cannot be read.
+            SDKException: It is not a token, or the store cannot be read.
         """
-        # A context manager would take as long as all the rest of this that is not the look at the file.
+        # Not with _as_sdk_exception: this runs before the SDK's requests, and a context manager takes 1 µs.
         try:
             wanted = _record_of(token, self._path)
-            found = self._keystore.find(wanted)
+            found = self._keystore.find_for_use(wanted)
         except KeystoreError as error:
             raise _sdk_exception("looking up a token", error) from error
         if found is None:
             return None
-        if found is not wanted or type(token.get_expires_in()) is int:
-            _fill(token, wanted, found)
+        _fill(token, wanted, found)
         return token
 
     def save_token(self, token: OAuthToken) -> None:
-        """Keep a token, durably, and set on it what it lacked, its id included.
+        """Save a token durably, and set on it what it lacked, its id included.
 
         Args:
-            token: With an id it is kept under that id; without, it replaces the record that it means, or gets a new id.
+            token: With an id it is saved under that id; without, it updates the record that it means, or gets a new id.
 
         Raises:
-            SDKException: It is no token or has nothing to keep, or it was not saved. With a
+            SDKException: It is not a token, or has no access, refresh or grant token, or it was not saved. With a
                 :class:`DurabilityUnknownError` as its cause it was saved, and may not survive a power cut.
         """
         try:
             given = _record_of(token, self._path)
-            self._keystore.save(given, saved=lambda record: _fill(token, given, record))
+            self._keystore.save(given, on_saved=lambda record: _fill(token, given, record))
         except KeystoreError as error:
-            # The SDK keeps this to itself from 6_0 on, and the script would go on until its token is lost.
+            # From 6_0 on the SDK swallows this exception, and the script would go on until its token is lost.
             _log.error("%s", error)
             raise _sdk_exception("saving a token", error) from error
 
     def delete_token(self, id: str) -> None:
-        """Remove a token.
+        """Delete a token.
 
         Raises:
-            SDKException: There is none with this id, or the store cannot be written.
+            SDKException: No token has this id, or the store cannot be written.
         """
         with _as_sdk_exception("deleting a token"):
             self._keystore.delete(_require_id(id, self._path))
@@ -107,7 +108,7 @@ class _KeystoreTokenStore(TokenStore):
             return [_token_of(record) for record in self._keystore.records()]
 
     def delete_tokens(self) -> None:
-        """Remove all tokens. Their ids are not given again.
+        """Delete all tokens. Their ids are not assigned again.
 
         Raises:
             SDKException: The store cannot be written.
@@ -116,19 +117,22 @@ class _KeystoreTokenStore(TokenStore):
             self._keystore.clear()
 
     def find_token_by_id(self, id: str) -> OAuthToken | None:
-        """Return the token of an id; None, and a warning in the log, when there is none.
+        """Return the token of an id; may wait while another process refreshes it.
+
+        Returns:
+            None, and a warning in the log, when no token has the id.
 
         Raises:
             SDKException: The store cannot be read.
         """
         try:
-            record = self._keystore.get(_require_id(id, self._path))
+            record = self._keystore.get_for_use(_require_id(id, self._path))
         except KeystoreError as error:
             raise _sdk_exception("looking up a token by its id", error) from error
         return _token_of(record) if record is not None else None
 
     def close(self) -> None:
-        """Forget the keys and all tokens in memory. The store cannot be used afterwards."""
+        """Drop the keys and all tokens from memory. The store cannot be used afterwards."""
         self._keystore.close()
 
     def __enter__(self) -> Self:
@@ -148,23 +152,24 @@ class _KeystoreTokenStore(TokenStore):
 
 
 class EncryptedFileStore(_KeystoreTokenStore):
-    """The SDK's tokens in one encrypted file, safe for many threads and processes.
+    """Keep the SDK's tokens in one encrypted file, safe for many threads and processes.
 
-    The file is read and checked at once, or made, empty and sealed, when it is not there; a wrong key or a damaged file
-    shows here and not at the first refresh.
+    The constructor reads and checks the file, or creates it, encrypted and without tokens, when it is missing; so a
+    wrong key or a damaged file shows here, and not at the first refresh.
 
     Args:
         path: The file. None is the one that ``ZOHO_KEYSTORE_FILE`` names, else ``tokens.keystore`` in the user's data
-            folder. The folder of a file that is named has to be there.
-        key: A Fernet key as bytes; or where keys come from, as text: ``env:NAME`` or ``file:PATH``; or None for the
-            first that is there of ``ZOHO_KEYSTORE_KEY`` (one or more keys, comma-separated, newest first),
-            ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file) and the key ring in the user's config folder.
-        lock_timeout: For how many seconds a write waits for another one to end.
-        refresh_wait: For how many seconds a token that has expired waits for another process or thread that refreshes
-            it, so that one refresh serves all; 0 switches this off.
+            directory. The directory of a file that is named has to be there.
+        key: A Fernet key as bytes; or where keys come from, as text: ``env:NAME``, ``file:PATH``,
+            ``keyring:SERVICE/USER`` or ``command:ARGV``; or None for the first that is there of ``ZOHO_KEYSTORE_KEY``
+            (one or more keys, comma-separated, newest first), ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file)
+            and the key ring in the user's config directory.
+        lock_timeout: For how many seconds a write waits for the store's lock.
+        refresh_wait: For how many seconds a look-up of an expired token waits for another process or thread that
+            refreshes it, so that one refresh serves all; 0 switches this off.
 
     Raises:
-        KeystoreError: One of its kinds, for whatever stands in the way; nothing was changed then.
+        KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
     """
 
     def __init__(
@@ -175,7 +180,7 @@ class EncryptedFileStore(_KeystoreTokenStore):
         lock_timeout: float = 10.0,
         refresh_wait: float = 10.0,
     ) -> None:
-        super().__init__(open_file(path, key=key, lock_timeout=lock_timeout, refresh_wait=refresh_wait))
+        super().__init__(open_keystore(path, key=key, lock_timeout=lock_timeout, refresh_wait=refresh_wait))
 
     @property
     def path(self) -> Path | None:
@@ -188,9 +193,9 @@ class EncryptedFileStore(_KeystoreTokenStore):
 
 
 class InMemoryStore(_KeystoreTokenStore):
-    """The SDK's tokens in memory: the same behaviour as :class:`EncryptedFileStore`, and nothing on disk.
+    """Keep the SDK's tokens in memory: the same behaviour as :class:`EncryptedFileStore`, and nothing on disk.
 
-    For tests, and for containers without a place to write to. The tokens are gone with the process; a forked process
+    For tests, and for containers without a disk to write to. The tokens are gone with the process; a forked process
     goes on with a copy of its own.
 
     Args:
@@ -198,7 +203,7 @@ class InMemoryStore(_KeystoreTokenStore):
     """
 
     def __init__(self, *, refresh_wait: float = 10.0) -> None:
-        super().__init__(open_memory(refresh_wait=refresh_wait))
+        super().__init__(open_memory_keystore(refresh_wait=refresh_wait))
 
     def __repr__(self) -> str:
         """Name the class."""
@@ -218,37 +223,36 @@ def _sdk_exception(doing: str, error: KeystoreError) -> SDKException:
 
 
 def _record_of(token: Any, path: Path | None) -> TokenRecord:
-    """Return what an SDK token holds, without the fields that are None or empty.
+    """Return what an SDK token holds.
 
     Raises:
-        InvalidTokenError: It is no token, or holds what cannot be kept.
+        InvalidTokenError: It is not a token, or holds what cannot be saved.
     """
     if not isinstance(token, OAuthToken):
         raise InvalidTokenError(
-            f"the argument is of type {type(token).__name__}, and no token", "Pass an OAuthToken of the SDK", path
+            f"the argument is of type {type(token).__name__}, and not a token", "Pass an OAuthToken of the SDK", path
         )
     fields = _fields_of(token)
     if fields is None:
         raise InvalidTokenError("the token was not made by its constructor", "Make it with OAuthToken(...)", path)
-    # All at once, since this runs before each request; what is not exactly a text or None is looked at more closely.
+    # One set operation, since this runs before each request; only an odd value is looked at more closely.
     if not _TEXT_TYPES.issuperset(map(type, fields.values())):
         if type(fields["expires_in"]) is int:
             fields["expires_in"] = str(fields["expires_in"])
         wrong = next((name for name, value in fields.items() if not isinstance(value, str | None)), None)
         if wrong is not None:
             kind = type(fields[wrong]).__name__
-            # Whoever prints the variables of a traceback is not to find the token's fields among them.
-            del fields
-            raise InvalidTokenError(f"the token's {wrong} is of type {kind}, and no text", "Set it to a text", path)
-    return TokenRecord.adopt(fields)
+            del fields  # Secrets must not be in a frame of the traceback (see zoho_keystore.errors).
+            raise InvalidTokenError(f"the token's {wrong} is of type {kind}, not a text", "Set it to a text", path)
+    return TokenRecord(**fields)
 
 
 def _fields_of(token: OAuthToken) -> dict[str, Any] | None:
-    # An AttributeError carries the token with it, so it ends here.
+    # An AttributeError holds the token, so it ends here.
     try:
         id, signature = token.get_id(), token.get_user_signature()
         if isinstance(signature, UserSignature):
-            # An empty name is a name that nobody has; without a signature, the token does not ask for a user.
+            # An empty name matches no record; without a signature, the token does not ask for a user.
             signature = signature.get_name() or ""
         return {
             "id": "" if id is None else id,
@@ -268,27 +272,27 @@ def _fields_of(token: OAuthToken) -> dict[str, Any] | None:
 
 def _require_id(id: Any, path: Path | None) -> str:
     if not isinstance(id, str):
-        raise InvalidTokenError(f"the id is of type {type(id).__name__}, and no text", 'Pass a text, such as "1"', path)
+        raise InvalidTokenError(
+            f"the id is of type {type(id).__name__}, and not a text", 'Pass a text, such as "1"', path
+        )
     return id
 
 
 def _fill(token: OAuthToken, before: TokenRecord, after: TokenRecord) -> None:
     """Set on a token what differs between what it held and what it is to hold."""
-    was, now = before.__dict__, after.__dict__
-    for field in _FIELDS:
-        value = now.get(field)
-        if value is not was[field] and value != was[field] and (value or was[field]):
-            if field == "user_name":
-                token.set_user_signature(UserSignature(value))
+    for setter, was, now in zip(_SETTERS, field_values(before), field_values(after), strict=True):
+        if now is not was and now != was and (now or was):
+            if setter == "set_user_signature":
+                token.set_user_signature(UserSignature(now))
             else:
-                getattr(token, f"set_{field}")(value)
+                getattr(token, setter)(now)
     if type(token.get_expires_in()) is int:
         # The SDK asks for its len() before its next request.
         token.set_expires_in(after.expires_in)
 
 
 def _token_of(record: TokenRecord) -> OAuthToken:
-    # By the constructor: a token made in another way lacks what the SDK needs for its next refresh.
+    # By the constructor: a token from object.__new__ lacks find_user, which the SDK needs for its next refresh.
     token = OAuthToken(
         client_id=record.client_id,
         client_secret=record.client_secret,

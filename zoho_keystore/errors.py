@@ -3,25 +3,29 @@
 The families, each of which may be caught as a whole::
 
     KeystoreError
-    ├── SDKNotInstalledError        a store class was asked for, and no Zoho CRM SDK is there (also an ImportError)
-    ├── ConfigurationError          an argument or setting that cannot be meant (also a ValueError)
-    ├── KeyUnavailableError         no key is to be had: nothing set, nothing there, not readable
-    │   └── MalformedKeyError       something is there, and it is not a Fernet key
-    ├── CannotOpenError             the file does not open: wrong key or damaged, which cannot be told apart
-    ├── DocumentError               the file opens, and what is inside is not a keystore document
+    ├── SDKNotInstalledError        a store class was used, and no Zoho CRM SDK is installed (also an ImportError)
+    ├── ConfigurationError          invalid argument or setting (also a ValueError)
+    ├── KeyUnavailableError         no key available: not set, missing, or not readable
+    │   └── MalformedKeyError       the key is not a Fernet key
+    ├── CannotOpenError             the file does not decrypt: wrong key or damaged, which cannot be told apart
+    ├── DocumentError               the file decrypts, and its content is not a keystore document
     │   └── NewerVersionError       it is one, of a version that this release does not know
-    ├── StoreFileError              the file or its folder cannot be read, made or replaced
-    │   ├── UnsafeFileError         its kind, owner or permissions let others in
+    ├── StoreFileError              the file or its directory cannot be read, created or replaced
+    │   ├── UnsafeFileError         its kind, owner or permissions give other users access
     │   └── DurabilityUnknownError  the new state is saved and visible, and may not survive a power cut
     ├── RotationUnfinishedError     a key rotation stopped half-way; all stays readable, and the next one finishes it
-    ├── LockTimeoutError            another process or thread kept the store's lock for too long
+    ├── LockTimeoutError            another process or thread held the store's lock for too long
     ├── StoreClosedError            the store was used after ``close()``
     ├── ImportSourceError           the source of an import cannot be read, or is not one
-    └── TokenError                  the token or id that a method was given
-        ├── InvalidTokenError       it is not a token, or not one that can be kept
+    └── TokenError                  the token or id that a method got
+        ├── InvalidTokenError       it is not a token, or cannot be saved
         └── TokenNotFoundError      no record has this id
 
-No message, attribute, repr or traceback of these holds a key or a token.
+No message, attribute, repr or traceback of these holds a key or a token. For tracebacks that means: tools print the
+variables of each frame, and follow the chain of exceptions. So an error is raised from a frame that holds no secret,
+after the frame that did has returned: the code keeps the error and raises it outside of the ``except`` block, or deletes
+its references first. And an exception of a library that may carry a secret ends where it is caught. Code that does so
+refers to this paragraph.
 """
 
 from __future__ import annotations
@@ -57,15 +61,15 @@ class KeystoreError(Exception):
 
 
 class ConfigurationError(KeystoreError, ValueError):
-    """An argument or setting that cannot be meant."""
+    """Invalid argument or setting."""
 
 
 class SDKNotInstalledError(KeystoreError, ImportError):  # type: ignore[misc] # ImportError's path is one of a module
-    """A store class was asked for, and no Zoho CRM SDK can be imported."""
+    """A store class was used, and no Zoho CRM SDK can be imported."""
 
 
 class KeyUnavailableError(KeystoreError):
-    """No key is to be had from where it should come from."""
+    """The source of keys has no key available."""
 
 
 class MalformedKeyError(KeyUnavailableError):
@@ -73,11 +77,11 @@ class MalformedKeyError(KeyUnavailableError):
 
 
 class CannotOpenError(KeystoreError):
-    """The sealed file does not open: the key is wrong or the file is damaged, which Fernet cannot tell apart."""
+    """The file does not decrypt: the key is wrong or the file is damaged, which Fernet cannot tell apart."""
 
 
 class DocumentError(KeystoreError):
-    """The file opens, and what is inside is not a keystore document, or a malformed one."""
+    """The file decrypts, and its content is not a keystore document, or a malformed one."""
 
 
 class NewerVersionError(DocumentError):
@@ -85,15 +89,15 @@ class NewerVersionError(DocumentError):
 
 
 class StoreFileError(KeystoreError):
-    """The store's file or folder cannot be read, made or replaced."""
+    """The store's file or directory cannot be read, made or replaced."""
 
 
 class UnsafeFileError(StoreFileError):
-    """A file or folder of the store is of a kind, owner or mode that lets somebody else in."""
+    """A file or directory of the store has a kind, owner or mode that gives other users access."""
 
 
 class DurabilityUnknownError(StoreFileError):
-    """The new state is saved and visible to all, and it is not known whether it would survive a power cut."""
+    """The new state is saved and visible, and it is unknown whether it would survive a power cut."""
 
 
 class RotationUnfinishedError(KeystoreError):
@@ -101,7 +105,7 @@ class RotationUnfinishedError(KeystoreError):
 
 
 class LockTimeoutError(KeystoreError):
-    """The store's lock stayed taken for longer than the lock timeout; nothing was written."""
+    """The store's lock could not be acquired within the lock timeout; nothing was written."""
 
 
 class StoreClosedError(KeystoreError):
@@ -113,11 +117,11 @@ class ImportSourceError(KeystoreError):
 
 
 class TokenError(KeystoreError):
-    """The token or the id that a method was given cannot be served."""
+    """The token or the id that a method got cannot be used."""
 
 
 class InvalidTokenError(TokenError):
-    """The argument is not a token, or not one that can be kept."""
+    """The argument is not a token, or cannot be saved."""
 
 
 class TokenNotFoundError(TokenError):
@@ -130,18 +134,18 @@ def os_error_text(error: OSError) -> str:
 
 
 _NEXT_STEPS: Final = {
-    errno.ENOENT: "Check the path; the folder has to be there",
-    errno.ENOTDIR: "Check the path: a part of it is a file, not a folder",
-    errno.EACCES: "Check who owns the file and its folder, and their modes",
-    errno.EPERM: "Check who owns the file and its folder, and whether it is marked immutable",
+    errno.ENOENT: "Check the path; the directory has to exist",
+    errno.ENOTDIR: "Check the path: a part of it is a file, not a directory",
+    errno.EACCES: "Check the owner and the mode of the file and of its directory",
+    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr)",
     errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
-    errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its folder instead: the file is replaced",
-    errno.EISDIR: "There is a folder where a file should be: remove it, or give another path",
+    errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its directory: the file is replaced",
+    errno.EISDIR: "There is a directory where a file should be: remove it, or give another path",
     errno.ENOSPC: "Free some space (and inodes) on this disk",
     errno.EDQUOT: "Free some space, or ask for a larger quota",
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
     errno.EMFILE: "The process has too many open files: close some, or raise the limit (ulimit -n)",
-    errno.ENFILE: "The system has too many open files",
+    errno.ENFILE: "The system has too many open files: close some, or raise the limit (fs.file-max)",
     errno.ELOOP: "There is a symbolic link where a file should be: remove it, or give the path of the file itself",
     errno.ENOMEM: "Give the process more memory",
     errno.ENAMETOOLONG: "Use a shorter file name",
@@ -149,13 +153,13 @@ _NEXT_STEPS: Final = {
 
 
 def storage_error(error: OSError, what: str, path: Path | None) -> StoreFileError:
-    """Return the error that tells what an operating system's refusal means for the store.
+    """Return the error for a failed system call on the store: what failed, why, and what to do next.
 
     Args:
-        error: What the system said.
-        what: What could not be done, as a clause: "the store cannot be read".
-        path: The file concerned.
+        error: The error of the system call.
+        what: What failed, as a clause: "the store cannot be read".
+        path: The file that it failed on.
     """
     kind = UnsafeFileError if error.errno == errno.ELOOP else StoreFileError
-    advice = _NEXT_STEPS.get(error.errno or 0, "Look at the disk and at the system's log")
+    advice = _NEXT_STEPS.get(error.errno or 0, "Check the disk and the system's log")
     return kind(f"{what}: {os_error_text(error)}", advice, path)

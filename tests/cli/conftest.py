@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
 
@@ -56,6 +56,6 @@ def empty(work: Path) -> Path:  # noqa: ARG001 - the folders have to be there
 @pytest.fixture
 def store(empty: Path) -> Path:
     """Give the path of the user's store, which holds two tokens."""
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         keystore.import_records([ANN, BOB])
     return empty

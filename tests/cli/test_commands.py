@@ -25,7 +25,7 @@ from zoho_keystore._cli import EXIT_CODES, Failure, main
 from zoho_keystore._cli.common import as_json, expiry_in_words, lease_in_words, masked, printable
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import key_source
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._records import TokenRecord
 
@@ -44,7 +44,7 @@ def damage(path: Path) -> bytes:
 
 def ids() -> list[str]:
     """Return the ids of the tokens in the user's store."""
-    with closing(open_file(make=False)) as keystore:
+    with closing(open_keystore(create=False)) as keystore:
         return [record.id for record in keystore.records()]
 
 
@@ -175,9 +175,9 @@ def test_errors_that_depend_on_others_have_their_codes_too(
 ) -> None:
     """The lock, the document, the token, a rotation that is left half-way."""
     assert "no token with the id '9'" in refused(9, "show", "9")
-    with closing(open_file()) as other:
+    with closing(open_keystore()) as other:
         storage: Any = other._storage
-        monkeypatch.setattr("zoho_keystore._cli.common.open_file", lambda *_a, **_k: open_file(lock_timeout=0))
+        monkeypatch.setattr("zoho_keystore._cli.common.open_keystore", lambda *_a, **_k: open_keystore(lock_timeout=0))
         with storage.transaction():
             assert "the store's lock was not to be had" in refused(8, "delete", "1", "--yes")
     monkeypatch.undo()
@@ -314,7 +314,7 @@ def test_a_store_comes_back_from_a_backup(store: Path, work: Path) -> None:
     assert copy.stat().st_mode & 0o777 == 0o600
     assert "Give another name" in refused(6, "backup", copy)
     invoke("delete", "2", "--yes")
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         keystore.save(TokenRecord(id="1", api_domain="https://www.zohoapis.in"))
         keystore.save(TokenRecord(access_token="new"))
     before = store.read_bytes()
@@ -459,7 +459,7 @@ def completed(words: str) -> list[str]:
 
 def test_the_shell_completes_commands_and_ids(store: Path, tmp_path: Path) -> None:
     """Of the store that is named before; nothing when it does not open."""
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         for id in ("abc", "abd", "x\ny"):
             keystore.save(TokenRecord(id=id, access_token="a"))
     assert completed("re") == ["restore"]
@@ -517,7 +517,7 @@ def test_a_refresh_under_way_is_shown(store: Path) -> None:
     """Who does it, for as long as that counts."""
     owner = Owner.current()
     lease = Lease(owner, time.time_ns() // 1_000_000 + 60_000)
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         storage: Any = keystore._storage
         with storage.transaction() as transaction:
             transaction.put(TokenRecord(id="3", refresh_token="r", refresh=lease.as_fields()))

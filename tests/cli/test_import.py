@@ -17,7 +17,7 @@ from support import Terminal, invoke, program, refused, used_wrongly
 from zoho_keystore import _importers
 from zoho_keystore._cli import common, import_
 from zoho_keystore._importers import filestore, rows
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def credentials(records: Any) -> list[list[str | None]]:
 
 def stored() -> list[list[str | None]]:
     """Return what is in the user's store."""
-    with closing(open_file(make=False)) as keystore:
+    with closing(open_keystore(create=False)) as keystore:
         return credentials(keystore.records())
 
 
@@ -68,7 +68,7 @@ def sqlite(path: Path, *records: TokenRecord) -> Path:
 
 def keystore(path: Path, *records: TokenRecord) -> Path:
     """Make another _keystore, sealed with another key."""
-    with closing(open_file(path, key=OTHER)) as made:
+    with closing(open_keystore(path, key=OTHER)) as made:
         made.import_records(records)
     return path
 
@@ -233,7 +233,7 @@ def test_a_token_that_somebody_changes_meanwhile_keeps_the_source(work: Path, mo
 
     def echo_escaped(text: str) -> None:
         really_say(text)
-        with closing(open_file()) as other:
+        with closing(open_keystore()) as other:
             other.delete("7")
 
     monkeypatch.setattr(import_, "echo_escaped", echo_escaped)

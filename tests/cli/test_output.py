@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import Terminal, failing, invoke, program
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ EVIL = "\x1b[31mevil\x1b]0;title\x07\r\n\u202e\x9b2J"
 @pytest.fixture
 def evil(empty: Path) -> Path:
     """Give a store with a token whose every name would steer the terminal."""
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         keystore.save(TokenRecord(id=EVIL, user_name=EVIL, client_id=EVIL, api_domain=EVIL, access_token=EVIL))
     return empty
 
@@ -74,7 +74,7 @@ def test_what_is_asked_on_a_terminal_does_not_steer_it_either(evil: Path) -> Non
 @pytest.mark.usefixtures("store")
 def test_a_terminal_without_unicode_shows_something_else() -> None:
     """Rather than a traceback in the middle of a table."""
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         keystore.save(TokenRecord(user_name="zoë", access_token="a" * 20))
     for arguments in (("list",), ("show", "3"), ("doctor",)):
         done = program(*arguments, PYTHONIOENCODING="ascii")
@@ -116,7 +116,7 @@ def test_no_color_is_obeyed(work: Path) -> None:
 @pytest.mark.usefixtures("empty")
 def test_a_pipe_that_closes_early_is_no_error() -> None:
     """As with ``zoho-keystore list | head -1``."""
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         keystore.import_records(
             [TokenRecord(id=str(n), user_name=f"{n:0200}", access_token="a") for n in range(1, 999)]
         )

@@ -41,7 +41,7 @@ from zoho_keystore._importers import read
 from zoho_keystore._keys import ring
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
-from zoho_keystore._keystore import FILE_VARIABLE, open_file, open_memory
+from zoho_keystore._open import FILE_VARIABLE, open_keystore, open_memory_keystore
 from zoho_keystore._operations.rotation import rotate
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import file
@@ -421,7 +421,7 @@ class Scene:
 
     def open(self, **options: Any) -> Keystore:
         """Open the store, or make it."""
-        return open_file(**{"path": self.path, "key": self.key, "lock_timeout": 0.02, **options})
+        return open_keystore(**{"path": self.path, "key": self.key, "lock_timeout": 0.02, **options})
 
     def stored(self) -> Keystore:
         """Return the store, open, with a token that is all canaries."""
@@ -688,7 +688,7 @@ def _bad_tokens(canaries: Canaries) -> Iterator[Deed]:
     yield Deed("an id that nobody has", lambda scene: scene.stored().delete("2"))
     for name, use in _uses(canaries.record()).items():
         yield Deed(f"{name} of a closed store", partial(closed, use, Scene.open))
-        yield Deed(f"{name} of a closed store in memory", partial(closed, use, lambda _: open_memory()))
+        yield Deed(f"{name} of a closed store in memory", partial(closed, use, lambda _: open_memory_keystore()))
 
 
 def _bad_sdk_tokens(canaries: Canaries) -> Iterator[Deed]:
@@ -896,7 +896,7 @@ def _look_at_objects(scene: Scene, evidence: Evidence) -> None:
     """Look at the reprs of everything that can be had, and try to pickle and to copy it."""
     from zoho_keystore._sdk import EncryptedFileStore, InMemoryStore  # noqa: PLC0415 - the SDK takes 0.7 s to import
 
-    in_memory = open_memory()
+    in_memory = open_memory_keystore()
     store = scene.stored()
     for keystore in (in_memory, store):
         keystore.save(scene.canaries.record())

@@ -22,7 +22,7 @@ from support import Terminal, invoke
 from support import refused as refused_by_the_program
 from zoho_keystore import ImportSourceError, TokenRecord
 from zoho_keystore._importers import mysql, read
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -319,7 +319,7 @@ def test_the_program_takes_a_table_over_and_asks_for_the_password(
     shown = terminal.ends()
     assert f"{address} (MySQL table): 2 added." in shown
     assert "hunter2" not in shown
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         before = keystore.records()
     assert [(record.id, record.refresh_token) for record in before] == [("7", "r"), ("5", "r2")]
     monkeypatch.setenv(mysql.PASSWORD_VARIABLE, PASSWORD)
@@ -329,5 +329,5 @@ def test_the_program_takes_a_table_over_and_asks_for_the_password(
     line = refused_by_the_program(10, "import", address)
     assert "the server denies access" in line
     assert "hunter2" not in line
-    with closing(open_file()) as keystore:
+    with closing(open_keystore()) as keystore:
         assert keystore.records() == before

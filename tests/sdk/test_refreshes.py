@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet
 
 from fake_zoho import FakeZoho
 from faults.refreshes import FILE_STORE, MEETINGS, OURS, WITHOUT_LEASES, Crew, Meeting, Outcome, Setting, meet
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._leases import Lease
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Scene:
         self.zoho = zoho
         self.setting = Setting(OURS, path, Fernet.generate_key(), zoho.url, refresh_wait)
         self.setting.keep(zoho, 1)
-        self._keystore = open_file(path, key=self.setting.key)
+        self._keystore = open_keystore(path, key=self.setting.key)
 
     def refresher(self) -> int:
         """Return the process that has the lease, once it has asked Zoho for a new access token."""

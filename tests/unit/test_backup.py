@@ -16,7 +16,8 @@ from support import failing
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import fingerprint
-from zoho_keystore._keystore import Keystore, open_file
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import backup as backup_module
 from zoho_keystore._operations.backup import backup, compare, inspect, make_file, restore
 from zoho_keystore._records import TokenRecord
@@ -47,7 +48,7 @@ def spec(key: bytes, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def store(no_descriptor_is_left: None, store_path: Path) -> Iterator[Keystore]:  # noqa: ARG001 - closed before it looks
     """Give a store with a token."""
-    with closing(open_file(store_path)) as keystore:
+    with closing(open_keystore(store_path)) as keystore:
         keystore.save(TokenRecord(access_token="secret-canary"))
         yield keystore
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoho_keystore import _records as records_module
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import CREDENTIAL_FIELDS, TEXT_FIELDS, TokenRecord
 from zoho_keystore._storage import codec as document_module
 from zoho_keystore._storage.codec import Header, decode, encode
@@ -753,7 +753,7 @@ def test_the_golden_file_opens_as_a_store_and_survives_a_save(store_path: Path) 
     """The whole way: seal, document, records; and back, with a new record beside the old ones."""
     store_path.write_bytes((DATA / "golden-v1.keystore").read_bytes())
     store_path.chmod(0o600)
-    keystore = open_file(store_path, key=GOLDEN_KEY)
+    keystore = open_keystore(store_path, key=GOLDEN_KEY)
     assert list(keystore.records()) == GOLDEN_RECORDS
     added = keystore.save(TokenRecord(access_token="new"))
     keystore.close()

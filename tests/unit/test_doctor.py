@@ -17,7 +17,7 @@ from cryptography.fernet import Fernet
 from support import OTHER_UID, as_other_user
 from zoho_keystore._fs import permissions
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
-from zoho_keystore._keystore import FILE_VARIABLE, open_file
+from zoho_keystore._open import FILE_VARIABLE, open_keystore
 from zoho_keystore._operations import doctor
 from zoho_keystore._operations.doctor import Diagnostic, diagnose
 from zoho_keystore._records import TokenRecord
@@ -51,7 +51,7 @@ def ring(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(store_path: Path, ring: Path) -> Path:
     """Give a store that is as it should be."""
-    with closing(open_file(store_path, key=f"file:{ring}")) as keystore:
+    with closing(open_keystore(store_path, key=f"file:{ring}")) as keystore:
         keystore.save(TokenRecord(refresh_token="r", access_token="a", expires_in="1"))
     return store_path
 
@@ -86,7 +86,7 @@ def test_where_the_keys_come_from_is_told(store: Path, ring: Path, monkeypatch: 
     assert (
         diagnose(store)[0].what == f"the store's keys come from the variable {KEY_VARIABLE}: env:{KEY_VARIABLE} (1 key)"
     )
-    with closing(open_file(store)) as keystore:
+    with closing(open_keystore(store)) as keystore:
         keystore.save(TokenRecord(access_token="b"))
     assert diagnose(store)[1].what == f"{store}: opens, and holds 2 tokens"
 
@@ -289,8 +289,8 @@ def test_leftovers_of_writers_are_told(store: Path, ring: Path) -> None:
 
 HOLDER = """
 import sys
-from zoho_keystore._keystore import open_file
-with open_file(sys.argv[1], key=sys.argv[2])._vault.transaction():
+from zoho_keystore._open import open_keystore
+with open_keystore(sys.argv[1], key=sys.argv[2])._vault.transaction():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -343,7 +343,7 @@ def test_a_holder_may_be_gone_or_nobody_may_tell(
 
 def test_expired_tokens_without_a_refresh_token_are_told(store: Path, ring: Path) -> None:
     """Nobody can use them again; of others nothing is said. The cure can be copied."""
-    with closing(open_file(store, key=f"file:{ring}")) as keystore:
+    with closing(open_keystore(store, key=f"file:{ring}")) as keystore:
         keystore.save(TokenRecord(access_token="1", expires_in=str(4 * 10**12)))
         keystore.save(TokenRecord(access_token="2"))
         keystore.save(TokenRecord(id="it's old", access_token="3", expires_in="1000"))

@@ -28,7 +28,8 @@ from zoho_keystore import (
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, key_ring
-from zoho_keystore._keystore import Keystore, open_file
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 from zoho_keystore._storage import file as file_module
@@ -48,7 +49,7 @@ def token(number: int) -> TokenRecord:
 @pytest.fixture
 def store(store_path: Path, key: bytes) -> Keystore:
     """Give a store with two tokens."""
-    store = open_file(store_path, key=key)
+    store = open_keystore(store_path, key=key)
     store.save(token(1))
     store.save(token(2))
     return store
@@ -62,7 +63,7 @@ def content(path: Path, key: bytes) -> dict[str, Any]:
 
 def test_a_missing_file_is_made_empty_sealed_and_private(store_path: Path, key: bytes) -> None:
     """At once, so that a folder that cannot be written shows at the start."""
-    open_file(store_path, key=key)
+    open_keystore(store_path, key=key)
     made = content(store_path, key)
     assert made.pop("store_id")
     assert made == {"format": "zoho-keystore", "version": 1, "generation": 1, "next_id": 1, "tokens": []}
@@ -81,7 +82,7 @@ def test_opening_and_reading_leave_the_file_alone(store_path: Path, key: bytes) 
     """Not even its time changes, and no lock is taken."""
     os.unlink(store_path.with_name(".tokens.keystore.lock"))
     before = store_path.stat()
-    other = open_file(store_path, key=key)
+    other = open_keystore(store_path, key=key)
     assert other.find(token(1)) is not None
     assert other.get("2") is not None
     assert store_path.stat() == before
@@ -144,7 +145,7 @@ def test_a_bad_file_is_refused_when_it_is_opened_and_stays_as_it_was(
     bad = make(store_path.read_bytes(), key)
     store_path.write_bytes(bad)
     with pytest.raises(kind) as caught:
-        open_file(store_path, key=key)
+        open_keystore(store_path, key=key)
     assert caught.value.path == store_path
     assert str(store_path) in str(caught.value)
     assert caught.value.advice
@@ -178,7 +179,7 @@ def test_the_wrong_key_and_damage_are_both_named_since_they_cannot_be_told_apart
     """With what to check."""
     store.close()
     with pytest.raises(CannotOpenError, match=r"key is wrong or the file is damaged") as caught:
-        open_file(store_path, key=Fernet.generate_key())
+        open_keystore(store_path, key=Fernet.generate_key())
     assert "Check that the key" in caught.value.advice
     assert "backup" in caught.value.advice
 
@@ -186,7 +187,7 @@ def test_the_wrong_key_and_damage_are_both_named_since_they_cannot_be_told_apart
 def test_a_folder_at_the_path_is_refused(tmp_path: Path, key: bytes) -> None:
     """It is not replaced."""
     with pytest.raises(UnsafeFileError, match="folder, not a file"):
-        open_file(tmp_path, key=key)
+        open_keystore(tmp_path, key=key)
     assert tmp_path.is_dir()
 
 
@@ -194,13 +195,13 @@ def test_a_fifo_at_the_path_is_refused_without_waiting_for_its_other_end(store_p
     """Opening one blocks as a rule."""
     os.mkfifo(store_path, 0o600)
     with pytest.raises(UnsafeFileError, match="FIFO"):
-        open_file(store_path, key=key)
+        open_keystore(store_path, key=key)
 
 
 def test_a_path_in_a_missing_folder_is_refused(tmp_path: Path, key: bytes) -> None:
     """Such a path is a typing error more often than not."""
     with pytest.raises(StoreFileError, match=r"no such file or directory.*folder has to be there"):
-        open_file(tmp_path / "missing" / "tokens.keystore", key=key)
+        open_keystore(tmp_path / "missing" / "tokens.keystore", key=key)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,7 +209,7 @@ def test_a_path_through_a_file_is_refused(tmp_path: Path, key: bytes) -> None:
     """A part of the path is no folder."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreFileError, match="not a directory"):
-        open_file(tmp_path / "file" / "tokens.keystore", key=key)
+        open_keystore(tmp_path / "file" / "tokens.keystore", key=key)
 
 
 def test_a_symbolic_link_is_followed_once_when_the_store_is_opened(
@@ -217,7 +218,7 @@ def test_a_symbolic_link_is_followed_once_when_the_store_is_opened(
     """A save must replace the file, not the link to it."""
     link = tmp_path / "link.keystore"
     link.symlink_to(store_path)
-    linked = open_file(link, key=key)
+    linked = open_keystore(link, key=key)
     linked.save(token(3))
     assert linked.path == store_path
     assert link.is_symlink()
@@ -273,8 +274,8 @@ def test_a_file_put_in_place_by_others_is_seen_at_once(store: Keystore, store_pa
     """A backup copied over the store, with the same size and times."""
     other = store_path.with_name("other.keystore")
     shutil.copy2(store_path, other)
-    open_file(other, key=key).delete("1")
-    open_file(other, key=key).save(TokenRecord(id="1", client_id="c", client_secret="s", refresh_token="rX"))
+    open_keystore(other, key=key).delete("1")
+    open_keystore(other, key=key).save(TokenRecord(id="1", client_id="c", client_secret="s", refresh_token="rX"))
     times = (store_path.stat().st_atime_ns, store_path.stat().st_mtime_ns)
     with store_path.open("r+b") as file:
         file.write(other.read_bytes())
@@ -291,7 +292,7 @@ def test_a_writer_looks_at_the_content_when_the_status_is_the_same(
     """Written in place, with its times set to what they were, a file shows the same status."""
     other = store_path.with_name("other.keystore")
     shutil.copy2(store_path, other)
-    open_file(other, key=key).save(token(3))
+    open_keystore(other, key=key).save(token(3))
     monkeypatch.setattr(file_module, "stamp", lambda _status: (0, 0, 0, 0, 0))
     monkeypatch.setattr(state_module, "stamp", lambda _status: (0, 0, 0, 0, 0))
     store_path.write_bytes(other.read_bytes())
@@ -376,16 +377,16 @@ def test_two_that_make_the_store_at_once_get_the_same_one(
 
     def slow(self: FileStorage) -> Any:
         monkeypatch.setattr(FileStorage, "_created", created)
-        open_file(store_path, key=key).save(token(1))
+        open_keystore(store_path, key=key).save(token(1))
         return created(self)
 
     monkeypatch.setattr(FileStorage, "_created", slow)
-    assert len(open_file(store_path, key=key).records()) == 1
+    assert len(open_keystore(store_path, key=key).records()) == 1
 
 
 def test_no_descriptor_is_left_open_by_states_that_came_and_went(store: Keystore, store_path: Path, key: bytes) -> None:
     """None is open but while something is read or written."""
-    other = open_file(store_path, key=key)
+    other = open_keystore(store_path, key=key)
     for number in range(3, 30):
         other.save(token(number))
         assert len(store.records()) == number
@@ -461,7 +462,7 @@ def test_a_disk_that_cannot_be_read_is_a_typed_error(
     store.close()
     monkeypatch.setattr(os, "read", failing(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(StoreFileError, match="the store cannot be read: input/output error"):
-        open_file(store_path, key=key)
+        open_keystore(store_path, key=key)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +475,7 @@ def test_a_system_without_random_numbers_is_a_typed_error(
     owner: object = KeyRing if name == "seal" else uuid
     monkeypatch.setattr(owner, name, failing(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(StoreFileError, match=message):
-        open_file(store_path, key=key)
+        open_keystore(store_path, key=key)
     assert not store_path.exists()
 
 
@@ -559,7 +560,7 @@ def test_where_a_status_cannot_be_relied_on_a_file_is_known_by_its_content(
         monkeypatch.setattr(permissions, "is_remote", lambda _path: True)
     else:
         monkeypatch.setattr(os, "supports_fd", os.supports_fd - {os.utime})
-    first, second = open_file(store_path, key=key), open_file(store_path, key=key)
+    first, second = open_keystore(store_path, key=key), open_keystore(store_path, key=key)
     for module in (file_module, state_module):
         monkeypatch.setattr(module, "stamp", lambda _status: (0, 0, 0, 0, 0))
     for number in range(1, 4):

@@ -26,7 +26,7 @@ from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 from zoho_keystore import _importers
 from zoho_keystore._importers import filestore, read, rows, sqlite
 from zoho_keystore._importers import mysql as mysql_importer
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -291,7 +291,7 @@ def test_another_keystore_is_read_with_its_own_key(
 ) -> None:
     """It stays as it was, the times of saving and leases stay there, and fields of a later release come along."""
     records = [ADA, replace(BOB, id="b", user_name=""), replace(ADA, id="3", unknown={"later": [1]})]
-    with closing(open_file(store_path, key=key)) as keystore:
+    with closing(open_keystore(store_path, key=key)) as keystore:
         for record in records:
             keystore.save(record)
     before = store_path.read_bytes()
@@ -308,7 +308,7 @@ def test_a_keystore_that_does_not_open_is_its_own_error(
     store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a key, and with a damaged file."""
-    open_file(store_path, key=key).close()
+    open_keystore(store_path, key=key).close()
     with pytest.raises(KeyUnavailableError):
         read(str(store_path))
     monkeypatch.setenv("ZOHO_KEYSTORE_KEY", key.decode())

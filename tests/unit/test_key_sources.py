@@ -20,7 +20,7 @@ from keyrings.alt.file import PlaintextKeyring
 from zoho_keystore._keys import sources
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import RING_VARIABLE, WritableSource, key_source
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -426,7 +426,7 @@ def test_a_running_store_follows_a_key_that_was_changed_under_it(tmp_path: Path,
     path = tmp_path / "ring"
     path.write_bytes(OLD)
     path.chmod(0o600)
-    running_store = open_file(store_path, key=f"file:{path}")
+    running_store = open_keystore(store_path, key=f"file:{path}")
     running_store.save(TokenRecord(client_id="c", client_secret="s", refresh_token="r"))
     document = key_ring(OLD).open(store_path.read_bytes()).document
     path.write_bytes(NEW)

@@ -18,7 +18,8 @@ from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoho_keystore._keystore import Keystore, as_seconds, open_file, open_memory
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import as_seconds, open_keystore, open_memory_keystore
 from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore.errors import (
@@ -663,8 +664,8 @@ def test_a_vault_that_is_closed_in_a_transaction_stays_closed(storage: MemorySto
 def test_a_keystore_in_memory_has_no_path(keystore: Keystore) -> None:
     """And starts empty."""
     assert keystore.path is None
-    assert open_memory().path is None
-    assert open_memory().records() == []
+    assert open_memory_keystore().path is None
+    assert open_memory_keystore().records() == []
 
 
 # --- opening a file -------------------------------------------------------------------------------------------------
@@ -679,16 +680,16 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_store_is_made_at_the_path_that_is_given(store_path: Path, key: bytes) -> None:
     """Sealed with the key that is given."""
-    assert open_file(store_path, key=key).path == Path(os.path.realpath(store_path))
-    assert open_file(str(store_path), key=key).records() == []
+    assert open_keystore(store_path, key=key).path == Path(os.path.realpath(store_path))
+    assert open_keystore(str(store_path), key=key).records() == []
 
 
 def test_what_is_saved_is_there_when_the_file_is_opened_again(store_path: Path, key: bytes) -> None:
     """With every field."""
-    keystore = open_file(store_path, key=key)
+    keystore = open_keystore(store_path, key=key)
     saved = keystore.save(FULL)
     keystore.close()
-    assert open_file(store_path, key=key).records() == [saved]
+    assert open_keystore(store_path, key=key).records() == [saved]
     assert {name: getattr(saved, name) for name in CREDENTIAL_FIELDS} == {
         name: getattr(FULL, name) for name in CREDENTIAL_FIELDS
     }
@@ -702,12 +703,12 @@ def test_a_store_at_the_end_of_its_numbers_stays_readable(name: str, store_path:
     document = {"format": "zoho-keystore", "version": 1, "store_id": "s", **numbers, "tokens": [token]}
     store_path.write_bytes(Fernet(key).encrypt(json.dumps(document).encode()))
     store_path.chmod(0o600)
-    keystore = open_file(store_path, key=key)
+    keystore = open_keystore(store_path, key=key)
     with suppress(DocumentError):
         keystore.save(FULL)
     left = [record.id for record in keystore.records()]
     assert left[0] == "1"
-    assert [record.id for record in open_file(store_path, key=key).records()] == left
+    assert [record.id for record in open_keystore(store_path, key=key).records()] == left
 
 
 def test_without_a_path_the_variable_names_the_file(
@@ -715,14 +716,14 @@ def test_without_a_path_the_variable_names_the_file(
 ) -> None:
     """Nothing is made in the data folder then."""
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", str(store_path))
-    assert open_file(key=key).path == Path(os.path.realpath(store_path))
+    assert open_keystore(key=key).path == Path(os.path.realpath(store_path))
     assert not data_folder.exists()
 
 
 def test_a_path_goes_before_the_variable(store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the program says counts."""
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", str(store_path.with_name("other.keystore")))
-    assert open_file(store_path, key=key).path == Path(os.path.realpath(store_path))
+    assert open_keystore(store_path, key=key).path == Path(os.path.realpath(store_path))
     assert not store_path.with_name("other.keystore").exists()
 
 
@@ -733,7 +734,7 @@ def test_without_path_and_variable_the_store_is_in_the_data_folder(
     """An empty variable is as good as none."""
     if value is not None:
         monkeypatch.setenv("ZOHO_KEYSTORE_FILE", value)
-    assert open_file(key=key).path == data_folder / "zoho-keystore" / "tokens.keystore"
+    assert open_keystore(key=key).path == data_folder / "zoho-keystore" / "tokens.keystore"
     assert (data_folder / "zoho-keystore" / "tokens.keystore").is_file()
 
 
@@ -742,7 +743,7 @@ def test_folders_that_are_made_are_private(umask: int, key: bytes, data_folder: 
     """Whatever the umask, and each of those that were missing."""
     before = os.umask(umask)
     try:
-        open_file(key=key)
+        open_keystore(key=key)
     finally:
         os.umask(before)
     for directory in (data_folder.parent, data_folder, data_folder / "zoho-keystore"):
@@ -753,14 +754,14 @@ def test_a_folder_that_is_there_keeps_its_mode(key: bytes, data_folder: Path) ->
     """It is the user's, and others may have files in it."""
     data_folder.mkdir(parents=True)
     data_folder.chmod(0o755)
-    open_file(key=key)
+    open_keystore(key=key)
     assert stat.S_IMODE(data_folder.stat().st_mode) == 0o755
 
 
 def test_the_default_store_opens_again(key: bytes, data_folder: Path) -> None:
     """With what was saved in it."""
-    saved = open_file(key=key).save(FULL)
-    assert open_file(key=key).records() == [saved]
+    saved = open_keystore(key=key).save(FULL)
+    assert open_keystore(key=key).records() == [saved]
     assert (data_folder / "zoho-keystore" / "tokens.keystore").stat().st_mode & 0o777 == 0o600
 
 
@@ -772,7 +773,7 @@ def test_the_folder_of_a_file_that_was_named_is_not_made(
     path = tmp_path / "missing" / "tokens.keystore"
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", str(path))
     with pytest.raises(StoreFileError, match="the folder has to be there"):
-        open_file(path if by == "argument" else None, key=key)
+        open_keystore(path if by == "argument" else None, key=key)
     assert not path.parent.exists()
 
 
@@ -782,7 +783,7 @@ def test_a_tilde_in_the_variable_is_the_home_folder(
     """No shell expands it in a unit file or in Docker's settings."""
     monkeypatch.setenv("HOME", str(store_path.parent))
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", "~/tokens.keystore")
-    assert open_file(key=key).path == Path(os.path.realpath(store_path))
+    assert open_keystore(key=key).path == Path(os.path.realpath(store_path))
 
 
 def as_path(key: str) -> Any:
@@ -812,7 +813,7 @@ def test_a_key_in_place_of_the_path_is_refused_and_not_repeated(
     """It would become a file name for all to see."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="looks like a key") as caught:
-        open_file(wrap(key.decode()), key=key)
+        open_keystore(wrap(key.decode()), key=key)
     assert key.decode() not in repr(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -824,7 +825,7 @@ def test_a_key_in_the_variable_of_the_file_is_refused_and_not_repeated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", key.decode())
     with pytest.raises(ConfigurationError, match="looks like a key") as caught:
-        open_file(key=key)
+        open_keystore(key=key)
     assert key.decode() not in repr(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -834,7 +835,7 @@ def test_what_is_no_path_is_refused(path: Any, key: bytes, tmp_path: Path, monke
     """And nothing is made."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="path"):
-        open_file(path, key=key)
+        open_keystore(path, key=key)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -842,7 +843,7 @@ def test_without_any_key_nothing_is_made(store_path: Path, data_folder: Path) ->
     """Neither the file nor the default folder."""
     for path in (store_path, None):
         with pytest.raises(KeyUnavailableError, match="no key is set"):
-            open_file(path)
+            open_keystore(path)
     assert not store_path.exists()
     assert not data_folder.exists()
 
@@ -865,14 +866,14 @@ NO_SECONDS: dict[str, Any] = {
 def test_a_lock_timeout_that_is_no_length_of_time_is_refused(value: Any, store_path: Path, key: bytes) -> None:
     """Before anything is made; the message names the argument."""
     with pytest.raises(ConfigurationError, match=r"lock_timeout is not a number of seconds\. Give 0 or more"):
-        open_file(store_path, key=key, lock_timeout=value)
+        open_keystore(store_path, key=key, lock_timeout=value)
     assert not store_path.exists()
 
 
 @pytest.mark.parametrize("value", [0, 0.0, 0.5, 10, math.inf, 10**30, 10**400], ids=lambda value: f"{value!r:.12}")
 def test_a_lock_timeout_may_be_any_length_of_time(value: float, store_path: Path, key: bytes) -> None:
     """From not waiting at all to waiting for ever."""
-    assert open_file(store_path, key=key, lock_timeout=value).save(FULL).id == "1"
+    assert open_keystore(store_path, key=key, lock_timeout=value).save(FULL).id == "1"
 
 
 def test_the_name_in_the_message_is_that_of_the_argument() -> None:
@@ -892,8 +893,8 @@ def test_a_length_of_time_is_a_number_of_seconds(value: float, seconds: float) -
 
 def test_a_lock_timeout_of_zero_does_not_wait(store_path: Path, key: bytes) -> None:
     """The other one has the lock, and the file stays as it is."""
-    holder = open_file(store_path, key=key)
-    other = open_file(store_path, key=key, lock_timeout=0)
+    holder = open_keystore(store_path, key=key)
+    other = open_keystore(store_path, key=key, lock_timeout=0)
     before = store_path.read_bytes()
     with holder._storage.transaction(), pytest.raises(LockTimeoutError, match="within 0 s"):
         other.save(FULL)
@@ -906,7 +907,7 @@ def test_messages_name_the_file(
     path: str | None, store_path: Path, key: bytes, data_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """So that the reader knows which of the stores it is."""
-    keystore = open_file(store_path if path else None, key=key)
+    keystore = open_keystore(store_path if path else None, key=key)
     expected = str(Path(os.path.realpath(store_path)) if path else data_folder / "zoho-keystore" / "tokens.keystore")
     assert keystore.get("9") is None
     with pytest.raises(KeystoreError) as caught:
@@ -921,7 +922,7 @@ def test_messages_name_the_file(
 @pytest.mark.parametrize("at", ["file", "memory"])
 def test_what_is_taken_in_keeps_every_field_and_its_id(at: str, store_path: Path, key: bytes) -> None:
     """Where that is free; the second time changes nothing."""
-    keystore = open_file(store_path, key=key) if at == "file" else open_memory()
+    keystore = open_keystore(store_path, key=key) if at == "file" else open_memory_keystore()
     given = [replace(FULL, id="7"), refresh_token(1, id="abc"), refresh_token(2)]
     calls: list[int] = []
     taken = keystore.import_records(given, progress=lambda: calls.append(1))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zoho_keystore import _leases
-from zoho_keystore._keystore import Keystore, open_file, open_memory
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import open_keystore, open_memory_keystore
 from zoho_keystore._leases import LEASE_MS, SDK_MARGIN_MS, Lease, Owner, RefreshCoordinator, needs_refresh
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage.memory import MemoryStorage
@@ -522,8 +523,8 @@ def test_a_token_that_is_deleted_while_somebody_waits_is_not_found(
 
 def test_a_lease_is_durable_in_a_file(store_path: Path, key: bytes) -> None:
     """Another keystore sees it, and its own save ends it."""
-    with_leases = open_file(store_path, key=key, refresh_wait=5)
-    other = open_file(store_path, key=key)
+    with_leases = open_keystore(store_path, key=key, refresh_wait=5)
+    other = open_keystore(store_path, key=key)
     with_leases.save(replace(STALE, id="1", expires_in="1"))
     assert with_leases.get("1") is not None
     [record] = other.records()
@@ -537,7 +538,7 @@ def test_a_lease_is_durable_in_a_file(store_path: Path, key: bytes) -> None:
 
 def test_memory_has_leases_between_threads() -> None:
     """One thread refreshes, and the other gets its result."""
-    keystore = open_memory(refresh_wait=20)
+    keystore = open_memory_keystore(refresh_wait=20)
     keystore.save(replace(STALE, id="1", expires_in="1"))
     keystore.get("1")
     later = str(time.time_ns() // 1_000_000 + 3_600_000)
@@ -557,7 +558,11 @@ def test_a_lease_is_given_up_when_the_lock_is_taken_for_too_long(
 ) -> None:
     """The refresh wait counts then, and not the longer one of the lock."""
     caplog.set_level(logging.DEBUG)
-    keystore = open_file(store_path, key=key, refresh_wait=0.2) if kind == "file" else open_memory(refresh_wait=0.2)
+    keystore = (
+        open_keystore(store_path, key=key, refresh_wait=0.2)
+        if kind == "file"
+        else open_memory_keystore(refresh_wait=0.2)
+    )
     keystore.save(replace(STALE, id="1", expires_in="1"))
     acquire, done = threading.Event(), threading.Event()
 

@@ -24,7 +24,8 @@ from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import fingerprint, key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
-from zoho_keystore._keystore import FILE_VARIABLE, Keystore, open_file
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._open import FILE_VARIABLE, open_keystore
 from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._operations import rotation
 from zoho_keystore._operations.rotation import add_key, prune, rotate, usage
@@ -68,7 +69,7 @@ def spec(ring: Path) -> str:
 @pytest.fixture
 def store(no_descriptor_is_left: None, store_path: Path, spec: str) -> Iterator[Keystore]:  # noqa: ARG001 - closed before it looks
     """Give a store with two tokens, sealed with the ring's newest key."""
-    with closing(open_file(store_path, key=spec)) as keystore:
+    with closing(open_keystore(store_path, key=spec)) as keystore:
         for name in ("r1", "r2"):
             keystore.save(TokenRecord(client_id="c", client_secret="s", refresh_token=name))
         yield keystore
@@ -86,7 +87,7 @@ def sealed_with(path: Path, keys: list[bytes]) -> list[bytes]:
 
 def tokens(path: Path, key: Any) -> list[str | None]:
     """Return what a store holds."""
-    return [record.refresh_token for record in open_file(path, key=key, make=False).records()]
+    return [record.refresh_token for record in open_keystore(path, key=key, create=False).records()]
 
 
 # --- Rotations that run through -------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_a_rotation_seals_the_store_with_a_new_key_and_drops_the_old_ones(
     [new] = keys_of(spec)
     assert new not in (OLD, OLDER)
     assert sealed_with(store_path, [OLD, OLDER, new]) == [new]
-    assert open_file(store_path, key=new).records() == records
+    assert open_keystore(store_path, key=new).records() == records
     assert ring.read_bytes() == COMMENTS[0] + b"\n" + new + b"\n" + COMMENTS[1] + COMMENTS[2]
     assert stat.S_IMODE(ring.stat().st_mode) == stat.S_IMODE(store_path.stat().st_mode) == 0o600
     assert done == rotation.Rotation(
@@ -152,7 +153,7 @@ def test_a_key_that_the_default_store_is_sealed_with_stays(
     """One ring may serve several stores."""
     other = tmp_path / "other"
     other.mkdir(mode=0o700)
-    open_file(other / "store", key=spec)
+    open_keystore(other / "store", key=spec)
     monkeypatch.setenv(FILE_VARIABLE, str(other / "store"))
     assert rotate(store_path, key=spec).needed == {fingerprint(OLD): (other / "store",)}
 
@@ -160,11 +161,11 @@ def test_a_key_that_the_default_store_is_sealed_with_stays(
 def test_the_defaults_are_those_of_the_store(monkeypatch: pytest.MonkeyPatch, ring: Path) -> None:
     """The ring that a variable names, and the store in the data folder."""
     monkeypatch.setenv(RING_VARIABLE, str(ring))
-    open_file().save(TokenRecord(access_token="a"))
+    open_keystore().save(TokenRecord(access_token="a"))
     done = rotate()
     assert done.path.name == "tokens.keystore"
     assert done.source == f"file:{ring}"
-    assert len(open_file().records()) == 1
+    assert len(open_keystore().records()) == 1
 
 
 @pytest.mark.usefixtures("store")
@@ -204,7 +205,7 @@ def test_a_ring_in_the_systems_keyring_is_rotated_too(store_path: Path) -> None:
     """Through the library."""
     spec = "keyring:zoho-keystore/crm"
     keyring.set_password("zoho-keystore", "crm", OLD.decode())
-    running = open_file(store_path, key=spec)
+    running = open_keystore(store_path, key=spec)
     running.save(TokenRecord(access_token="a"))
     done = rotate(store_path, key=spec)
     [new] = keys_of(spec)
@@ -220,7 +221,7 @@ def test_a_ring_in_the_systems_keyring_is_rotated_too(store_path: Path) -> None:
 def handed_out(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a store whose key is in a variable."""
     monkeypatch.setenv(KEY_VARIABLE, OLD.decode())
-    open_file(store_path).save(TokenRecord(access_token="a"))
+    open_keystore(store_path).save(TokenRecord(access_token="a"))
     return store_path
 
 

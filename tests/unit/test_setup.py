@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from zoho_keystore._fs.paths import default_key_ring, default_store
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableSource, key_source
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import CannotOpenError, KeyUnavailableError, StoreFileError
@@ -28,9 +28,9 @@ def test_the_first_one_makes_both_and_the_second_nothing() -> None:
     assert first.fingerprints == second.fingerprints
     assert first.is_default
     assert second.is_default
-    open_file().save(TokenRecord(access_token="a"))
+    open_keystore().save(TokenRecord(access_token="a"))
     init()
-    assert len(open_file().records()) == 1
+    assert len(open_keystore().records()) == 1
 
 
 @pytest.mark.parametrize("as_spec", [True, False])
@@ -67,7 +67,7 @@ def test_a_ring_elsewhere_is_not_the_default(tmp_path: Path) -> None:
 
 def test_no_key_is_made_for_a_store_that_is_there(store_path: Path, key: bytes, tmp_path: Path) -> None:
     """It would not open it, and who looks for the lost one would be misled."""
-    open_file(store_path, key=key).close()
+    open_keystore(store_path, key=key).close()
     before = store_path.read_bytes()
     with pytest.raises(KeyUnavailableError, match="the key ring cannot be read"):
         init(store_path, key=f"file:{tmp_path / 'ring'}")

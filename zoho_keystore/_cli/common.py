@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from zoho_keystore._keystore import open_file, store_path
 from zoho_keystore._leases import Lease
+from zoho_keystore._open import open_keystore, store_path
 from zoho_keystore._records import CREDENTIAL_FIELDS
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Settings(NamedTuple):
 
     def open(self) -> Keystore:
         """Open the store, which has to be there."""
-        return open_file(self.store, key=self.key, make=False)
+        return open_keystore(self.store, key=self.key, create=False)
 
 
 pass_settings = click.make_pass_decorator(Settings)
@@ -192,7 +192,7 @@ def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     """Return the ids that start as what was typed so far; none when the store does not open."""
     root = ctx.find_root()
     try:
-        keystore = open_file(root.params.get("store"), key=root.params.get("key"), make=False)
+        keystore = open_keystore(root.params.get("store"), key=root.params.get("key"), create=False)
         # The shell gets one a line, and shows it as it is.
         return [id for record in keystore.records() if (id := record.id).startswith(incomplete) and id.isprintable()]
     except Exception:  # noqa: BLE001 - a completion must not print anything into the line that is being typed

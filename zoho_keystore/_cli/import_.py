@@ -21,6 +21,7 @@ from zoho_keystore._cli.common import (
     print_table,
 )
 from zoho_keystore._importers import read
+from zoho_keystore._keystore import ImportResult
 from zoho_keystore._records import CREDENTIAL_FIELDS
 from zoho_keystore.errors import ImportSourceError, storage_error
 
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._importers import Found
-    from zoho_keystore._keystore import Keystore, Taken
+    from zoho_keystore._keystore import ImportedRecord, Keystore
 
 #: From so many records on, a bar shows how far it is.
 _MANY = 1_000
 
 _IN_WORDS = {
-    "added": "added",
-    "updated": "updated, as they expire later here",
-    "left": "left, as the stored ones are as good",
-    "without a token": "left out, as they hold no token",
+    ImportResult.ADDED: "added",
+    ImportResult.UPDATED: "updated, as they expire later here",
+    ImportResult.UNCHANGED: "left, as the stored ones are as good",
+    ImportResult.EMPTY: "left out, as they hold no token",
 }
 
 
@@ -65,7 +66,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     taken = _taken_in(keystore, found, dry_run=dry_run)
     if dry_run:
         _show(taken)
-    counts = Counter(one.what for one in taken)
+    counts = Counter(one.result for one in taken)
     done = ", ".join(f"{counts[what]:,} {words}" for what, words in _IN_WORDS.items() if counts[what])
     echo_escaped(f"{found.name} ({found.kind}): {done or 'no tokens'}{'; nothing was stored' if dry_run else ''}.")
     if remove_source and found.path is not None:
@@ -78,7 +79,7 @@ def _ask() -> str:
     return str(click.prompt("Password of the database", hide_input=True, err=True))
 
 
-def _taken_in(keystore: Keystore, found: Found, *, dry_run: bool) -> list[Taken]:
+def _taken_in(keystore: Keystore, found: Found, *, dry_run: bool) -> list[ImportedRecord]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     err = Console(stderr=True)
     # Off a terminal, the bar would be an empty line in a log.
@@ -88,7 +89,7 @@ def _taken_in(keystore: Keystore, found: Found, *, dry_run: bool) -> list[Taken]
         return keystore.import_records(found.records, dry_run=dry_run, progress=lambda: bar.advance(task))
 
 
-def _show(taken: list[Taken]) -> None:
+def _show(taken: list[ImportedRecord]) -> None:
     now = now_ms()
     print_table(
         ("ID", "USER", "CLIENT", "EXPIRES", "WOULD BE"),
@@ -98,7 +99,7 @@ def _show(taken: list[Taken]) -> None:
                 one.record.user_name or "-",
                 one.record.client_id or "-",
                 expiry_in_words(one.record, now),
-                _IN_WORDS[one.what],
+                _IN_WORDS[one.result],
             )
             for one in taken
         ),
@@ -112,11 +113,11 @@ def _require_removable(found: Found, store: Path) -> None:
         fail_as_usage("The source is the store itself.")
 
 
-def _require_stored(settings: Settings, taken: list[Taken]) -> None:
+def _require_stored(settings: Settings, taken: list[ImportedRecord]) -> None:
     """Make sure that the file holds what was taken in, by reading it once more."""
     stored = {record.id: record for record in settings.open().records()}
     # Of several that mean the same token, the last one tells how it was stored.
-    expected = {one.record.id: one.record for one in taken if one.what != "without a token"}
+    expected = {one.record.id: one.record for one in taken if one.result is not ImportResult.EMPTY}
     for id, record in expected.items():
         is_there = id in stored and all(
             getattr(stored[id], name) == getattr(record, name) for name in CREDENTIAL_FIELDS

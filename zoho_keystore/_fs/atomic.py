@@ -1,8 +1,4 @@
-"""The only code that writes a file: whole, private and durable, in one step that shows the old state or the new.
-
-The content is complete and on the disk under another name before it takes the file's name, so there is no moment at
-which a crash leaves half of it.
-"""
+"""Write a file atomically and durably: the only code of this package that changes the content of a file."""
 
 from __future__ import annotations
 
@@ -22,12 +18,12 @@ if TYPE_CHECKING:
 
     from zoho_keystore._fs.directory import Directory
 
-#: What link() says on a file system without hard links.
+#: The errors of link() on a file system without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class AlreadyThereError(Exception):
-    """The file that was to be made is there already."""
+    """The file that was to be created exists already."""
 
 
 def write(
@@ -35,55 +31,66 @@ def write(
     name: str,
     content: bytes,
     *,
-    mtime_ns: int | None = None,
     create: bool = False,
     pre_rename_check: Callable[[], None] = lambda: None,
 ) -> os.stat_result:
-    """Make ``content`` the content of a file, durably: after a crash there is the old content or the new.
+    """Replace the content of a file: after a crash the file has the old content or the new content, never a part.
+
+    1. Create a temporary file ``.<name>.<16 hex digits>.tmp`` of mode 0600 in the same directory.
+    2. Write all of the content to it, ``fsync`` it and close it. A failed ``fsync`` is not repeated: the second one
+       would succeed although the data is lost.
+    3. Call ``pre_rename_check``.
+    4. ``rename`` it over the file, or with ``create`` ``link`` it to the name, which fails if the name is taken. From
+       here on every process sees the new content.
+    5. ``fsync`` the directory. From here on the new content survives a power cut.
+
+    An error in steps 1 to 4 removes the temporary file and leaves the old content. An error in step 5, or one that
+    step 4 reports after its work is done, is a DurabilityUnknownError.
 
     Args:
-        directory: Where the file is.
+        directory: The file's directory.
         name: The file's name.
         content: All of the new content.
-        mtime_ns: The time of writing that the file is to have, in nanoseconds since the epoch, where such can be set;
-            None is now.
-        create: The file must not be there yet; an existing one is not replaced.
-        pre_rename_check: Called right before the rename; an exception of it ends the write.
+        create: Create the file, and do not replace an existing one.
+        pre_rename_check: Raises an exception to abort the write.
 
     Returns:
-        The status of the file that was written, as it was before it took the name.
+        The status of the new file, as it was before it took the name.
 
     Raises:
-        AlreadyThereError: ``create`` was asked for, and the file is there.
-        DurabilityUnknownError: The new content is there for all to see, and may not survive a power cut.
+        AlreadyThereError: With ``create``: the file exists already.
+        DurabilityUnknownError: The new content is visible to every process, but may not survive a power cut.
         StoreFileError: Nothing was changed.
     """
-    temporary = ""
-    written: os.stat_result | None = None
+    temp_name = ""
+    written = None
     try:
-        temporary = f".{name}.{os.urandom(8).hex()}.tmp"
-        written = _write_temporary(directory, temporary, content, mtime_ns, like=name)
+        temp_name = f".{name}.{os.urandom(8).hex()}.tmp"
+        written = _write_temp_file(directory, temp_name, content, like=name)
         pre_rename_check()
         if create:
-            _place_new(directory, temporary, name)
+            _place_new(directory, temp_name, name)
         else:
-            directory.replace(temporary, name)
+            directory.replace(temp_name, name)
         directory.sync()
     except BaseException as error:
-        # A rename may be done and report a failure all the same (network file systems): so look.
-        placed = written is not None and _is_at(directory, name, written)
-        if temporary:
+        is_visible = False
+        # Network file systems can report an error for a rename that is done, so compare the file at the name. If it
+        # cannot be looked at, nothing is claimed to be saved.
+        with suppress(OSError):
+            is_visible = written is not None and directory.is_same_file(name, written)
+        if temp_name:
             with suppress(OSError):
-                directory.unlink(temporary)
+                directory.unlink(temp_name)
         path = directory.path / name
         if isinstance(error, MemoryError):
             error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         if not isinstance(error, OSError):
             raise
-        if placed:
+        if is_visible:
             raise DurabilityUnknownError(
                 f"it is saved, but may not survive a power cut: {os_error_text(error)}",
-                "All processes see the new state. Look at the disk, then do it once more",
+                "All processes see the new content. Check the disk, then do it once more",
                 path,
             ) from error
         raise storage_error(error, "nothing was saved", path) from error
@@ -91,8 +98,8 @@ def write(
 
 
 def remove_stale_temp_files(directory: Directory, name: str) -> None:
-    """Remove the temporary files that killed writers of a file left; to be called under the file's lock only."""
-    # One that cannot be found or removed harms nobody; the save that is under way must not fail on it.
+    """Remove the temporary files that killed writers of a file have left; call it under the file's lock only."""
+    # A file that cannot be found or removed does no harm, and must not make the save fail.
     with suppress(OSError):
         for found in directory.names():
             if not found.endswith(".tmp") or not re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp", found):
@@ -103,59 +110,44 @@ def remove_stale_temp_files(directory: Directory, name: str) -> None:
                     directory.unlink(found)
 
 
-def _write_temporary(
-    directory: Directory, name: str, content: bytes, mtime_ns: int | None, *, like: str
-) -> os.stat_result:
-    descriptor = directory.create(name, like=like)
+def _write_temp_file(directory: Directory, name: str, content: bytes, *, like: str) -> os.stat_result:
+    file = directory.create(name, like=like)
     try:
         rest = memoryview(content)
         while rest:
-            rest = rest[os.write(descriptor.fd, rest) :]
-        if mtime_ns is not None and os.utime in os.supports_fd:
-            # A file system that keeps no such times can do without, and so can whoever asked.
-            with suppress(OSError, OverflowError):
-                os.utime(descriptor.fd, ns=(mtime_ns, mtime_ns))
-        _sync_file(descriptor.fd)
-        written = os.fstat(descriptor.fd)
-        # Explicitly, because network file systems report here what they could not write.
-        os.close(descriptor.detached())
+            rest = rest[os.write(file.fd, rest) :]
+        _sync_file(file.fd)
+        written = os.fstat(file.fd)
+        # Not by OwnedFd.close, which hides errors: network file systems report here that data did not arrive.
+        os.close(file.detach())
     finally:
-        descriptor.close()
+        file.close()
     return written
 
 
 def _sync_file(fd: int) -> None:
     if sys.platform == "darwin":
-        # There fsync leaves the data in the disk's own cache.
-        import fcntl  # noqa: PLC0415 - not there on Windows
+        # On macOS fsync leaves the data in the disk's cache.
+        import fcntl  # noqa: PLC0415 - does not exist on Windows
 
-        # Disks of other makes and network file systems may not know it.
+        # Some disks and network file systems do not support the command.
         with suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
             return
     os.fsync(fd)
 
 
-def _place_new(directory: Directory, temporary: str, name: str) -> None:
+def _place_new(directory: Directory, temp_name: str, name: str) -> None:
     try:
-        directory.link(temporary, name)
+        directory.link(temp_name, name)
     except FileExistsError:
         raise AlreadyThereError from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # Without links the lock, which every writer of ours holds, is what keeps the name free until the rename.
-        with suppress(FileNotFoundError):
-            directory.status(name)
+        # Without hard links the lock, which every writer of this package holds, keeps the name free until the rename.
+        if directory.status_if_there(name) is not None:
             raise AlreadyThereError from None
-        directory.replace(temporary, name)
+        directory.replace(temp_name, name)
     else:
-        directory.unlink(temporary)
-
-
-def _is_at(directory: Directory, name: str, written: os.stat_result) -> bool:
-    try:
-        found = directory.status(name)
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) == (written.st_dev, written.st_ino)
+        directory.unlink(temp_name)

@@ -1,7 +1,11 @@
-"""The one lock: a ``threading`` lock between threads, and between processes a lock on a file beside the store.
+"""The store's lock: ``flock`` on a file beside the store, opened anew for each hold.
 
-The lock file is opened anew each time and never deleted, renamed or judged by its age. A process that dies gives its
-lock back by dying; deleting the file would split those who wait over two files.
+Two descriptors of one process exclude each other as those of two processes do, so this is the lock between threads too.
+The lock file is never deleted, renamed or judged by its age: the kernel releases the lock of a process that dies, and a
+deleted file would split the waiting processes over two files.
+
+It protects a write to the store. Which process refreshes a token is decided by a lease that is written under it: see
+:mod:`zoho_keystore._leases`.
 """
 
 from __future__ import annotations
@@ -9,12 +13,11 @@ from __future__ import annotations
 import math
 import os
 import random
-import struct
 import threading
 import time
 import weakref
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import Directory
@@ -22,182 +25,68 @@ from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileError, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment] # a module elsewhere
-
-#: Pauses between two looks at the queue, in seconds: shorter for who has waited for long, since else those who come
-#: would be served first. They vary, so that waiters do not march in step.
-_FIRST_PAUSE_S = 0.02
-_SHORTEST_PAUSE_S = 0.005
-_PATIENT_FOR_S = 0.03
-
-#: Pauses of the one who heads the queue, in seconds: very short for as long as a save takes, then longer and longer.
-_HEAD_PAUSE_S = 0.0001
-_SAVE_S = 0.003
+#: Pauses between two attempts, in seconds: they grow by half up to a bound, and vary so that waiting processes do not
+#: march in step. A save takes about a millisecond.
+_FIRST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.01
 
-#: How long the others stand aside for that one, in seconds.
-_ASIDE_S = 0.05
+#: How often to open the lock file, whatever the timeout: another process may create it at the same moment.
+_MIN_ATTEMPTS = 3
 
-#: How long one who has just had the lock holds back when others wait, in seconds.
-_POLITE_S = 0.001
-
-#: How often it is tried to open the lock file, whatever the timeout: others may make it at the same moment.
-_FREE_CHANCES = 3
-
-#: For how long a fork waits for an import to end, in seconds.
-_LONGEST_IMPORT_S = 5.0
-
-# Held while something happens that a child must not be forked in the middle of: an import, whose lock would stay taken
-# in the child, and the moment between opening a lock file and noting that it is open.
-_no_fork = threading.RLock()
-
-#: Locks of an open file, and not of a process, by bytes; they do not know of those by flock. Linux has them.
-_QUEUE = getattr(fcntl, "F_OFD_SETLK", None)
-_TAKE, _LEAVE = (
-    struct.pack("hhqqi4x", getattr(fcntl, kind, 0), os.SEEK_SET, 0, 1, 0) for kind in ("F_WRLCK", "F_UNLCK")
-)
-_SystemCalls: TypeAlias = "tuple[Callable[..., bool], Callable[[int], None]]"
-_to_renew: weakref.WeakSet[ThreadLock | StoreLock] = weakref.WeakSet()
-
-
-@contextmanager
-def _unforked() -> Iterator[None]:
-    """Put off forks meanwhile; without waiting long for a thread that hangs here because of another store's disk."""
-    gate = _no_fork  # A child that this thread forks meanwhile has another one.
-    has_gate = gate.acquire(timeout=_LONGEST_PAUSE_S)
-    try:
-        yield
-    finally:
-        if has_gate:
-            gate.release()
-
-
-def _before_fork() -> None:
-    # Whoever forks in the middle of an import must not wait for somebody who waits for that import.
-    _no_fork.acquire(timeout=_LONGEST_IMPORT_S)
-
-
-def _after_fork() -> None:
-    with suppress(RuntimeError):
-        _no_fork.release()
-
-
-def _after_fork_in_child() -> None:
-    global _no_fork  # noqa: PLW0603 - the lock of the parent may belong to a thread that is not there
-    _no_fork = threading.RLock()
-    for lock in list(_to_renew):
-        lock.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
-
-
-class _Hold:
-    """That a thread holds a :class:`ThreadLock`, or waits for it; it lives no longer than the block that does."""
-
-
-class _Mine(threading.local):
-    """What the thread that asks has of a :class:`ThreadLock`."""
-
-    hold: weakref.ref[_Hold] | None = None
-
-
-class ThreadLock:
-    """A lock between threads that is free in a forked child, whoever held it in the parent."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._mine = _Mine()
-        _to_renew.add(self)
-
-    @contextmanager
-    def held(self, timeout_s: float, path: Path | None) -> Iterator[None]:
-        """Hold the lock.
-
-        Args:
-            timeout_s: For how many seconds to wait for it.
-            path: The lock file, for the message of an error.
-
-        Raises:
-            LockTimeoutError: Another thread kept it for longer, or this thread has it already.
-        """
-        if self._mine.hold is not None and self._mine.hold() is not None:
-            raise LockTimeoutError(
-                "this thread is saving already; nothing was saved",
-                "A handler of the log or of a signal must not save to the store whose save it interrupts",
-                path,
-            )
-        hold = _Hold()
-        try:
-            # Before the lock is taken, so that no handler of a signal can come in between. And weak, since an exception
-            # of such a handler can end the lines below before they have done their work, and this thread would be
-            # taken for a holder for ever.
-            self._mine.hold = weakref.ref(hold)
-            # Inside the try: an RLock knows whose it is, so the release below is right wherever that exception strikes.
-            if not self._lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
-                raise _timed_out(timeout_s, "another thread of this process holds it", path)
-            yield
-        finally:
-            self._mine.hold = None
-            with suppress(RuntimeError):
-                # As often as it is held: once more where an earlier block was ended that way.
-                while True:
-                    self._lock.release()
-
-    def after_fork(self) -> None:
-        """Forget the holder: the thread that held the lock does not exist in the child."""
-        self._lock = threading.RLock()
-        self._mine = _Mine()
+_locks: weakref.WeakSet[StoreLock] = weakref.WeakSet()
 
 
 class HeldLock:
-    """The lock as its holder has it, and the folder that it was taken in."""
+    """The lock while it is held, and the open directory that it was taken in."""
 
-    def __init__(self, directory: Directory, name: str, descriptor: OwnedFd) -> None:
-        """Take what :meth:`StoreLock.held` has locked."""
+    def __init__(self, directory: Directory, name: str, lock_fd: OwnedFd) -> None:
         self.directory = directory
         self._name = name
-        self._descriptor = descriptor
+        self._lock_fd = lock_fd
 
     def verify(self) -> None:
-        """Make sure that the lock is still the one that everybody else asks for.
+        """Make sure that the lock file is still the one that other processes open.
 
         Raises:
-            StoreFileError: Somebody has deleted or replaced the lock file, so another process may hold "the lock" too.
+            StoreFileError: It was deleted or replaced, so another process may hold a lock too; or this process is a
+                fork of the one that holds it.
         """
-        if not _is_at(self.directory, self._name, os.fstat(self._descriptor.fd)):
+        path = self.directory.path / self._name
+        try:
+            is_current = self.directory.is_same_file(self._name, os.fstat(self._lock_fd.fd))
+        except OSError as error:
+            raise storage_error(error, "the lock is lost; nothing was saved", path) from error
+        if not is_current:
             raise StoreFileError(
                 "the lock file was deleted or replaced while it was locked; nothing was saved",
-                "Save again, and find out what removes it: it has to stay",
-                self.directory.path / self._name,
+                "Save again, and find out which program removes it: the lock file has to stay",
+                path,
             )
 
 
 class StoreLock:
-    """The lock of one store. It is not reentrant, and safe to have been made before a fork.
+    """The lock of one store. Not reentrant; may be made before a fork.
 
     Args:
-        directory: The store's folder.
-        name: The store's file name; the lock file is called ``.<name>.lock``.
-        timeout: For how many seconds to wait for it.
+        directory: The store's directory.
+        name: The store's file name; the lock file is ``.<name>.lock``.
+        timeout_s: For how many seconds to wait for the lock.
     """
 
-    def __init__(self, directory: Path, name: str, timeout: float) -> None:
+    def __init__(self, directory: Path, name: str, timeout_s: float) -> None:
+        # 40 ms, which a process that never opens a store does not need to spend.
+        from filelock import lock_descriptor, unlock_descriptor  # noqa: PLC0415 - see above
+
         self.path = directory / f".{name}.lock"
         self._store_name = name
-        self._timeout_s = timeout
-        self._threads = ThreadLock()
-        self._descriptor: OwnedFd | None = None
-        self._crowded_until = 0.0
-        self._calls: _SystemCalls | None = None
-        _to_renew.add(self)
+        self._timeout_s = timeout_s
+        self._lock_descriptor, self._unlock_descriptor = lock_descriptor, unlock_descriptor
+        self._holding_threads: set[int] = set()
+        self._open_fds: weakref.WeakSet[OwnedFd] = weakref.WeakSet()
+        _locks.add(self)
 
     @contextmanager
     def held(self, longest_wait_s: float = math.inf) -> Iterator[HeldLock]:
@@ -207,168 +96,143 @@ class StoreLock:
             longest_wait_s: For how many seconds to wait for it, if that is less than the timeout.
 
         Raises:
-            LockTimeoutError: It stayed taken for longer than the timeout.
-            StoreFileError: The lock file cannot be opened or made.
-            UnsafeFileError: The lock file or its folder is not ours alone.
+            LockTimeoutError: Another process or thread kept it for longer; or the calling thread holds it already.
+            StoreFileError: The lock file cannot be opened or created.
+            UnsafeFileError: The lock file or its directory belongs to, or can be changed by, another user.
         """
-        timeout_s = min(self._timeout_s, longest_wait_s)
-        start = time.monotonic()
-        lock, unlock = self._system_calls()
-        with self._threads.held(timeout_s, self.path), Directory.opened(self.path.parent) as directory:
-            try:
-                yield HeldLock(directory, self.path.name, self._locked(directory, start, timeout_s, lock))
-            finally:
-                descriptor, self._descriptor = self._descriptor, None
-                if descriptor is not None:
-                    _release(descriptor, unlock)
+        thread = threading.get_ident()
+        if thread in self._holding_threads:
+            raise LockTimeoutError(
+                "this thread is saving already; nothing was saved",
+                "A handler of the log or of a signal must not save to the store whose save it interrupts",
+                self.path,
+            )
+        try:
+            # Inside the try: the exception of a signal handler can strike after any call, and would lock this thread
+            # out for good.
+            self._holding_threads.add(thread)
+            with Directory.opened(self.path.parent) as directory:
+                lock_fd = self._acquire(directory, min(self._timeout_s, longest_wait_s))
+                try:
+                    yield HeldLock(directory, self.path.name, lock_fd)
+                finally:
+                    self._release(lock_fd)
+        finally:
+            self._holding_threads.discard(thread)
 
-    def _system_calls(self) -> _SystemCalls:
-        # Importing it takes 40 ms, which a process that only reads does not need to spend.
-        if self._calls is None:
-            try:
-                with _unforked():
-                    from filelock import lock_descriptor, unlock_descriptor  # noqa: PLC0415 - see above
-            except OSError as error:
-                raise storage_error(error, "the store cannot be locked; nothing was saved", self.path) from error
-            self._calls = lock_descriptor, unlock_descriptor
-        return self._calls
-
-    def _locked(self, directory: Directory, start: float, timeout_s: float, lock: Callable[..., bool]) -> OwnedFd:
-        chances = _FREE_CHANCES
-        if start < self._crowded_until:
-            # Others waited when this one had the lock the last time, and may just be about to look at the queue.
-            time.sleep(min(timeout_s, _POLITE_S * (0.5 + random.random())))  # noqa: S311 - no secret
+    def _acquire(self, directory: Directory, timeout_s: float) -> OwnedFd:
+        deadline_s = time.monotonic() + timeout_s
+        attempts = 0
         while True:
+            attempts += 1
             try:
-                # Noted at once, and not in the middle of a fork: a child has to close its copy.
-                with _unforked():
-                    self._descriptor = descriptor = self._opened(directory)
-                if descriptor is not None:
-                    if not self._waited(descriptor.fd, start, timeout_s, lock):
-                        raise _timed_out(timeout_s, "another process holds it", self.path)
-                    if _is_at(directory, self.path.name, descriptor.status):
-                        return descriptor
+                lock_fd = self._opened(directory)
+                if lock_fd is not None:
+                    self._wait(lock_fd, deadline_s, timeout_s)
+                    if directory.is_same_file(self.path.name, lock_fd.status):
+                        return lock_fd
+                    # The file was replaced between open and flock, so this lock is on a stale inode: retry.
+                    self._release(lock_fd)
             except OSError as error:
                 raise storage_error(error, "the lock file cannot be opened or locked", self.path) from error
-            # Somebody made, removed or replaced the file meanwhile: what we hold is not what others will ask for.
-            self._descriptor = descriptor = None
-            chances -= 1
-            if chances <= 0 and time.monotonic() >= start + timeout_s:
-                raise _timed_out(timeout_s, "the lock file is replaced again and again", self.path)
-            time.sleep(_SHORTEST_PAUSE_S)
+            if attempts >= _MIN_ATTEMPTS and time.monotonic() >= deadline_s:
+                raise self._timed_out(timeout_s, "the lock file is replaced again and again")
+            time.sleep(_FIRST_PAUSE_S)
 
-    def _waited(self, fd: int, start: float, timeout_s: float, lock: Callable[..., bool]) -> bool:
-        """Take the lock, and wait for it if need be; return False when it is not to be had in time."""
-        deadline = start + timeout_s
-        asks_next = start + _ASIDE_S
-        heads_since = None
-        while True:
-            now = time.monotonic()
-            is_head = _heads_the_queue(fd)
-            # Whoever has just had the lock, and comes again, lets the one go first who has waited; but not for long,
-            # since that one may hang.
-            if is_head or now >= asks_next or now >= deadline:
-                if lock(fd, blocking=False):
-                    _leave_queue(fd)
-                    return True
-                asks_next = now + _ASIDE_S
-            self._crowded_until = now + _ASIDE_S
-            if now >= deadline:
-                return False
-            if not is_head:
-                pause = max(_FIRST_PAUSE_S / (1 + (now - start) / _PATIENT_FOR_S), _SHORTEST_PAUSE_S)
-            elif heads_since is None:
-                heads_since, pause = now, _HEAD_PAUSE_S
-            elif now >= heads_since + _SAVE_S:
-                pause = min(pause * 1.5, _LONGEST_PAUSE_S)
-            time.sleep(min(deadline - now, pause * (0.5 + random.random())))  # noqa: S311 - no secret
+    def _wait(self, lock_fd: OwnedFd, deadline_s: float, timeout_s: float) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._lock_descriptor(lock_fd.fd, blocking=False):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise self._timed_out(timeout_s, _held_by(lock_holders(lock_fd.status)))
+            time.sleep(min(left_s, pause_s * (0.5 + random.random())))  # noqa: S311 - not a secret
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+
+    def _release(self, lock_fd: OwnedFd) -> None:
+        # Explicitly: closing does not release the lock while a process that was forked meanwhile has a copy.
+        try:
+            with suppress(OSError):
+                self._unlock_descriptor(lock_fd.fd)
+        finally:
+            lock_fd.close()
 
     def _opened(self, directory: Directory) -> OwnedFd | None:
-        """Open the lock file, or make it; None when somebody else made or removed it in the meantime."""
-        # Opening with O_CREAT fails for a file of another user in a sticky folder, even for root
-        # (fs.protected_regular), so the two are separate steps.
+        """Open the lock file, or create it; None when another process created or removed it at the same moment."""
+        # Two steps: O_CREAT on a file of another user in a sticky directory fails even for root (fs.protected_regular).
         name = self.path.name
         try:
-            descriptor = OwnedFd(directory.open(name, permissions.UPDATE_FLAGS))
+            lock_fd = OwnedFd(directory.open(name, permissions.UPDATE_FLAGS))
         except FileNotFoundError:
-            with suppress(FileExistsError):
-                return directory.create(name, like=self._store_name)
-            return None
+            try:
+                lock_fd = directory.create(name, like=self._store_name)
+            except FileExistsError:
+                return None
+            self._open_fds.add(lock_fd)
+            return lock_fd
         except PermissionError:
-            # Who made it was killed before it could undo what an odd umask had taken from the file's mode.
+            # Its creator was killed before it could give the file the mode that an odd umask had cut down.
             status = directory.status(name)
             if not permissions.is_ours(status) or not permissions.is_closed_to_owner(status):
                 raise
             directory.chmod(name)
             return None
-        status = descriptor.status
+        self._open_fds.add(lock_fd)
+        self._require_trusted(lock_fd, directory)
+        permissions.restrict_permissions(lock_fd.fd, lock_fd.status, self.path)
+        return lock_fd
+
+    def _require_trusted(self, lock_fd: OwnedFd, directory: Directory) -> None:
+        status = lock_fd.status
         try:
             permissions.require_regular(status, self.path)
             if status.st_nlink > 1:
-                raise UnsafeFileError("it is another file's second name", "", self.path)
+                raise UnsafeFileError("it is a hard link to another file", "", self.path)
             if not permissions.is_ours(status):
-                # Root that took anybody's lock file could be held up by whoever made one where everybody may (/tmp).
+                # Root that accepted any user's lock file could be blocked by a user who makes one in /tmp.
                 store = directory.status_if_there(self._store_name)
                 permissions.require_owner(status, self.path, also=None if store is None else store.st_uid)
         except UnsafeFileError as error:
-            descriptor.close()
+            lock_fd.close()
             raise UnsafeFileError(
-                f"the lock file is not to be trusted: {error.problem}",
-                "Find out who put it there, and remove it",
+                f"the lock file is not safe to use: {error.problem}",
+                "Find out which program made it, and remove it",
                 self.path,
             ) from None
-        permissions.restrict_permissions(descriptor.fd, status, self.path)
-        return descriptor
 
-    def after_fork(self) -> None:
-        """Close the child's copy of the descriptor, which would keep the lock if the parent died."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            descriptor.close()
+    def _timed_out(self, timeout_s: float, reason: str) -> LockTimeoutError:
+        return LockTimeoutError(
+            f"could not acquire the store's lock within {round(timeout_s, 2):g} s: {reason}; nothing was saved",
+            "Find the process that hangs (fuser or lsof on this file), or give a longer lock_timeout. Do not delete "
+            "the file",
+            self.path,
+        )
 
-
-# The queue is a second lock on the same descriptor, which only makes who waits longest more likely to be next: without
-# it, a process that saves all the time takes the lock again as soon as it has let go, and the others wait for a second.
-
-
-def _heads_the_queue(fd: int) -> bool:
-    """Step to the head of those who wait, if nobody is there, and tell whether this descriptor is."""
-    if _QUEUE is None:
-        return True
-    try:
-        fcntl.fcntl(fd, _QUEUE, _TAKE)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # A file system without such locks has no queue.
-    return True
+    def close_after_fork(self) -> None:
+        """Close the child's copies of the descriptors, which would keep the lock if the parent died."""
+        self._holding_threads.clear()
+        for lock_fd in list(self._open_fds):
+            lock_fd.close()
 
 
-def _leave_queue(fd: int) -> None:
-    if _QUEUE is not None:
-        with suppress(OSError):
-            fcntl.fcntl(fd, _QUEUE, _LEAVE)
+def lock_holders(status: os.stat_result) -> list[int]:
+    """Return the ids of the processes that hold a lock on the file of a status, as far as the system tells."""
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        fields = [line.split() for line in locks]
+        return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == place and int(line[4]) > 0})
+    return []
 
 
-def _timed_out(timeout_s: float, who: str, path: Path | None) -> LockTimeoutError:
-    return LockTimeoutError(
-        f"the store's lock was not to be had within {round(timeout_s, 2):g} s: {who}; nothing was saved",
-        "Find out who hangs (fuser or lsof on this file), or give a longer lock_timeout. Do not delete the file",
-        path,
-    )
+def _held_by(pids: list[int]) -> str:
+    if os.getpid() in pids:
+        return "held by another thread of this process"
+    return "held by another process" + "".join(f" (pid {pid})" for pid in pids[:1])
 
 
-def _is_at(directory: Directory, name: str, status: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(status, directory.status(name))
-    except FileNotFoundError:
-        return False
+def _after_fork_in_child() -> None:
+    for lock in list(_locks):
+        lock.close_after_fork()
 
 
-def _release(descriptor: OwnedFd, unlock: Callable[[int], None]) -> None:
-    # Unlocking explicitly, since a process forked meanwhile has a copy of the descriptor that would keep the lock.
-    try:
-        with suppress(OSError):
-            unlock(descriptor.fd)
-    finally:
-        descriptor.close()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,4 +1,4 @@
-"""An open file descriptor that is closed when nobody needs it any more, and that closes nothing else."""
+"""A file descriptor that is closed with its last reference."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import suppress
 
 
 class OwnedFd:
-    """Owns a descriptor and closes it at the latest when the last reference goes.
+    """Owns a file descriptor and closes it at the latest when the last reference goes.
 
-    An exception from a signal handler can end a function at any line; a descriptor that is a bare number is then open
-    for good, and with it the lock that it holds. And programs that turn into daemons close every number there is, which
-    the next file gets: so before closing, the file behind the number is looked at.
+    The exception of a signal handler can end a function between any two lines. A descriptor that is a bare number then
+    stays open, and with it the lock that it holds. A program that turns into a daemon closes all descriptors, and the
+    next file gets the same number: so ``close`` compares the open file with the one that it took over.
     """
 
-    __slots__ = ("fd", "status")
+    __slots__ = ("__weakref__", "fd", "status")
 
-    #: The file's status at that time.
+    #: The file's status when it was taken over.
     status: os.stat_result
 
     def __init__(self, fd: int) -> None:
@@ -26,27 +26,27 @@ class OwnedFd:
         self.status = os.fstat(fd)
 
     def close(self) -> None:
-        """Close it; nothing happens when it is closed already, or somebody else has closed it."""
+        """Close the file, unless this object or other code has closed it already."""
         fd, self.fd = self.fd, -1
         if fd < 0:
             return
         with suppress(OSError):
-            if self._is_ours(fd):
+            if self._is_same_file(fd):
                 os.close(fd)
 
-    def _is_ours(self, fd: int) -> bool:
+    def _is_same_file(self, fd: int) -> bool:
         try:
             status = os.fstat(fd)
         except OSError as error:
+            # ESTALE, for example: a network file system has forgotten the file, and the descriptor is still ours.
             return error.errno != errno.EBADF
-        taken = getattr(self, "status", status)
-        return os.path.samestat(status, taken)
+        return os.path.samestat(status, getattr(self, "status", status))
 
-    def detached(self) -> int:
-        """Return the number, and leave it to the caller to close it."""
+    def detach(self) -> int:
+        """Return the descriptor, and leave it to the caller to close it."""
         fd, self.fd = self.fd, -1
         return fd
 
     def __del__(self) -> None:
-        """Close it."""
+        """Close the file."""
         self.close()

@@ -1,30 +1,34 @@
-"""Where the store and the key ring are by default, and what a given path means."""
+"""Where the store and the key ring are by default, and which file a given path leads to."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoho_keystore._fs.permissions import require_no_planted_link
-from zoho_keystore.errors import ConfigurationError
+from zoho_keystore._fs import permissions
+from zoho_keystore.errors import ConfigurationError, UnsafeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _APP = "zoho-keystore"
 
+#: How many symbolic links may follow one another; the kernel refuses longer chains itself.
+_MAX_LINKS = 40
+
 
 def default_store() -> Path:
-    """Return ``tokens.keystore`` in the user's data folder; nothing is made."""
-    # platformdirs takes 17 ms to import, and most scripts name their store.
+    """Return ``tokens.keystore`` in the user's data directory; nothing is created."""
+    # Importing platformdirs takes 17 ms, and most scripts name their store.
     from platformdirs import user_data_path  # noqa: PLC0415 - see above
 
     return _of_user(user_data_path) / "tokens.keystore"
 
 
 def default_key_ring() -> Path:
-    """Return the key ring file in the user's config folder; nothing is made."""
+    """Return the key ring file in the user's config directory; nothing is created."""
     from platformdirs import user_config_path  # noqa: PLC0415 - as in default_store
 
     return _of_user(user_config_path) / "keyring"
@@ -35,20 +39,20 @@ def _of_user(directory: Callable[..., Path]) -> Path:
         return directory(_APP, appauthor=False)
     except RuntimeError as error:
         raise ConfigurationError(
-            "this user has no home folder", "Set HOME, or name the store's path and where its key comes from"
+            "this user has no home directory", "Set HOME, or give the path of the store and the source of its key"
         ) from error
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path with ``~`` and symbolic links resolved, once and for all.
+    """Return the absolute path with ``~`` and symbolic links resolved.
 
     Raises:
         ConfigurationError: No file can have this path.
-        UnsafeFileError: It leads over a link that another user may have put there to lead us elsewhere.
+        UnsafeFileError: The path leads over a symbolic link that another user may have planted.
     """
     real = _resolved(path)
     if real is None:
-        # The path is not repeated, and no exception that does hangs on this one: what is no path may be a key.
+        # Neither the message nor a chained exception repeats the argument: it may be a key in the wrong place.
         raise ConfigurationError("the path cannot be the path of a file", "Give the path of a file, as text")
     return real
 
@@ -58,11 +62,36 @@ def _resolved(path: str | os.PathLike[str]) -> Path | None:
         given = os.fspath(path)
         if not isinstance(given, str) or not given:
             return None
-        # Not normalized: behind a link, ".." is the folder above its target.
+        # Not normalized: behind a symbolic link, ".." is the parent of the link's target.
         path = str(Path(given).expanduser())
         if not os.path.isabs(path):
             path = os.path.join(os.getcwd(), path)
-        require_no_planted_link(path)
+        _refuse_planted_links(path, _MAX_LINKS)
         return Path(os.path.realpath(path))
     except (TypeError, ValueError, RuntimeError, OSError):
         return None
+
+
+def _refuse_planted_links(path: str, max_links: int) -> None:
+    """Refuse an absolute path over a symbolic link that another user made in a directory such as /tmp.
+
+    The kernel has the same rule (fs.protected_symlinks), but does not apply it to links that a program resolves itself.
+    """
+    if not permissions.HAS_OWNERS or max_links == 0:
+        return
+    parts = Path(path).parts
+    for end in range(2, len(parts) + 1):
+        link = os.path.join(*parts[:end])
+        if not os.path.islink(link):
+            continue
+        directory, owner = os.stat(os.path.dirname(link)), os.lstat(link).st_uid
+        is_public = directory.st_mode & stat.S_ISVTX and directory.st_mode & stat.S_IWOTH
+        if is_public and owner not in (os.geteuid(), directory.st_uid):
+            raise UnsafeFileError(
+                f"this is a symbolic link of user {owner} in a directory that every user may write to",
+                "Give the path of the file itself, in a directory of your own",
+                Path(link),
+            )
+        target = os.path.join(os.path.dirname(link), os.readlink(link), *parts[end:])
+        _refuse_planted_links(target, max_links - 1)
+        return

@@ -13,7 +13,7 @@ from zoho_keystore._fs.paths import real_path
 from zoho_keystore._importers import filestore, mysql, sqlite
 from zoho_keystore._importers.rows import FIELDS, UnreadableError, to_records
 from zoho_keystore._keys.fernet_key import looks_like_key
-from zoho_keystore._keystore import open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore.errors import ConfigurationError, ImportSourceError, UnsafeFileError, os_error_text
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _content(path: Path) -> bytes:
 
 
 def _keystore(path: Path, from_key: str | None) -> list[TokenRecord]:
-    with closing(open_file(path, key=from_key, make=False)) as keystore:
+    with closing(open_keystore(path, key=from_key, create=False)) as keystore:
         stored = keystore.records()
     rows = [[getattr(record, name) for name in FIELDS] for record in stored]
     records = to_records((f"token {number}", row) for number, row in enumerate(rows, 1))

@@ -13,7 +13,7 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._keys.ring import KeyRing, key_ring
-from zoho_keystore._keystore import store_path
+from zoho_keystore._open import store_path
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import KeystoreError, StoreFileError, storage_error

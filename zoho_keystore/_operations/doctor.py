@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
-from zoho_keystore._keystore import open_file, store_path
+from zoho_keystore._open import open_keystore, store_path
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _contents(store: Path, key: str | None) -> Iterator[Diagnostic]:
     if not os.path.lexists(store):
         return
     try:
-        keystore = open_file(store, key=key, make=False)
+        keystore = open_keystore(store, key=key, create=False)
     except KeystoreError as error:
         yield _trouble(error)
         return

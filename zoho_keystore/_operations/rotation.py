@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoho_keystore._fs import permissions
 from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
 from zoho_keystore._keys.sources import GivenKeys, WritableSource, key_source
-from zoho_keystore._keystore import as_seconds, store_path
+from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore.errors import (
@@ -103,7 +103,7 @@ def rotate(
     file = store_path(path)
     writable = source if isinstance(source, WritableSource) else None
     with nullcontext() if writable is None else writable.lock(timeout_s):
-        with closing(FileStorage(file, KeyRing(source), lock_timeout=timeout_s, make=False)) as storage:
+        with closing(FileStorage(file, KeyRing(source), lock_timeout=timeout_s, create=False)) as storage:
             newest, old = _sealed_anew(storage, source, given)
         dropped: tuple[str, ...] = ()
         needed: Mapping[str, tuple[Path, ...]] = {}
@@ -227,7 +227,7 @@ def prune(
     store = store_path(path)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
         # A store that is away or does not open may need any of them.
-        FileStorage(store, KeyRing(source), lock_timeout=0.0, make=False).close()
+        FileStorage(store, KeyRing(source), lock_timeout=0.0, create=False).close()
         dropped, _ = _without_old(source, source.load()[1:], store)
     return dropped
 

@@ -10,7 +10,7 @@ from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.ring import KeyRing, key_ring, new_key
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableSource, key_source
-from zoho_keystore._keystore import open_file, store_path
+from zoho_keystore._open import open_keystore, store_path
 from zoho_keystore.errors import KeyUnavailableError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
     ring = KeyRing(source)
     if made_store:
         make_directories(store.parent)
-    open_file(store, key=spec).close()
+    open_keystore(store, key=spec).close()
     is_default = _is_default(store, ring)
     return Setup(store, str(source), ring.fingerprints, made_key, made_store, is_default)
 

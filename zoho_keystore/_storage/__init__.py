@@ -1,4 +1,4 @@
-"""Vaults: where sealed records rest. A vault answers questions about records and never hands out "the file"."""
+"""Storages: where records rest. A storage answers questions about records, and never hands out "the file"."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from zoho_keystore._records import Criteria, TokenRecord
+    from zoho_keystore._records import Lookup, Match, TokenRecord
 
 
 class ReadableStorage(Protocol):
-    """The questions that a vault and its transactions answer, on the newest state."""
+    """Answer questions about the newest state. None of these writes."""
 
     def get(self, id: str) -> TokenRecord | None:
         """Return the record of an id, or None."""
         ...
 
-    def find(self, criteria: Iterable[Criteria]) -> Sequence[TokenRecord]:
-        """Return all records that fit the first of several criteria which any record fits, all of them of one state."""
+    def find(self, lookups: Iterable[Lookup]) -> Match | None:
+        """Return the records of the first look-up that finds any, all asked of one state; None if none does."""
         ...
 
     def records(self) -> Sequence[TokenRecord]:
@@ -30,7 +30,7 @@ class ReadableStorage(Protocol):
 
 
 class Transaction(ReadableStorage, Protocol):
-    """Changes that are committed together at the end, or not at all."""
+    """Collect changes that are committed together at the end, or not at all."""
 
     @property
     def last_saved_at(self) -> int:
@@ -38,7 +38,7 @@ class Transaction(ReadableStorage, Protocol):
         ...
 
     def put(self, record: TokenRecord) -> None:
-        """Add a record, or replace the one that has its id; that keeps its place."""
+        """Add a record, or replace the one that has its id, which keeps its place."""
         ...
 
     def remove(self, id: str) -> None:
@@ -46,16 +46,16 @@ class Transaction(ReadableStorage, Protocol):
         ...
 
     def clear(self) -> None:
-        """Remove all records; ids that were given are still not given again."""
+        """Remove all records; the counter of ids goes on."""
         ...
 
     def new_id(self) -> str:
-        """Return an id that no record of this vault has or ever had."""
+        """Return an id that no record of this storage has or ever had."""
         ...
 
 
 class Storage(ReadableStorage, Protocol):
-    """A place of sealed records, shared by threads and, where it is on a disk, by processes."""
+    """Keep records, shared by threads and, where they are on a disk, by processes."""
 
     @property
     def path(self) -> Path | None:
@@ -63,13 +63,13 @@ class Storage(ReadableStorage, Protocol):
         ...
 
     def transaction(self, longest_wait_s: float = math.inf) -> AbstractContextManager[Transaction]:
-        """Hold the vault's write lock, and commit at the end what was changed; an exception commits nothing.
+        """Hold the write lock, and commit at the end what was changed; an exception commits nothing.
 
         Args:
-            longest_wait_s: For how many seconds to wait for the lock, where the vault itself would wait longer.
+            longest_wait_s: For how many seconds to wait for the lock, where the storage itself would wait longer.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the vault's resources and of what it holds in memory; it cannot be used afterwards."""
+        """Release resources and drop the records and keys in memory; the storage cannot be used afterwards."""
         ...

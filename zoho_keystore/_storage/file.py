@@ -1,7 +1,7 @@
-"""A vault in one sealed file, shared by threads and processes.
+"""A storage in one encrypted file, shared by threads and processes.
 
-Readers take no lock. A state that was read stays trusted for as long as the path shows the file that it was read from,
-unchanged, as :mod:`zoho_keystore._storage.state` tells.
+Readers take no lock. A state that was read is used for as long as the path shows the file that it was read from,
+unchanged: see :mod:`zoho_keystore._storage.freshness`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 import time
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
-from zoho_keystore._fs.owned_fd import OwnedFd
+from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
-from zoho_keystore._storage.snapshot import Table
-from zoho_keystore._storage.state import HEAD_BYTES, State, own_time, stamp
+from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, FileState, is_racy, stat_signature
+from zoho_keystore._storage.snapshot import Snapshot
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
@@ -36,132 +36,201 @@ if TYPE_CHECKING:
 
     from zoho_keystore._fs.lock import HeldLock
     from zoho_keystore._keys.ring import KeyRing
-    from zoho_keystore._records import Criteria, TokenRecord
+    from zoho_keystore._records import Lookup, Match, TokenRecord
     from zoho_keystore._storage import Transaction
 
 _log = logging.getLogger(__name__)
 
-#: How often a file that does not open, and is changing, is read again, and the pause before it, in seconds.
+#: How often to read a file that does not open while another program writes it in place, and the pause before it.
 _READ_ATTEMPTS = 5
 _READ_PAUSE_S = 0.02
 
 
-class FileStorage:
-    """The vault in the sealed file at a path, which is made when it is not there.
+class StoreFile(NamedTuple):
+    """A store's file that was read and decrypted.
 
-    Args:
-        path: The file; symbolic links are to be resolved already.
-        keys: What seals and opens it.
-        lock_timeout: For how many seconds a write waits for the lock.
-        make: Whether to make it when it is not there.
-
-    Raises:
-        CannotOpenError: The file does not open with these keys.
-        DocumentError: It opens, and is not a keystore document of a known version.
-        StoreFileError: It cannot be read or made, or is not there and is not to be made.
-        LockTimeoutError: It was to be made, and the lock was not to be had.
+    Attributes:
+        status: The status from before the reading.
+        content: The bytes of the file.
+        fingerprint: The name of the key that decrypted it.
+        header: What the payload says besides the records.
+        records: The records by id, in their order.
+        is_racy: Whether the file had changed shortly before it was read: see :mod:`zoho_keystore._storage.freshness`.
     """
 
-    def __init__(self, path: Path, keys: KeyRing, *, lock_timeout: float, make: bool = True) -> None:
+    status: os.stat_result
+    content: bytes
+    fingerprint: str
+    header: Header
+    records: dict[str, TokenRecord]
+    is_racy: bool
+
+    def __repr__(self) -> str:
+        """Leave out the records and the content."""
+        return f"<StoreFile of {len(self.records)} records, write {self.header.generation}>"
+
+
+def read_store(path: Path, keys: KeyRing) -> StoreFile:
+    """Read and decrypt a store's file, or a copy of one, whatever its mode.
+
+    A file that does not open while its status changes is being written in place (a copy from a backup), and is read
+    again.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CannotOpenError: No key decrypts it.
+        DocumentError: It decrypts, and is not a keystore document of a known version.
+        StoreFileError: It cannot be read, or belongs to another user.
+    """
+    attempts = 0
+    while True:
+        attempts += 1
+        now_ns = time.time_ns()
+        file = _read(path)
+        try:
+            if not file.content:
+                raise CannotOpenError(
+                    "the file is empty, so it is not a keystore",
+                    "If it never was one, remove it, and a store is made; otherwise restore it from a backup",
+                    path,
+                )
+            decrypted = keys.open(file.content, path=path)
+            header, records = codec.decode(decrypted.document, path=path)
+        except CannotOpenError:
+            if attempts >= _READ_ATTEMPTS or not _is_changing(path, file.status):
+                raise
+        except MemoryError:
+            raise _no_memory(path, f"{file.status.st_size:,} bytes cannot be decrypted") from None
+        else:
+            racy = is_racy(file.status, now_ns)
+            return StoreFile(file.status, file.content, decrypted.fingerprint, header, records, racy)
+
+
+def _read(path: Path) -> PrivateFile:
+    try:
+        return read_private_file(path, max_bytes=MAX_SEALED_BYTES)
+    except FileNotFoundError:
+        raise
+    except FileTooLargeError as error:
+        raise _too_large(error.size, path) from None
+    except OSError as error:
+        raise storage_error(error, "the store cannot be read", path) from error
+    except MemoryError:
+        raise _no_memory(path, "the file cannot be read") from None
+
+
+def _is_changing(path: Path, status: os.stat_result) -> bool:
+    time.sleep(_READ_PAUSE_S)
+    try:
+        return stat_signature(os.stat(path)) != stat_signature(status)
+    except OSError:
+        return True
+
+
+class FileStorage:
+    """Keep records in the encrypted file at a path, which is created when it is missing.
+
+    Args:
+        path: The file, with symbolic links resolved.
+        keys: What encrypts and decrypts it.
+        lock_timeout: For how many seconds a write waits for the lock.
+        create: Whether to create it when it is missing.
+
+    Raises:
+        CannotOpenError: No key decrypts the file.
+        DocumentError: It decrypts, and is not a keystore document of a known version.
+        StoreFileError: It cannot be read or created, or is missing and is not to be created.
+        LockTimeoutError: It was to be created, and the lock could not be acquired in time.
+    """
+
+    def __init__(self, path: Path, keys: KeyRing, *, lock_timeout: float, create: bool = True) -> None:
         self.path = path
         self._path_text = str(path)
         self._keys: KeyRing | None = keys
         self._lock = StoreLock(path.parent, path.name, lock_timeout)
-        self._is_remote = permissions.is_remote(path)
-        self._state: State | None = None
+        self._state: FileState | None = None
         self._last_generation = ("", 0)
         try:
-            self._state, _ = self._load()
+            self._load()
         except FileNotFoundError as error:
-            if not make:
+            if not create:
                 raise storage_error(error, "there is no store", path) from None
-            self._state = self._created()
+            self._create()
         else:
-            # A folder in which others could replace the file is to show now, and not at the first refresh.
+            # A directory in which others could replace the file shows here, and not at the first refresh.
             with Directory.opened(path.parent):
                 pass
 
     def get(self, id: str) -> TokenRecord | None:
-        """Return the record of an id, or None."""
         return self._current().get(id)
 
-    def find(self, criteria: Iterable[Criteria]) -> Sequence[TokenRecord]:
-        """Return all records that fit the first of several criteria which any record fits."""
-        return self._current().find(criteria)
+    def find(self, lookups: Iterable[Lookup]) -> Match | None:
+        return self._current().find(lookups)
 
     def records(self) -> Sequence[TokenRecord]:
-        """Return all records in the order in which they were first put."""
         return self._current().records()
 
     @contextmanager
     def transaction(self, longest_wait_s: float = math.inf) -> Iterator[Transaction]:
-        """Hold the file's lock, and replace the file at the end if anything was changed; an exception changes nothing.
+        """Hold the lock, and replace the file at the end if anything was changed; an exception changes nothing.
 
         Args:
             longest_wait_s: For how many seconds to wait for the lock, if that is less than the lock timeout.
 
         Raises:
-            LockTimeoutError: The lock was not to be had.
+            LockTimeoutError: The lock could not be acquired in time.
             CannotOpenError, DocumentError: The file is damaged, and stays as it is.
             DurabilityUnknownError: The changes are saved, and may not survive a power cut.
             StoreFileError: The file cannot be read or replaced.
         """
         self._require_open()
         with self._lock.held(longest_wait_s) as held:
-            # Before the file is looked at: a leftover may be a second name of it, and removing that changes its status.
+            # Before the file is looked at: a leftover may be a hard link to it, and removing that changes its ctime.
             atomic.remove_stale_temp_files(held.directory, self.path.name)
             try:
                 base = self._newest()
-                draft = base.table.copy()
+                draft = base.snapshot.copy()
                 yield draft
                 sealed = self._sealed(draft) if draft.changed else None
             except MemoryError:
-                raise self._no_memory("nothing was saved") from None
+                raise _no_memory(self.path, "nothing was saved") from None
             if sealed is not None:
-                self._commit(held, draft, sealed, base)
+                self._write(held, draft, sealed, base)
 
     def reencrypt(self, prepare: Callable[[str], KeyRing]) -> None:
-        """Seal the file anew, and open it with the newest key alone before it replaces the old one.
+        """Encrypt the file anew, and decrypt the result with the newest key alone before it replaces the file.
 
         Args:
-            prepare: Called under the lock with the fingerprint of the key that the file is sealed with; returns the
-                ring that is used from now on.
+            prepare: Called under the lock with the fingerprint of the key that the file is encrypted with; returns the
+                ring that is used from then on.
 
         Raises:
             KeystoreError: As :meth:`transaction`, or what ``prepare`` raises. The file is as it was.
-            DurabilityUnknownError: It is sealed anew, and may not survive a power cut.
+            DurabilityUnknownError: It is encrypted anew, and may not survive a power cut.
         """
         self._require_open()
         with self._lock.held() as held:
             atomic.remove_stale_temp_files(held.directory, self.path.name)
             try:
-                base, key = self._reloaded_with_its_key()
-                keys = prepare(key)
-                self._require_open()  # Another thread may have closed the vault meanwhile.
+                base, fingerprint = self._reload()
+                keys = prepare(fingerprint)
+                self._require_open()  # Another thread may have closed the storage meanwhile.
                 self._keys = keys
-                draft = base.table.copy()
+                draft = base.snapshot.copy()
                 sealed = self._sealed(draft)
-                again = keys.decrypt_with_primary(sealed)
-                if again is None or not draft.is_same(Table(*codec.decode(again))):
+                payload = keys.decrypt_with_primary(sealed)
+                if payload is None or not draft.is_same(Snapshot(*codec.decode(payload))):
                     raise StoreFileError(
-                        "what was sealed anew does not open to the same; the file was left as it is",
+                        "what was encrypted anew does not decrypt to the same records; the file was left as it is",
                         "Check this machine's memory",
                         self.path,
                     )
             except MemoryError:
-                raise self._no_memory("nothing was sealed anew") from None
-            self._commit(held, draft, sealed, base)
-
-    def _commit(self, held: HeldLock, draft: Table, sealed: bytes, base: State) -> None:
-        try:
-            state = self._written(held, draft, sealed, base)
-        except DurabilityUnknownError:
-            self._state = None
-            raise
-        self._adopt(state)
+                raise _no_memory(self.path, "nothing was encrypted anew") from None
+            self._write(held, draft, sealed, base)
 
     def close(self) -> None:
-        """Forget the keys and all records; the vault cannot be used afterwards."""
+        """Drop the keys and all records; the storage cannot be used afterwards."""
         self._keys = None
         self._state = None
 
@@ -170,71 +239,91 @@ class FileStorage:
             raise StoreClosedError("the store is closed", "Make a new one", self.path)
         return self._keys
 
-    def _adopt(self, state: State | None) -> None:
+    def _adopt(self, state: FileState | None) -> None:
         self._state = state
         if self._keys is None:
-            self._state = None  # Another thread has closed the vault meanwhile: nothing of it may stay.
+            self._state = None  # Another thread has closed the storage meanwhile: no record may stay in memory.
 
-    def _current(self) -> Table:
+    def _current(self) -> Snapshot:
+        """Return the newest records: those in memory, if the file has not changed since."""
         state = self._state
         if state is not None:
             try:
-                if state.is_known_by_stamp:
-                    # As state.is_of(), whose call takes a fifth of the time of this look.
-                    is_current = stamp(os.stat(self._path_text)) == state.stamp
-                else:
-                    is_current = self._read_head() == state.head
-                if is_current:
-                    return state.table
+                # At rest this is one os.stat; _is_unchanged would take as long as that again.
+                if not state.is_racy:
+                    if stat_signature(os.stat(self._path_text)) == state.signature:
+                        return state.snapshot
+                elif self._is_unchanged(state):
+                    return state.snapshot
             except OSError:
-                pass  # Reading will say it better.
-        return self._reloaded().table
+                pass  # Fall through: reload reports the error with context.
+        return self._reload()[0].snapshot
 
-    def _newest(self) -> State:
-        """Return the newest state for a writer, who must not overwrite what somebody put there unseen.
+    def _newest(self) -> FileState:
+        """Return the newest state for a writer, which must not overwrite a state that it has not seen.
 
-        A file that somebody writes in place, and gives the time that it had, shows the same status; its head, with
-        another IV, gives it away.
+        A program may write the file in place and set its times back, so the first bytes are compared at rest, too.
         """
         state = self._state
         if state is not None:
             try:
-                if state.is_of(os.stat(self._path_text)) and self._read_head() == state.head:
+                if self._is_unchanged(state):
                     return state
             except OSError:
-                pass  # Reading will say it better.
-        return self._reloaded()
+                pass  # Fall through: reload reports the error with context.
+        return self._reload()[0]
 
-    def _read_head(self) -> bytes:
-        fd = permissions.open_quietly(self._path_text, permissions.READ_FLAGS)
+    def _is_unchanged(self, state: FileState) -> bool:
+        """Compare the status and the first bytes of the file with a state's."""
+        now_ns = time.time_ns()
+        status = os.stat(self._path_text)
+        if stat_signature(status) != state.signature:
+            return False
+        if read_prefix(self.path, IV_PREFIX_BYTES).content != state.iv_prefix:
+            return False
+        # Once seen unchanged after it has rested, a later change shows in the status.
+        state.is_racy = is_racy(status, now_ns)
+        return True
+
+    def _reload(self) -> tuple[FileState, str]:
         try:
-            return os.read(fd, HEAD_BYTES)
-        finally:
-            os.close(fd)
-
-    def _reloaded(self) -> State:
-        return self._reloaded_with_its_key()[0]
-
-    def _reloaded_with_its_key(self) -> tuple[State, str]:
-        try:
-            state, key = self._load()
+            return self._load()
         except FileNotFoundError as error:
             raise StoreFileError(
-                "the store is gone: somebody has removed or renamed the file",
+                "the store is gone: the file was removed or renamed",
                 "Restore it from a backup, or start again with a new, empty store",
                 self.path,
             ) from error
+
+    def _load(self) -> tuple[FileState, str]:
+        """Read the file, and return its state and the fingerprint of the key that decrypted it."""
+        file = read_store(self.path, self._require_open())
+        status = file.status
+        if permissions.is_open_to_others(status):
+            # Only now that it is known to be a keystore: another program's file is not ours to change.
+            status = self._restrict_permissions(status)
+        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=file.is_racy)
         self._warn_if_older(state)
         self._adopt(state)
-        return state, key
+        return state, file.fingerprint
 
-    def _warn_if_older(self, state: State) -> None:
-        header = state.table.header
+    def _restrict_permissions(self, status: os.stat_result) -> os.stat_result:
+        """Restrict the mode of the file of a status, if it is still there, and return its new status."""
+        try:
+            with permissions.opened(self.path) as (fd, found):
+                if stat_signature(found) == stat_signature(status):
+                    return permissions.restrict_permissions(fd, found, self.path)
+        except OSError:
+            pass  # Fall through: the next find reads what is there now, and reports the error with context.
+        return status
+
+    def _warn_if_older(self, state: FileState) -> None:
+        header = state.snapshot.header
         store_id, generation = self._last_generation
         if store_id == header.store_id and header.generation < generation:
             try:
-                # A thread that was slow to read has an older state than another one, and nobody has put it back.
-                if not state.is_of(os.stat(self._path_text)):
+                # A thread that was slow to read has an older state than another thread: no file was put back.
+                if stat_signature(os.stat(self._path_text)) != state.signature:
                     return
             except OSError:
                 return
@@ -246,170 +335,83 @@ class FileStorage:
             )
         self._last_generation = header.store_id, header.generation
 
-    def _load(self) -> tuple[State, str]:
-        """Read the file, and return its state and the fingerprint of the key that opened it.
-
-        Somebody may be writing it in place (a copy from a backup): a file that does not open, and changes, is read
-        again.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-        """
-        keys = self._require_open()
-        state = self._state  # Once: another thread may close the vault.
-        known = None if state is None else state.table.by_id
-        attempts = 0
-        while True:
-            attempts += 1
-            status, sealed = self._read()
-            try:
-                if not sealed:
-                    raise CannotOpenError(
-                        "the file is empty, and so no keystore",
-                        "If it was never one, remove it, and a store is made; otherwise restore it from a backup",
-                        self.path,
-                    )
-                opened = keys.open(sealed, path=self.path)
-                table = Table(*codec.decode(opened.document, known, path=self.path))
-            except CannotOpenError:
-                if attempts >= _READ_ATTEMPTS or not self._is_changing(status):
-                    raise
-            except MemoryError:
-                raise self._no_memory(f"{status.st_size:,} bytes cannot be opened") from None
-            else:
-                if permissions.is_open_to_others(status):
-                    # Not before it is known to be a keystore: anything else is not ours to change.
-                    status = self._restrict_permissions(status)
-                return self._state_of(status, sealed, table), opened.fingerprint
-
-    def _read(self) -> tuple[os.stat_result, bytes]:
-        """Return the file's status from before the reading, and its content.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            StoreFileError: It cannot be read, or should not be trusted.
-        """
-        try:
-            descriptor = OwnedFd(permissions.open_quietly(self._path_text, permissions.READ_FLAGS))
-            status = descriptor.status
-            try:
-                permissions.require_regular(status, self.path)
-                permissions.require_owner(status, self.path)
-                if status.st_size > MAX_SEALED_BYTES:
-                    raise _too_large(status.st_size, self.path)
-                return status, _read_all(descriptor.fd, status.st_size)
-            finally:
-                descriptor.close()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise storage_error(error, "the store cannot be read", self.path) from error
-        except MemoryError:
-            raise self._no_memory(f"{status.st_size:,} bytes cannot be read") from None
-
-    def _restrict_permissions(self, status: os.stat_result) -> os.stat_result:
-        """Shut others out of the file of a status, if it is still there, and return its status."""
-        try:
-            with permissions.opened(self.path) as (fd, found):
-                if stamp(found) == stamp(status):
-                    return permissions.restrict_permissions(fd, found, self.path)
-        except OSError:
-            pass  # Whoever reads what is there now will say it.
-        return status
-
-    def _no_memory(self, what: str) -> StoreFileError:
-        return StoreFileError(f"{what}: not enough memory", "Check the path; give the process more memory", self.path)
-
-    def _is_changing(self, status: os.stat_result) -> bool:
-        time.sleep(_READ_PAUSE_S)
-        try:
-            return stamp(os.stat(self._path_text)) != stamp(status)
-        except OSError:
-            return True
-
-    def _state_of(self, status: os.stat_result, sealed: bytes, table: Table) -> State:
-        return State(status, sealed, table, is_remote=self._is_remote)
-
-    def _created(self) -> State | None:
+    def _create(self) -> None:
         with self._lock.held() as held:
             atomic.remove_stale_temp_files(held.directory, self.path.name)
             try:
-                table = Table(Header(store_id=str(uuid.uuid4())), {})
-                return self._written(held, table, self._sealed(table), None)
+                snapshot = Snapshot(Header(store_id=str(uuid.uuid4())), {})
+                self._write(held, snapshot, self._sealed(snapshot), None)
             except atomic.AlreadyThereError:
-                pass  # Another process was faster.
+                self._reload()  # Another process was faster.
             except OSError as error:  # The system's source of random numbers may fail.
-                raise storage_error(error, "the store cannot be made", self.path) from error
-        return self._reloaded()
+                raise storage_error(error, "the store cannot be created", self.path) from error
 
-    def _sealed(self, table: Table) -> bytes:
-        """Count the write in a table, and return what the file is to hold."""
-        table.header = table.header._replace(generation=table.header.generation + 1)
+    def _sealed(self, snapshot: Snapshot) -> bytes:
+        """Count the write in a snapshot, and return it encrypted."""
+        snapshot.header = snapshot.header._replace(generation=snapshot.header.generation + 1)
         try:
-            sealed = self._require_open().seal(codec.encode(table.header, table.records(), path=self.path))
+            sealed = self._require_open().seal(codec.encode(snapshot.header, snapshot.records(), path=self.path))
         except OSError as error:
             raise storage_error(error, "nothing was saved", self.path) from error
         if len(sealed) > MAX_SEALED_BYTES:
             raise _too_large(len(sealed), self.path)
         return sealed
 
-    def _written(self, held: HeldLock, table: Table, sealed: bytes, base: State | None) -> State | None:
-        """Write durably, and return the state that the file now holds; None if that is to be read.
+    def _write(self, held: HeldLock, snapshot: Snapshot, sealed: bytes, base: FileState | None) -> None:
+        """Replace the file durably, and adopt what was written without reading it back.
 
         Args:
             held: The lock.
-            table: What is written.
-            sealed: The same, sealed.
-            base: The state that it was made from; None to make a file that must not be there yet.
+            snapshot: What is written.
+            sealed: The same, encrypted.
+            base: The state that it was made from; None to create a file that must not be there yet.
         """
 
-        def verify() -> None:
+        def check() -> None:
             held.verify()
-            if base is not None and not base.is_of(os.stat(self._path_text)):
+            if base is not None and stat_signature(os.stat(self._path_text)) != base.signature:
                 raise StoreFileError(
-                    "somebody else has changed the file meanwhile, without its lock; nothing was saved",
+                    "another program has changed the file meanwhile, without its lock; nothing was saved",
                     "Do it again",
                     self.path,
                 )
 
+        generation = snapshot.header.store_id, snapshot.header.generation
         try:
-            written = atomic.write(
-                held.directory,
-                self.path.name,
-                sealed,
-                mtime_ns=own_time(sealed, after_ns=0 if base is None else base.mtime_ns),
-                create=base is None,
-                pre_rename_check=verify,
-            )
+            written = atomic.write(held.directory, self.path.name, sealed, create=base is None, pre_rename_check=check)
         except DurabilityUnknownError:
-            self._last_generation = table.header.store_id, table.header.generation
+            self._last_generation = generation
+            self._state = None  # Whether the disk has it is unknown: the next find reads it.
             raise
-        self._last_generation = table.header.store_id, table.header.generation
-        table.changed = False
-        return self._state_written(held, written, sealed, table)
+        self._last_generation = generation
+        snapshot.changed = False
+        self._adopt(self._written_state(held, written, sealed, snapshot))
 
-    def _state_written(self, held: HeldLock, written: os.stat_result, sealed: bytes, table: Table) -> State | None:
+    def _written_state(
+        self, held: HeldLock, written: os.stat_result, sealed: bytes, snapshot: Snapshot
+    ) -> FileState | None:
         try:
             status = held.directory.status(self.path.name)
         except (OSError, MemoryError):
-            return None  # The save is done; that nobody knows it again must not turn it into a failure.
-        # All but the time of the status' change, which the rename itself has set: else somebody was there already.
-        if stamp(status)[:-1] != stamp(written)[:-1]:
+            return None  # The save is done: that its status cannot be had must not turn it into a failure.
+        # The rename changes nothing but ctime; otherwise another program was there already, and the file is read again.
+        if (status.st_ino, status.st_dev, status.st_mtime_ns, status.st_size) != (
+            written.st_ino,
+            written.st_dev,
+            written.st_mtime_ns,
+            written.st_size,
+        ):
             return None
-        return self._state_of(status, sealed, table)
+        return FileState(status, sealed, snapshot, is_racy=True)
 
 
-def _read_all(fd: int, size: int) -> bytes:
-    chunks = []
-    while size and (chunk := os.read(fd, size)):
-        chunks.append(chunk)
-        size -= len(chunk)
-    return b"".join(chunks)
+def _no_memory(path: Path, what: str) -> StoreFileError:
+    return StoreFileError(f"{what}: not enough memory", "Check the path; give the process more memory", path)
 
 
 def _too_large(size: int, path: Path) -> StoreFileError:
     return StoreFileError(
         f"{size:,} bytes are more than a store may have ({MAX_SEALED_BYTES:,})",
-        "Check the path; delete tokens that nobody uses",
+        "Check the path; delete tokens that are not used",
         path,
     )

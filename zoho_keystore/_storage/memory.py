@@ -1,63 +1,90 @@
-"""A vault in memory: nothing on disk, gone with the process."""
+"""A storage in memory: nothing on disk, gone with the process."""
 
 from __future__ import annotations
 
 import math
+import os
+import threading
 import uuid
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from zoho_keystore._fs.lock import ThreadLock
 from zoho_keystore._storage.codec import Header
-from zoho_keystore._storage.snapshot import Table
-from zoho_keystore.errors import StoreClosedError
+from zoho_keystore._storage.snapshot import Snapshot
+from zoho_keystore.errors import LockTimeoutError, StoreClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from zoho_keystore._records import Criteria, TokenRecord
+    from zoho_keystore._records import Lookup, Match, TokenRecord
     from zoho_keystore._storage import Transaction
 
-
-#: Other threads hold the lock for microseconds; a wait without an end would hide that one does not give it back.
-_LONGEST_WAIT_S = 10.0
+_storages: weakref.WeakSet[MemoryStorage] = weakref.WeakSet()
 
 
 class MemoryStorage:
-    """A vault in memory, safe for threads; a forked process goes on with a copy of its own."""
+    """Keep records in memory, safe for threads; a forked process goes on with a copy of its own."""
 
     path = None
 
     def __init__(self) -> None:
-        self._table: Table | None = Table(Header(store_id=str(uuid.uuid4())), {})
-        self._lock = ThreadLock()
+        self._snapshot: Snapshot | None = Snapshot(Header(store_id=str(uuid.uuid4())), {})
+        self.unlock_after_fork()
+        _storages.add(self)
 
-    def _current(self) -> Table:
-        if self._table is None:
+    def unlock_after_fork(self) -> None:
+        """Replace the lock: the thread that holds it in the parent does not exist in the child."""
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    def _current(self) -> Snapshot:
+        if self._snapshot is None:
             raise StoreClosedError("the store is closed", "Make a new one")
-        return self._table
+        return self._snapshot
 
     def get(self, id: str) -> TokenRecord | None:
-        """Return the record of an id, or None."""
         return self._current().get(id)
 
-    def find(self, criteria: Iterable[Criteria]) -> Sequence[TokenRecord]:
-        """Return all records that fit the first of several criteria which any record fits."""
-        return self._current().find(criteria)
+    def find(self, lookups: Iterable[Lookup]) -> Match | None:
+        return self._current().find(lookups)
 
     def records(self) -> Sequence[TokenRecord]:
-        """Return all records in the order in which they were first put."""
         return self._current().records()
 
     @contextmanager
-    def transaction(self, longest_wait_s: float = math.inf) -> Iterator[Transaction]:
-        """Hold the lock, and commit at the end what was changed; an exception commits nothing."""
-        with self._lock.held(min(longest_wait_s, _LONGEST_WAIT_S), None):
-            draft = self._current().copy()
-            yield draft
-            self._current()  # It may have been closed meanwhile, and must not come back.
-            self._table = draft
+    def transaction(self, _longest_wait_s: float = math.inf) -> Iterator[Transaction]:
+        """Hold the lock, and commit at the end what was changed; an exception commits nothing.
+
+        Other threads hold the lock for microseconds, so the wait has no limit.
+
+        Raises:
+            LockTimeoutError: The calling thread is in a transaction already.
+        """
+        if self._holder == threading.get_ident():
+            raise LockTimeoutError(
+                "this thread is saving already; nothing was saved",
+                "A handler of the log or of a signal must not save to the store whose save it interrupts",
+            )
+        with self._lock:
+            try:
+                self._holder = threading.get_ident()
+                draft = self._current().copy()
+                yield draft
+                self._current()  # A store that was closed meanwhile stays closed.
+                self._snapshot = draft
+            finally:
+                self._holder = None
 
     def close(self) -> None:
-        """Forget all records; the vault cannot be used afterwards."""
-        self._table = None
+        """Drop all records; the storage cannot be used afterwards."""
+        self._snapshot = None
+
+
+def _after_fork_in_child() -> None:
+    for storage in list(_storages):
+        storage.unlock_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

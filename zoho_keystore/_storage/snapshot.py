@@ -1,24 +1,25 @@
-"""The records of one state in memory, with indexes over the fields that tokens are looked up by."""
+"""The records of one state of a store in memory, with indexes over the fields that look-ups compare."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from zoho_keystore._records import id_number
+from zoho_keystore._records import Match, id_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zoho_keystore._records import Criteria, TokenRecord
+    from zoho_keystore._records import Lookup, TokenRecord
     from zoho_keystore._storage.codec import Header
 
+#: The ids of the records that have a value, by value.
 _Index = dict[str, tuple[str, ...]]
 
 
-class Table:
-    """A state of a vault. One that is shared between threads is never changed: a transaction changes a copy.
+class Snapshot:
+    """Hold a state of a store. One that threads share is never changed: a transaction changes a copy.
 
-    An index is made when it is first needed, and then kept up; a copy takes the indexes along.
+    An index is built when a look-up first needs it, and kept up to date from then on; a copy takes the indexes along.
     """
 
     __slots__ = ("_indexes", "_last_saved_at", "by_id", "changed", "header")
@@ -37,37 +38,34 @@ class Table:
         self._last_saved_at = last_saved_at
 
     def copy(self) -> Self:
-        """Return a table that can be changed without changing this one."""
-        # Of a copy, since a thread that reads may just be adding an index.
+        """Return a snapshot that can be changed without changing this one."""
+        # Copied before the loop: another thread may be adding an index to this snapshot.
         indexes = {field: index.copy() for field, index in self._indexes.copy().items()}
         return type(self)(self.header, self.by_id.copy(), indexes, self._last_saved_at)
 
-    def is_same(self, other: Table) -> bool:
-        """Tell whether another table says the same."""
+    def is_same(self, other: Snapshot) -> bool:
         return (self.header, self.records()) == (other.header, other.records())
 
     def get(self, id: str) -> TokenRecord | None:
-        """Return the record of an id, or None."""
         return self.by_id.get(id)
 
-    def find(self, criteria: Iterable[Criteria]) -> list[TokenRecord]:
-        """Return all records that fit the first of several criteria which any record fits."""
-        for one in criteria:
-            if ids := self._ids(one):
-                found = [self.by_id[id] for id in ids]
-                if one.client_id is not None or one.without_user:
-                    found = [record for record in found if one.admits(record)]
-                if found:
-                    return found
-        return []
+    def find(self, lookups: Iterable[Lookup]) -> Match | None:
+        """Return the records of the first look-up that finds any; None when none does."""
+        for lookup in lookups:
+            if ids := self._ids(lookup.field, lookup.value):
+                records = [self.by_id[id] for id in ids]
+                if lookup.client_id is not None or lookup.without_user:
+                    records = [record for record in records if lookup.admits(record)]
+                if records:
+                    return Match(lookup.rule, records)
+        return None
 
-    def _ids(self, criteria: Criteria) -> tuple[str, ...]:
-        field, value = criteria.field, criteria.value
+    def _ids(self, field: str, value: str) -> tuple[str, ...]:
         if field == "id":
             return (value,) if value in self.by_id else ()
         index = self._indexes.get(field)
         if index is None:
-            index = self._indexes[field] = self._made_index(field)
+            index = self._indexes[field] = self._built_index(field)
         return index.get(value, ())
 
     def records(self) -> list[TokenRecord]:
@@ -76,20 +74,20 @@ class Table:
 
     @property
     def last_saved_at(self) -> int:
-        """The greatest ``saved_at`` of all records, 0 without any."""
+        """The greatest ``saved_at`` that a record has, or had before it was removed in this snapshot; 0 without any."""
         if self._last_saved_at is None:
             self._last_saved_at = max((record.saved_at for record in self.by_id.values()), default=0)
         return self._last_saved_at
 
     def put(self, record: TokenRecord) -> None:
-        """Add a record, or replace the one that has its id; that keeps its place."""
+        """Add a record, or replace the one that has its id, which keeps its place."""
         self._last_saved_at = max(self.last_saved_at, record.saved_at)
         self._drop_from_indexes(self.by_id.get(record.id))
         self.by_id[record.id] = record
         for field, index in self._indexes.items():
             if value := getattr(record, field):
                 index[value] = (*index.get(value, ()), record.id)
-        # An id that somebody named is not to be given to another record later on, not even when it is free again.
+        # An id that a caller chose must not be assigned to another record later, even after this one is deleted.
         if (number := id_number(record.id)) >= self.header.next_id:
             self.header = self.header._replace(next_id=number + 1)
         self.changed = True
@@ -100,31 +98,26 @@ class Table:
         self.changed = True
 
     def clear(self) -> None:
-        """Remove all records; ids that were given are still not given again."""
+        """Remove all records; the counter of ids goes on."""
         self.by_id.clear()
         self._indexes.clear()
         self.changed = True
 
     def new_id(self) -> str:
-        """Return an id that no record of this vault has or ever had."""
+        """Return an id that no record of this store has or ever had."""
         number = self.header.next_id
         while str(number) in self.by_id:
             number += 1
         self.header = self.header._replace(next_id=number + 1)
         return str(number)
 
-    def _made_index(self, field: str) -> _Index:
-        index: _Index = {}
-        repeated: dict[str, list[str]] = {}
+    def _built_index(self, field: str) -> _Index:
+        # Lists while it is built: extending tuples takes quadratic time when many records share a value.
+        lists: dict[str, list[str]] = {}
         for id, record in self.by_id.items():
             if value := getattr(record, field):
-                if value in index:
-                    # In a list, since as many tuples would take a time that grows with the square of their number.
-                    repeated.setdefault(value, [*index[value]]).append(id)
-                else:
-                    index[value] = (id,)
-        index.update((value, tuple(ids)) for value, ids in repeated.items())
-        return index
+                lists.setdefault(value, []).append(id)
+        return {value: tuple(ids) for value, ids in lists.items()}
 
     def _drop_from_indexes(self, record: TokenRecord | None) -> None:
         if record is None:

@@ -1,0 +1,97 @@
+"""Open a keystore: the one place where paths, keys and storages meet."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from zoho_keystore._fs.directory import make_directories
+from zoho_keystore._fs.paths import default_store, real_path
+from zoho_keystore._keys.fernet_key import looks_like_key
+from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._keystore import Keystore
+from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.memory import MemoryStorage
+from zoho_keystore.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
+
+
+def open_keystore(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    key: bytes | str | None = None,
+    lock_timeout: float = 10.0,
+    refresh_wait: float = 10.0,
+    create: bool = True,
+) -> Keystore:
+    """Open the keystore in a file, without the SDK.
+
+    Args:
+        path: The file. None is the one that ``ZOHO_KEYSTORE_FILE`` names, else ``tokens.keystore`` in the user's data
+            directory, which is created if need be; the directory of a file that was named has to be there.
+        key: A Fernet key as bytes; or where keys come from, as text: ``env:NAME``, ``file:PATH``,
+            ``keyring:SERVICE/USER`` or ``command:ARGV``; or None for the first that is there of ``ZOHO_KEYSTORE_KEY``
+            (one or more keys, comma-separated, newest first), ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file)
+            and the key ring in the user's config directory.
+        lock_timeout: For how many seconds a write waits for the store's lock.
+        refresh_wait: For how many seconds a caller that is about to use an expired token waits for another thread or
+            process that refreshes it; 0 switches this off.
+        create: Whether to create the file, encrypted and without tokens, when it is missing.
+
+    Raises:
+        KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
+    """
+    lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
+    refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
+    ring = key_ring(key)
+    file = store_path(path)
+    if create and path is None and not os.environ.get(FILE_VARIABLE):
+        make_directories(file.parent)
+    return Keystore(FileStorage(file, ring, lock_timeout=lock_timeout_s, create=create), refresh_wait=refresh_wait_s)
+
+
+def open_memory_keystore(*, refresh_wait: float = 10.0) -> Keystore:
+    """Return an empty keystore in memory.
+
+    Args:
+        refresh_wait: As for :func:`open_keystore`, between threads.
+    """
+    return Keystore(MemoryStorage(), refresh_wait=as_seconds("refresh_wait", refresh_wait))
+
+
+def as_seconds(name: str, value: float) -> float:
+    """Return an argument that is a length of time, which may be infinite.
+
+    Raises:
+        ConfigurationError: It is not a number of seconds from 0 on.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+        if seconds >= 0:
+            return seconds
+    raise ConfigurationError(f"{name} is not a number of seconds", "Give 0 or more")
+
+
+def store_path(path: str | os.PathLike[str] | None) -> Path:
+    """Return the file that a path argument means: a given one, else that of ``ZOHO_KEYSTORE_FILE``, else the default.
+
+    Nothing is created.
+
+    Raises:
+        ConfigurationError: It is not a path.
+        UnsafeFileError: It leads over a symbolic link of another user.
+    """
+    given = path if path is not None else os.environ.get(FILE_VARIABLE) or None
+    if given is None:
+        return real_path(default_store())
+    if isinstance(given, str | bytes | os.PathLike) and looks_like_key(os.fsdecode(given)):
+        raise ConfigurationError("the path holds what looks like a key", "Pass the key as key=…, and a path as path")
+    return real_path(given)
