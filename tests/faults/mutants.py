@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from cryptography.fernet import Fernet
 
 from zoho_keystore._fs import atomic, permissions
-from zoho_keystore._fs import lock as lock_module
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import HeldLock, StoreLock
 from zoho_keystore._keys import fernet_key, sources
@@ -25,12 +24,15 @@ from zoho_keystore._keys.ring import KeyRing
 from zoho_keystore._keys.sources import GivenKeys
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._operations import rotation
+from zoho_keystore._storage import file, freshness
 from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.freshness import FileState
 from zoho_keystore.errors import CannotOpenError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from zoho_keystore._fs.owned_fd import OwnedFd
     from zoho_keystore._keys.sources import KeySource
 
 #: What each mutant takes out, by name; to be called in a process of its own.
@@ -143,7 +145,9 @@ def _open_to_others() -> None:
 
 @_mutant("says refused when it is done")
 def _says_refused_when_it_is_done() -> None:
-    patch(atomic, _is_at=lambda *_: False)
+    is_same = Directory.is_same_file
+    # The lock file's identity is still checked.
+    patch(Directory, is_same_file=lambda self, name, status: name.endswith(".lock") and is_same(self, name, status))
 
 
 @_mutant("the system's errors let through")
@@ -196,15 +200,14 @@ def _no_lock() -> None:
 
 @_mutant("lock file unlinked")
 def _lock_file_unlinked() -> None:
-    held = StoreLock.held
+    release = StoreLock._release
 
-    @contextmanager
-    def unlinking(self: StoreLock, *args: Any) -> Iterator[HeldLock]:
-        with held(self, *args) as lock:
-            yield lock
+    def unlinking(self: StoreLock, lock_fd: OwnedFd) -> None:
         self.path.unlink(missing_ok=True)
+        release(self, lock_fd)
 
-    patch(StoreLock, held=unlinking)
+    patch(StoreLock, _release=unlinking)
+    patch(Directory, is_same_file=lambda *_: True)
     patch(HeldLock, verify=lambda _self: None)
 
 
@@ -272,7 +275,7 @@ def _reader_takes_the_lock() -> None:
 
 @_mutant("fork keeps the lock's descriptor")
 def _fork_keeps_the_descriptor() -> None:
-    patch(StoreLock, after_fork=lambda _self: None)
+    patch(StoreLock, close_after_fork=lambda _self: None)
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -299,7 +302,45 @@ def _text_inside_accepted() -> None:
 
 def no_pause_before_reading_again() -> None:
     """Do not wait before a file that does not open is read once more: no process is writing it."""
-    patch(FileStorage, _is_changing=lambda *_: False)
+    patch(file, _is_changing=lambda *_: False)
+
+
+def _trust_signatures(signature: Callable[[os.stat_result], object]) -> None:
+    """Take every state for the newest whose signature, or a part of it, is that of the file."""
+    patch(freshness, stat_signature=signature)
+    patch(file, stat_signature=signature, is_racy=lambda *_: False)
+
+    class Trusted(FileState):
+        is_racy = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]
+
+    patch(file, FileState=Trusted)
+
+
+@_mutant("mtime-only cache")
+def _mtime_only_cache() -> None:
+    _trust_signatures(lambda status: status.st_mtime_ns)
+
+
+@_mutant("recent changes trusted")
+def _recent_changes_trusted() -> None:
+    _trust_signatures(file.stat_signature)
+
+
+@_mutant("first bytes alone")
+def _first_bytes_alone() -> None:
+    patch(freshness, stat_signature=lambda _: (0, 0, 0, 0, 0))
+    patch(file, stat_signature=lambda _: (0, 0, 0, 0, 0), is_racy=lambda *_: True)
+
+
+def whole_seconds() -> None:
+    """See times as a file system keeps them that knows whole seconds only."""
+    exact = freshness.stat_signature
+
+    def coarse(status: os.stat_result) -> Any:
+        return tuple(part // 10**9 if part > 10**17 else part for part in exact(status))
+
+    patch(freshness, stat_signature=coarse)
+    patch(file, stat_signature=coarse)
 
 
 # --- Rotating --------------------------------------------------------------------------------------------------------

@@ -246,12 +246,12 @@ def beside_a_lease(directory: Path, *, wait_s: float = _WAIT_S) -> Generator[Att
         if (after := ringed.document()["tokens"]) != before:
             raise StoreProblem(f"the records were {before} and are {after}")
         # One that waits in vain goes on without a lease; had it been given one, it would not have waited.
-        waited_s = timed(lambda: ringed.open(refresh_wait=wait_s).get("1"))
+        waited_s = timed(lambda: ringed.open(refresh_wait=wait_s).get_for_use("1"))
         if waited_s < wait_s:
             raise StoreProblem(f"the lease does not hold: another process has waited for {waited_s:.3f} s only")
         holder.tell()
         holder.hear()
-        found = ringed.open(refresh_wait=_SLOW_S).get("1")
+        found = ringed.open(refresh_wait=_SLOW_S).get_for_use("1")
         if found is None or found.access_token != "renewed":
             raise StoreProblem("what the holder of the lease has renewed is not there")
         if any(held.get("refresh") for held in ringed.document()["tokens"]):
@@ -262,7 +262,7 @@ def beside_a_lease(directory: Path, *, wait_s: float = _WAIT_S) -> Generator[Att
 def _refresh(pipe: Connection, *, ringed: RingedStore) -> None:
     keystore = ringed.open(refresh_wait=_SLOW_S)
     # Without an access token it has to be refreshed.
-    keystore.get("1")
+    keystore.get_for_use("1")
     pipe.send("its turn")
     pipe.recv()
     keystore.save(TokenRecord(id="1", access_token="renewed"))

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from zoho_keystore._keystore import Keystore, open_file
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from zoho_keystore._keystore import Keystore
 
 #: The refresh token of each id in a store that :meth:`Store.write` makes.
 TOKENS = {"1": "r1", "2": "r2", "3": "r3"}
@@ -43,7 +45,7 @@ class Store:
 
     def open(self, **options: Any) -> Keystore:
         """Open the store, or make it."""
-        return open_file(self.path, key=self.key, **options)
+        return open_keystore(self.path, key=self.key, **options)
 
     def sealed(self, tokens: Mapping[str, str], **header: object) -> bytes:
         """Return what a store holds that has these refresh tokens by id, encrypted."""
