@@ -8,12 +8,12 @@ was; and when the trouble is gone, all works again.
 from __future__ import annotations
 
 import errno
+import faulthandler
 import fcntl
 import itertools
 import os
 import resource
 import shutil
-import signal
 import stat
 import struct
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from faults import Attempt
 from faults.mounts import Disk, FileSystem, missing_for, missing_for_mounts, mount, own_mounts, tmpfs
 from faults.operations import STORE_OPERATIONS, Operation, Outcome, perform
-from faults.processes import Child, engine
+from faults.processes import TIMEOUT_S, Child, engine
 from faults.ringed import ROTATIONS, make_operation
 from faults.store import StoreProblem
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 # Names of the kernel's interface that Python does not have.
 _MS_RDONLY, _MS_REMOUNT = 1, 32
-_FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL, _FS_APPEND_FL = 0x40086602, 0x10, 0x20
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+_FS_IMMUTABLE_FL, _FS_APPEND_FL = 0x10, 0x20
 
 _BLOCK = 4096
 
@@ -101,14 +102,11 @@ def _outcome(operation: Operation, trouble: Trouble, stage: int) -> Outcome:
     advice = ("nothing may be refused",) if trouble.advice is None else (trouble.advice,)
     if trouble.is_deadly:
         with Child(_perform, operation=operation, begins=begins, advice=advice, act=act) as child:
-            said = child.messages()
-            if not said or child.wait() != 0:
-                if child.wait() != -signal.SIGKILL and said:
-                    child.hear()
-                operation.check(Outcome.KILLED)
-                operation.recover()
-                return Outcome.KILLED
-            outcome: Outcome = said[0]
+            if not child.pipe.poll(TIMEOUT_S) or child.wait() < 0:
+                # The system or a library has ended it, as they may.
+                operation.check(outcome := Outcome.KILLED)
+            else:
+                outcome = child.hear()
     else:
         outcome = perform(operation, begins, advice, act=act)
     operation.recover()
@@ -116,6 +114,7 @@ def _outcome(operation: Operation, trouble: Trouble, stage: int) -> Outcome:
 
 
 def _perform(pipe: Connection, *, operation: Operation, begins: Any, advice: Sequence[str], act: Any) -> None:
+    faulthandler.disable()
     pipe.send(perform(operation, begins, advice, act=act))
 
 
@@ -171,11 +170,12 @@ def _read_only(path: Path, _stage: int) -> Iterator[None]:
 def _flagged(name: str, flag: int, path: Path, _stage: int) -> Iterator[None]:
     """Do what ``chattr`` does, to a file in the store's directory, or to the directory itself."""
     fd = os.open(path.parent / name, os.O_RDONLY)
+    [old] = struct.unpack("=L", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(4)))
     try:
-        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", flag))
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", old | flag))
         yield
     finally:
-        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", 0))
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", old))
         os.close(fd)
 
 

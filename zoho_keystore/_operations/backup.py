@@ -16,7 +16,7 @@ from zoho_keystore._keys.ring import KeyRing, key_ring
 from zoho_keystore._open import store_path
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
-from zoho_keystore.errors import KeystoreError, StoreFileError, storage_error
+from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +140,15 @@ def restore(
         atomic.remove_stale_temp_files(held.directory, store.name)
         kept = None
         if os.path.lexists(store):
-            kept = _make_dated(store.with_name(f"{store.name}.replaced-"), _content(store))
+            try:
+                kept = _make_dated(store.with_name(f"{store.name}.replaced-"), _content(store))
+            except DurabilityUnknownError as error:
+                # Of the copy: passed on, it would say that the store is restored.
+                raise StoreFileError(
+                    f"what is to be replaced cannot be kept safely, so nothing was restored: {error.problem}",
+                    "Check the disk, then do it once more",
+                    store,
+                ) from error
         try:
             atomic.write(held.directory, store.name, content, create=kept is None, pre_rename_check=held.verify)
         except atomic.AlreadyThereError:
