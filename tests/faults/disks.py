@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from faults import Attempt
 from faults.mounts import Disk, FileSystem, missing_for, missing_for_mounts, mount, own_mounts, tmpfs
-from faults.operations import STORE_OPERATIONS, Operation, Outcome, perform
+from faults.operations import STORE_OPERATIONS, Operation, Outcome, perform, warm_up
 from faults.processes import TIMEOUT_S, Child, engine
 from faults.ringed import ROTATIONS, make_operation
 from faults.store import StoreProblem
@@ -78,6 +78,9 @@ def operations_in_trouble(directory: Path, *, trouble: str) -> Generator[Attempt
     os.environ.pop("RUST_BACKTRACE", None)
     one = TROUBLES[trouble]
     with one.file_system(directory) as root:
+        for name in one.operations:
+            warm_up(make_operation(name, root / "warm"))
+            shutil.rmtree(root / "warm")
         for number, (name, stage, opens_late) in enumerate(
             itertools.product(one.operations, one.stages, (False, True))
         ):
@@ -299,7 +302,13 @@ TROUBLES = {
     ),
     "limit on open files": Trouble(_ON_TMPFS, _no_descriptors, "ulimit -n", range(7)),
     "limit on memory": Trouble(
-        partial(tmpfs, "size=64m,mode=755"), _no_memory, "memory", range(8), ballast=1024**2, is_deadly=True
+        partial(tmpfs, "size=64m,mode=755"),
+        _no_memory,
+        "memory",
+        range(8),
+        tuple(name for name in STORE_OPERATIONS if name != "restore"),
+        ballast=1024**2,
+        is_deadly=True,
     ),
     "vfat": Trouble(
         partial(_mounted_disk, _VFAT), lambda *_: nullcontext(), None, lacks=partial(missing_for, _VFAT)

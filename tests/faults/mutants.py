@@ -477,3 +477,14 @@ def set_lock_timeout(keystore: Keystore, seconds: float) -> float:
     old: float = lock._lock._timeout_s
     lock._lock._timeout_s = seconds
     return old
+
+
+@contextmanager
+def file_systems_keep_no_modes() -> Iterator[None]:
+    """Take every file system for one that keeps no modes."""
+    keeps_modes = permissions._keeps_modes
+    patch(permissions, _keeps_modes=lambda *_: False)
+    try:
+        yield
+    finally:
+        patch(permissions, _keeps_modes=keeps_modes)

@@ -227,8 +227,9 @@ class StoreOperation:
         self._keystore = None
         shutil.rmtree(path.parent, ignore_errors=True)
         if self._sealed is None:
+            path.parent.parent.mkdir(mode=0o700, exist_ok=True)
             return self._act
-        path.parent.mkdir(mode=0o700)
+        path.parent.mkdir(mode=0o700, parents=True)
         write_private(path, self._sealed)
         if self.name == "save after a kill":
             write_private(path.with_name(f".{path.name}.0123456789abcdef.tmp"), self._sealed[:100])

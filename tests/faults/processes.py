@@ -206,7 +206,8 @@ def engine(
 
     The engine takes the directory to make that one in, the arguments of the generator, and besides:
 
-    - ``mutant``: the protection to take out, by name or as a function; then the engine ends with the first failure;
+    - ``mutant``: the protection to take out, by name or as a function;
+    - ``stops_at_failure``: whether to end with the first failure, as it does with a mutant by default;
     - ``progress``: called after each attempt, with the number of tries that it stands for;
     - ``silence_s``: after so many seconds without an attempt, the process hangs.
 
@@ -219,7 +220,7 @@ def engine(
     """
 
     def decorate(attack: Callable[Concatenate[Path, P], Generator[Attempt]]) -> Callable[..., Result]:
-        def work(pipe: Connection, directory: Path, mutant: Mutant, options: dict[str, Any]) -> None:
+        def work(pipe: Connection, directory: Path, mutant: Mutant, stops: bool, options: dict[str, Any]) -> None:  # noqa: FBT001 - as below
             sys.settrace(None)  # Coverage would be slower than all the rest.
             warnings.simplefilter("ignore", DeprecationWarning)  # Some attacks fork beside threads on purpose.
             # Else each fork copies the pages of all objects as soon as it collects garbage.
@@ -229,7 +230,7 @@ def engine(
             with closing(attack(directory, **options)) as attempts:  # type: ignore[call-arg]
                 for attempt in attempts:
                     pipe.send(attempt)
-                    if mutant is not None and attempt.failure:
+                    if stops and attempt.failure:
                         break
 
         @functools.wraps(attack)
@@ -238,12 +239,14 @@ def engine(
             *,
             mutant: Mutant = None,
             progress: Callable[[int], object] = lambda _tried: None,
+            stops_at_failure: bool | None = None,
             silence_s: float = TIMEOUT_S,
             **options: Any,
         ) -> Result:
             result = Result(method)
             with tempfile.TemporaryDirectory(dir=directory) as own:
-                with Child(work, directory=Path(own), mutant=mutant, options=options) as child:
+                stops = mutant is not None if stops_at_failure is None else stops_at_failure
+                with Child(work, directory=Path(own), mutant=mutant, stops=stops, options=options) as child:
                     for attempt in _attempts(child, result, silence_s):
                         result.add(attempt)
                         progress(attempt.tried)

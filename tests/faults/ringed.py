@@ -74,7 +74,7 @@ class RingedStore:
         """Make both directories hold these contents, and nothing besides."""
         for file, held in ((self.ring, ring), (self.path, store)):
             shutil.rmtree(file.parent, ignore_errors=True)
-            file.parent.mkdir(mode=0o700)
+            file.parent.mkdir(mode=0o700, parents=True)
             write_private(file, held)
 
     def keys(self) -> list[bytes]:
