@@ -310,8 +310,6 @@ TROUBLES = {
         ballast=1024**2,
         is_deadly=True,
     ),
-    "vfat": Trouble(
-        partial(_mounted_disk, _VFAT), lambda *_: nullcontext(), None, lacks=partial(missing_for, _VFAT)
-    ),
+    "vfat": Trouble(partial(_mounted_disk, _VFAT), lambda *_: nullcontext(), None, lacks=partial(missing_for, _VFAT)),
     "no modes and no links, simulated": Trouble(_ON_TMPFS, _no_modes, None, (_WSL, _FAT)),
 }

@@ -27,7 +27,7 @@ from cryptography.fernet import Fernet
 
 from faults import Attempt
 from faults.malformed import BASE64_BYTES, JSON_BYTES, PAYLOADS, TEXTS, chance, malformed, mangle, one_of
-from faults.mutants import no_pause_before_reading_again
+from faults.mutants import do_not_wait_to_read_again
 from faults.processes import engine
 from faults.races import store_in
 from faults.store import Store, StoreProblem, token
@@ -51,7 +51,7 @@ _SAMPLE = (b"A", b"=", b"\n", b" ", b"\0", b"\xff", b"+", b"-")
 
 
 def _prepare_process() -> None:
-    no_pause_before_reading_again()
+    do_not_wait_to_read_again()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     unlimited = hard == resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if unlimited else min(MEMORY_BYTES, hard), hard))

@@ -186,7 +186,9 @@ _SAVE = _Change(lambda keystore: keystore.save(token("r4")), TOKENS | {"4": "r4"
 _CHANGES = {
     "create": _Change(lambda _: None, {}, None),
     "save": _SAVE,
-    "save again": _Change(lambda keystore: keystore.save(TokenRecord(id="2", refresh_token="r2b")), TOKENS | {"2": "r2b"}),
+    "save again": _Change(
+        lambda keystore: keystore.save(TokenRecord(id="2", refresh_token="r2b")), TOKENS | {"2": "r2b"}
+    ),
     # In a directory as a killed writer leaves it.
     "save after a kill": _SAVE,
     "delete": _Change(lambda keystore: keystore.delete("2"), {"1": "r1", "3": "r3"}),

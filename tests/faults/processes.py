@@ -21,6 +21,9 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
 
+# Imported by a store when it is made: here once, not in each fork, nor as a user for whom root's Python is out of reach.
+import filelock  # noqa: F401 - see above
+
 from faults import Attempt, Result
 from faults.mutants import MUTANTS
 from faults.store import StoreProblem

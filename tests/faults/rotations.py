@@ -197,9 +197,7 @@ def at_once(directory: Path, *, rounds: int = 3) -> Generator[Attempt]:
     for _ in range(rounds):
         former = ringed.keys()
         with ExitStack() as stack:
-            children = [
-                stack.enter_context(Child(_rotate_on, ringed=ringed, times=1, pause_s=0.0)) for _ in range(2)
-            ]
+            children = [stack.enter_context(Child(_rotate_on, ringed=ringed, times=1, pause_s=0.0)) for _ in range(2)]
             start_together(children)
             made = [child.hear()[0][1] for child in children]
         ringed.require_whole()

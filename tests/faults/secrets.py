@@ -31,7 +31,7 @@ from faults.leaks import (
     programs_watched,
     terminal_watched,
 )
-from faults.mutants import file_systems_keep_no_modes, no_pause_before_reading_again
+from faults.mutants import do_not_wait_to_read_again, keep_no_modes
 from faults.processes import engine
 from faults.store import write_private
 from zoho_keystore import errors
@@ -73,7 +73,7 @@ def hunt(directory: Path, *, only: str = "") -> Generator[Attempt]:
     """
     canaries = Canaries()
     evidence = Evidence(canaries)
-    no_pause_before_reading_again()
+    do_not_wait_to_read_again()
     trials = directory / "trials"
     trials.mkdir()
     # None of the files has to outlive a power cut.
@@ -180,8 +180,8 @@ def _all_paths(canaries: Canaries, trials: Path) -> Iterator[_Path]:
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
     yield from _bad_directories()
-    yield from _warnings()
     yield from _failing_disks(canaries, trials)
+    yield from _warnings()  # Last, since the last of them cannot be undone.
 
 
 def _bad_arguments(canaries: Canaries) -> Iterator[_Path]:
@@ -520,8 +520,8 @@ def _warnings() -> Iterator[_Path]:
 
     def without_modes(scene: Scene) -> None:
         ring = scene.plant(scene.key, "ring", mode=0o644)
-        with file_systems_keep_no_modes():
-            scene.open(key=f"file:{ring}").close()
+        keep_no_modes()
+        scene.open(key=f"file:{ring}").close()
 
     paths: dict[str, Callable[[Scene], object]] = {
         "a get of an unknown id": lambda scene: scene.stored().get_for_use("2"),

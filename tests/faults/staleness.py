@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cryptography.fernet import Fernet
 
 from faults import Attempt
-from faults.mutants import whole_seconds
+from faults.mutants import see_whole_seconds
 from faults.processes import Child, engine
 from faults.races import store_in
 from faults.store import Store, StoreProblem, write_private
@@ -122,7 +122,7 @@ def finds_after_changes(
         is_coarse: Whether all times are seen in whole seconds, as some file systems keep them.
     """
     if is_coarse:
-        whole_seconds()
+        see_whole_seconds()
     store = store_in(directory)
     chance = random.Random(0)  # noqa: S311 - no secret
     with Child(_find, store=store) as reader:

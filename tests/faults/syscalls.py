@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from faults import Attempt
 from faults.failures import SYNCS
-from faults.operations import Outcome, perform, spread
+from faults.operations import Outcome, perform, spread, warm_up
 from faults.processes import Child, engine
 from faults.ringed import ALL_OPERATIONS, make_operation
 from faults.store import StoreProblem
@@ -125,7 +125,9 @@ def _calls(directory: Path, operations: Sequence[str]) -> list[tuple[_Tracer, _C
     for number, name in enumerate(operations):
         own = directory / str(number)
         own.mkdir()
-        tracer = _Tracer(make_operation(name, own), directory / "trace")
+        operation = make_operation(name, own)
+        warm_up(operation)
+        tracer = _Tracer(operation, directory / "trace")
         found += [(tracer, call) for call in tracer.calls()]
     return found
 

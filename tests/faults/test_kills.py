@@ -57,7 +57,6 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(engine: Callable[..., Any
     [
         (kill_at_every_call, "truncate in place", "the file is damaged"),
         (kill_at_every_call, "stale temporary files stay", "left behind"),
-        (kill_at_every_call, "renamed before it is whole", "the file is damaged"),
         (kill_at_every_call, "acknowledged before it is written", "the store holds"),
         (kill_at_every_call, "soft lock", "the save of 'next' fails.*LockTimeoutError"),
         (kill_at_every_call, "open to others", "has mode 0644"),

@@ -17,6 +17,7 @@ from faults.ringed import ROTATIONS
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(120)]
 
+
 @pytest.fixture(params=FILE_SYSTEMS)
 def file_system(request: pytest.FixtureRequest) -> str:
     """Give a file system that this machine can make."""
@@ -26,7 +27,9 @@ def file_system(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.mark.parametrize(("operations", "times"), [(STORE_OPERATIONS, None), (ROTATIONS, 60)], ids=["store", "rotation"])
+@pytest.mark.parametrize(
+    ("operations", "times"), [(STORE_OPERATIONS, None), (ROTATIONS, 60)], ids=["store", "rotation"]
+)
 def test_power_cut_loses_nothing_acknowledged(
     file_system: str, operations: tuple[str, ...], times: int | None, tmp_path: Path
 ) -> None:

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Imported by a rotation when it first takes a lock: root's Python may be out of another user's reach.
-import filelock  # noqa: F401 - see above
 import pytest
 import rotate_key
 from support import OTHER_UID, as_other_user

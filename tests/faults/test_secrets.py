@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def _carrying() -> None:
 
 def _logging() -> None:
     def get(self: Keystore, id: str) -> None:
-        logging.getLogger("zoho_keystore").debug("no %s among %s", id, list(map(vars, self.records())))
+        logging.getLogger("zoho_keystore").debug("no %s among %s", id, list(map(asdict, self.records())))
 
     patch(Keystore, get_for_use=get)
 
@@ -98,7 +99,7 @@ def _picklable() -> None:
 
 
 def _shown_whole() -> None:
-    patch(TokenRecord, __repr__=lambda record: str(vars(record)))
+    patch(TokenRecord, __repr__=lambda record: str(asdict(record)))
 
 
 def _ignoring_the_close() -> None:

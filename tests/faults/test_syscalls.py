@@ -57,7 +57,7 @@ BREAK_DISK = partial(fail_every_system_call, operations=SAVE, errors=["EIO"])
         (partial(kill_at_every_system_call, operations=SAVE), "truncate in place", "the file is damaged"),
         (KILL_ROTATION, "old keys dropped first", "no key of the ring opens the store"),
         (KILL_ROTATION, "encrypted before the key is kept", "no key of the ring opens the store"),
-        (BREAK_DISK, "truncate in place", "the file is"),
+        (BREAK_DISK, "truncate in place", "the file is|it raised OSError"),
         (BREAK_DISK, "never cleans up", "left behind"),
         (BREAK_DISK, "says refused when it is done", "refused: the store holds"),
         (BREAK_DISK, "the system's errors let through", "it raised OSError"),
