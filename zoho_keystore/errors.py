@@ -7,7 +7,7 @@ The families, each of which may be caught as a whole::
     ├── ConfigurationError          invalid argument or setting (also a ValueError)
     ├── KeyUnavailableError         no key available: not set, missing, or not readable
     │   └── MalformedKeyError       the key is not a Fernet key
-    ├── CannotOpenError             the file does not decrypt: wrong key or damaged, which cannot be told apart
+    ├── CannotOpenError             the file does not decrypt: wrong key or damaged (which of them cannot be known)
     ├── DocumentError               the file decrypts, and its content is not a keystore document
     │   └── NewerVersionError       it is one, of a version that this release does not know
     ├── StoreFileError              the file or its directory cannot be read, created or replaced
@@ -23,9 +23,9 @@ The families, each of which may be caught as a whole::
 
 No message, attribute, repr or traceback of these holds a key or a token. For tracebacks that means: tools print the
 variables of each frame, and follow the chain of exceptions. So an error is raised from a frame that holds no secret,
-after the frame that did has returned: the code keeps the error and raises it outside of the ``except`` block, or deletes
-its references first. And an exception of a library that may carry a secret ends where it is caught. Code that does so
-refers to this paragraph.
+after the frame that did has returned: the code keeps the error and raises it outside of the ``except`` block, or
+deletes its references first. And an exception of a library that may carry a secret ends where it is caught. Code that
+does so refers to this paragraph.
 """
 
 from __future__ import annotations

@@ -303,7 +303,7 @@ class _Fuzzer:
             raise StoreProblem("it opens, and was not encrypted so")
 
     def _check_signed(self, sealed: bytes) -> None:
-        check_payload(self._ring.open(sealed).document)
+        check_payload(self._ring.open(sealed).payload)
 
     def _check_store(self, sealed: bytes) -> None:
         path = self._store.path

@@ -18,11 +18,13 @@ from cryptography.fernet import Fernet
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import HeldLock, StoreLock
-from zoho_keystore._keys import fernet_key, sources
-from zoho_keystore._keys.ring import KeyRing
-from zoho_keystore._keys.sources import GivenKeys
+from zoho_keystore._keys import fernet_key
+from zoho_keystore._keys.ring import KeyRing, fingerprint
+from zoho_keystore._keys.sources import GivenKeys, ring_file
+from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._operations import rotation
+from zoho_keystore._operations.key_usage import KeyUse
 from zoho_keystore._storage import file, freshness
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.freshness import FileState
@@ -231,49 +233,50 @@ def see_whole_seconds() -> None:
 
 
 def _old_keys_dropped_first(pause_s: float = 0) -> None:
-    def add(self: sources._RingFile, key: bytes) -> None:
+    def add(self: RingFile, key: bytes) -> None:
         content, keys = self._read(), self.load()
         lines = (line for line in content.splitlines(keepends=True) if line.rstrip() not in keys)
-        self._replace(content, sources._with_line(b"".join(lines), key))
+        self._replace(content, ring_file._with_line(b"".join(lines), key))
         time.sleep(pause_s)
 
-    patch(sources._RingFile, add=add)
+    patch(RingFile, add=add)
 
 
 def _encrypted_before_the_key_is_kept() -> None:
     def sealed(storage: FileStorage, source: KeySource, _given: KeySource | None) -> tuple[bytes, Sequence[bytes]]:
         key, old = Fernet.generate_key(), source.load()
         storage.reencrypt(lambda _: KeyRing(GivenKeys([key, *old])))
-        if isinstance(source, sources._RingFile):
+        if isinstance(source, RingFile):
             source.add(key)
         return key, old
 
-    patch(rotation, _sealed_anew=sealed)
+    patch(rotation, _reencrypt=sealed)
 
 
 def _all_but_the_newest_dropped() -> None:
-    drop = rotation._without_old
+    drop = rotation._remove_unused
 
-    def dropping(source: sources._RingFile, old: Sequence[bytes], store: Path) -> Any:
+    def dropping(source: RingFile, old: Sequence[bytes], store: Path) -> Any:
         # What the store was encrypted with is below the first of the old ones.
         keys = source.load()
         newest = keys[keys.index(old[0]) - 1]
         return drop(source, [key for key in keys if key != newest], store)
 
-    patch(rotation, _without_old=dropping, files_sealed_with=lambda *_: {})
+    patch(rotation, _remove_unused=dropping)
+    patch(rotation, usage_of=lambda keys, _store: [KeyUse(fingerprint(key), ()) for key in keys])
 
 
 def _comments_dropped() -> None:
-    real = sources._RingFile._replace
+    real = RingFile._replace
 
-    def bare(self: sources._RingFile, old: bytes, new: bytes) -> None:
+    def bare(self: RingFile, old: bytes, new: bytes) -> None:
         real(self, old, b"".join(line for line in new.splitlines(keepends=True) if not fernet_key.is_comment(line)))
 
-    patch(sources._RingFile, _replace=bare)
+    patch(RingFile, _replace=bare)
 
 
 def _ring_written_in_place() -> None:
-    patch(sources._RingFile, _replace=lambda self, _old, new: self.path.write_bytes(new))
+    patch(RingFile, _replace=lambda self, _old, new: self.path.write_bytes(new))
 
 
 def _encrypted_without_the_lock() -> None:
@@ -288,14 +291,14 @@ def _encrypted_without_the_lock() -> None:
 
 
 def _no_lock_of_the_ring() -> None:
-    real = sources._RingFile._replace
+    real = RingFile._replace
 
-    def late(self: sources._RingFile, old: bytes, new: bytes) -> None:
+    def late(self: RingFile, old: bytes, new: bytes) -> None:
         # Until another rotation has done as much: what is to show is what comes of it, and not that it happens.
         time.sleep(0.2)
         real(self, old, new)
 
-    patch(sources._RingFile, _replace=late, lock=lambda *_: nullcontext())
+    patch(RingFile, _replace=late, lock=lambda *_: nullcontext())
 
 
 def _leases_dropped() -> None:
@@ -343,7 +346,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     # Longer than a reader tries again to open a file that another process is changing.
     "old keys dropped long before": partial(_old_keys_dropped_first, 0.3),
     "encrypted before the key is kept": _encrypted_before_the_key_is_kept,
-    "old keys stay": lambda: patch(sources._RingFile, remove=lambda *_: None),
+    "old keys stay": lambda: patch(RingFile, remove=lambda *_: None),
     "all but the newest dropped": _all_but_the_newest_dropped,
     "comments dropped": _comments_dropped,
     "ring written in place": _ring_written_in_place,
@@ -369,13 +372,13 @@ def keep_no_modes() -> None:
 
 def act_before_old_keys_are_dropped(act: Callable[[], object]) -> None:
     """Have something happen in each rotation after the store is encrypted and before the old keys are dropped."""
-    drop = rotation._without_old
+    drop = rotation._remove_unused
 
     def after_acting(*arguments: Any) -> Any:
         act()
         return drop(*arguments)
 
-    patch(rotation, _without_old=after_acting)
+    patch(rotation, _remove_unused=after_acting)
 
 
 def set_lock_timeout(keystore: Keystore, seconds: float) -> float:

@@ -145,7 +145,7 @@ def _rotate_on(pipe: Connection, *, ringed: RingedStore, times: int, pause_s: fl
     for _ in range(times):
         before = ringed.keys()
         made = ringed.rotate()
-        done.append((before, (made.key, made.dropped), ringed.keys()))
+        done.append((before, (made.fingerprint, made.dropped), ringed.keys()))
         time.sleep(pause_s)
     pipe.send(done)
 

@@ -1,9 +1,12 @@
-"""What the unit tests share: nothing stays open, and the umask stays as it was."""
+"""What the unit tests share: nothing stays open, the umask stays as it was, and a directory for several users."""
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,3 +34,12 @@ def umask() -> Iterator[Callable[[int], int]]:
     os.umask(was)
     yield os.umask
     os.umask(was)
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """Give a directory that other users can reach, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

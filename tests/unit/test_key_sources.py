@@ -1,6 +1,6 @@
-"""Keys from the system's keyring and from programs; what a ring file looks like after a change; asking a source again.
+"""Specs and the default source; environment variables, the system's keyring and programs.
 
-Variables and ring files as such are tests of ``test_keys.py``.
+Ring files are tested in ``test_ring_file.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 import shlex
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import keyring
@@ -17,39 +16,212 @@ import pytest
 from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
-from zoho_keystore._keys import sources
-from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._keys.sources import RING_VARIABLE, WritableSource, key_source
-from zoho_keystore._open import open_keystore
-from zoho_keystore._records import TokenRecord
-from zoho_keystore.errors import (
-    CannotOpenError,
-    ConfigurationError,
-    KeyUnavailableError,
-    LockTimeoutError,
-    MalformedKeyError,
-    StoreFileError,
+from support import assert_hides, failure_of, made_key, write_private
+from zoho_keystore._keys.sources import (
+    KEY_VARIABLE,
+    RING_VARIABLE,
+    WritableKeySource,
+    command,
+    key_source,
+    system_keyring,
 )
+from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, LockTimeoutError, MalformedKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NEW, OLD, OLDER = (Fernet.generate_key() for _ in range(3))
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
+NEW, OLD, OLDER = map(made_key, ("new", "old", "older"))
 SPEC = "keyring:zoho-keystore/crm"
 
 
-def running(program: str, *arguments: str) -> str:
-    """Return the spec of a Python program."""
-    return "command:" + shlex.join([sys.executable, "-c", program, *arguments])
+def load(key: Any) -> list[bytes]:
+    """Return the keys that an argument means."""
+    return list(key_source(key).load())
 
 
-def printing(*lines: bytes, end: str = "\n") -> str:
-    """Return the spec of a program that prints some lines."""
-    # Split in two, since a spec that holds a key is refused.
-    halves = [part.decode() for line in lines for part in (line[:20], line[20:])]
-    program = "import sys; a = sys.argv[2:]; print(*map(''.join, zip(a[::2], a[1::2])), sep='\\n', end=sys.argv[1])"
-    return running(program, end, *halves)
+# --- Arguments and specs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_key_source_bytes_are_key(kind: type[bytes]) -> None:
+    """They are validated as all keys are."""
+    assert load(kind(NEW)) == [NEW]
+    with pytest.raises(MalformedKeyError, match="the key that was passed as bytes has 43 characters"):
+        load(kind(NEW[1:]))
+
+
+@pytest.mark.parametrize("argument", [memoryview(NEW), [NEW], {NEW: 1}, Fernet(NEW), 1], ids=type)
+def test_key_source_of_other_type_is_refused(argument: Any) -> None:
+    """The message names the type, not the value."""
+    error, text = failure_of(lambda: key_source(argument), ConfigurationError)
+    assert str(error).startswith(f"the key is of type {type(argument).__name__}. Pass a Fernet key as bytes, or a spec")
+    assert_hides(text, NEW)
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        *((spec, r"no known kind.*env:NAME, file:PATH, keyring:") for spec in ("", "nonsense", "vault:x", "FILE:/x")),
+        *((spec, r"no known kind") for spec in ("/a/path", "file", "env", "keyring", "command")),
+        *((f"env:{name}", "not the name of a variable") for name in ("", "A B", "1A", "A=B", "Ä", "A\n", " A", "$A")),
+        *((f"file:{path}", "cannot be the path of a file") for path in ("", "a\0b", "~nobody-of-this-name/ring")),
+        *(
+            (f"keyring:{name}", r"not SERVICE/USER.*keyring:zoho-keystore/crm")
+            for name in ("", "x", "/user", "service/")
+        ),
+        *((f"command:{words}", "is not a program with its arguments") for words in ("", "  ", "cat 'x")),
+    ],
+)
+def test_key_source_invalid_spec_is_refused(spec: str, problem: str) -> None:
+    """The message shows how a spec is written, and does not repeat this one: it may be a part of a key."""
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        key_source(spec)
+    assert "nonsense" not in str(caught.value)
+    assert "1A" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["{}", " {} ", "env:{}", "file:{}", "file:/etc/{}", "'{}'", "keyring:{}", "{},{}", "ENV:{}", "b'{}'", "env:KEY={}"],
+)
+def test_key_source_key_as_spec_is_refused(spec: str) -> None:
+    """The message says how to pass a key, and does not repeat it."""
+    error, text = failure_of(lambda: key_source(spec.format(NEW.decode(), NEW.decode())), ConfigurationError)
+    assert "holds what looks like a key itself" in str(error)
+    assert "as bytes" in str(error)
+    assert "env:NAME" in str(error)
+    assert_hides(text, NEW)
+
+
+# --- The default source ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
+    """Put another key into each place of the default, and return these keys."""
+    keys = {place: Fernet.generate_key() for place in ("variable", "ring variable", "config", "home")}
+    monkeypatch.setenv(KEY_VARIABLE, keys["variable"].decode())
+    monkeypatch.setenv(RING_VARIABLE, str(write_private(tmp_path / "ring", keys["ring variable"])))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    write_private(tmp_path / "config" / "zoho-keystore" / "keyring", keys["config"])
+    write_private(tmp_path / "home" / ".config" / "zoho-keystore" / "keyring", keys["home"])
+    return keys
+
+
+def test_default_source_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, places: dict[str, bytes]) -> None:
+    """The key variable, the ring variable, the config directory; an empty variable counts as not set."""
+    assert load(None) == [places["variable"]]
+    monkeypatch.setenv(KEY_VARIABLE, "")
+    assert load(None) == [places["ring variable"]]
+    monkeypatch.setenv(RING_VARIABLE, "")
+    assert load(None) == [places["config"]]
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.delenv(KEY_VARIABLE)
+    monkeypatch.delenv(RING_VARIABLE)
+    assert load(None) == [places["home"]]
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    with pytest.raises(KeyUnavailableError, match="no key is set"):
+        load(None)
+
+
+@pytest.mark.usefixtures("places")
+def test_default_source_bad_key_is_not_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The next place could have a key of another store."""
+    monkeypatch.setenv(KEY_VARIABLE, "nonsense")
+    with pytest.raises(MalformedKeyError, match=f"variable {KEY_VARIABLE} "):
+        load(None)
+    monkeypatch.delenv(KEY_VARIABLE)
+    monkeypatch.setenv(RING_VARIABLE, str(tmp_path / "missing"))
+    with pytest.raises(KeyUnavailableError, match="missing: the key ring cannot be read"):
+        load(None)
+
+
+def test_default_source_without_key_names_each_place(tmp_path: Path) -> None:
+    """And how to make a key; it is not a malformed key."""
+    with pytest.raises(KeyUnavailableError) as caught:
+        load(None)
+    ring = tmp_path / "home" / "zoho-keystore" / "keyring"
+    for part in (KEY_VARIABLE, RING_VARIABLE, str(ring), "zoho-keystore init", "0600"):
+        assert part in str(caught.value)
+    assert not isinstance(caught.value, MalformedKeyError)
+
+
+@pytest.mark.parametrize(
+    ("spec", "key"),
+    [
+        *((spec, NEW) for spec in ("{}", "file:{}", "env:{}", "/run/{}", "~/{}")),
+        *((spec, b"+/" + NEW[2:]) for spec in ("{}", "file:{}")),  # the standard base64 alphabet, which Fernet accepts
+    ],
+)
+def test_default_source_key_in_ring_variable_is_refused(monkeypatch: pytest.MonkeyPatch, spec: str, key: bytes) -> None:
+    """The two variables are easily confused."""
+    monkeypatch.setenv(RING_VARIABLE, spec.format(key.decode()))
+    error, text = failure_of(lambda: load(None), ConfigurationError)
+    assert str(error).startswith(f"{RING_VARIABLE} holds what looks like a key itself. Put the key into {KEY_VARIABLE}")
+    assert_hides(text, key)
+
+
+def test_default_source_ring_variable_takes_each_spec(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: Any
+) -> None:
+    """As the argument does; or a path."""
+    backend.set_password("zoho-keystore", "crm", NEW.decode())
+    monkeypatch.setenv("RING", NEW.decode())
+    ring = write_private(tmp_path / "ring", NEW)
+    for spec in (SPEC, printing(NEW), "env:RING", f"file:{ring}", str(ring)):
+        monkeypatch.setenv(RING_VARIABLE, spec)
+        assert load(None) == [NEW]
+
+
+def test_default_source_ring_is_checked_and_may_be_link(tmp_path: Path) -> None:
+    """Managers of dot files make such links; the file has to be private, as one that is named."""
+    ring = write_private(tmp_path / "dotfiles" / "ring", NEW)
+    link = tmp_path / "home" / "zoho-keystore" / "keyring"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(ring)
+    assert load(None) == [NEW]
+    ring.chmod(0o644)
+    with pytest.raises(KeyUnavailableError, match="mode 0644"):
+        load(None)
+
+
+# --- Environment variables ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [[NEW, OLD], [NEW, OLD, NEW]])
+def test_environment_holds_keys_newest_first(monkeypatch: pytest.MonkeyPatch, keys: list[bytes]) -> None:
+    """A repeated key counts once."""
+    monkeypatch.setitem(os.environb, b"RING", b",".join(keys))
+    assert load("env:RING") == [NEW, OLD]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "problem"),
+    [
+        (None, KeyUnavailableError, "is not set. Put one or more keys into it"),
+        (b"", KeyUnavailableError, "is empty. Put one or more keys into it"),
+        (NEW + b",", MalformedKeyError, "key 2 of 2 in the environment variable RING is empty"),
+        (b"," + NEW, MalformedKeyError, "key 1 of 2 in the environment variable RING is empty"),
+        (NEW + b", " + OLD, MalformedKeyError, "key 2 of 2 in the environment variable RING has white space around it"),
+        (NEW + b",\xff" + OLD[1:], MalformedKeyError, "key 2 of 2 in the environment variable RING is not canonical"),
+        (b"env:OTHER", MalformedKeyError, f"holds a spec instead of a key. Put the spec into {RING_VARIABLE}"),
+        (b"file:/ring", MalformedKeyError, f"holds a spec instead of a key. Put the spec into {RING_VARIABLE}"),
+    ],
+)
+def test_environment_without_valid_keys_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: bytes | None, kind: type[KeyUnavailableError], problem: str
+) -> None:
+    """The message names the variable and the place in it; an extra comma may be what is left of a key."""
+    if value is not None:
+        monkeypatch.setitem(os.environb, b"RING", value)
+    error, text = failure_of(lambda: load("env:RING"), KeyUnavailableError)
+    assert type(error) is kind
+    assert "the environment variable RING" in str(error)
+    assert problem in str(error)
+    assert_hides(text, NEW, OLD)
 
 
 # --- The system's keyring -------------------------------------------------------------------------------------------
@@ -66,103 +238,93 @@ def backend(tmp_path: Path) -> Iterator[Any]:
     keyring.set_keyring(was)
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.fixture
+def source(backend: Any) -> WritableKeySource:
+    """Give the source of an entry with two keys."""
+    backend.set_password("zoho-keystore", "crm", f"{OLD.decode()},{OLDER.decode()}")
+    found = key_source(SPEC)
+    assert isinstance(found, WritableKeySource)
+    return found
+
+
 @pytest.mark.parametrize("text", [b"%b,%b" % (NEW, OLD), b"%b\n%b\n" % (NEW, OLD), b"# a note\n%b,%b" % (NEW, OLD)])
-def test_the_systems_keyring_holds_keys_newest_first(text: bytes) -> None:
-    """With commas between them, or on lines."""
-    keyring.set_password("zoho-keystore", "crm", text.decode())
-    assert list(key_source(SPEC).load()) == [NEW, OLD]
+def test_keyring_holds_keys_newest_first(backend: Any, text: bytes) -> None:
+    """Between commas, or on lines; a service may have a slash in its name."""
+    backend.set_password("company/crm", "ann", text.decode())
+    assert load("keyring:company/crm/ann") == [NEW, OLD]
 
 
-@pytest.mark.usefixtures("backend")
-def test_the_service_may_have_a_slash_in_its_name() -> None:
-    """The user is what follows the last one."""
-    keyring.set_password("company/crm", "ann", NEW.decode())
-    assert list(key_source("keyring:company/crm/ann").load()) == [NEW]
-
-
-@pytest.mark.usefixtures("backend")
-def test_a_keyring_that_holds_nothing_says_how_to_put_a_key_there() -> None:
-    """The command can be copied."""
-    with pytest.raises(KeyUnavailableError, match="holds nothing for keyring:zoho-keystore/crm") as caught:
-        key_ring(SPEC)
-    assert caught.value.advice.endswith("keyring set zoho-keystore crm")
-
-
-@pytest.mark.usefixtures("backend")
-def test_a_keyring_that_holds_no_key_says_so() -> None:
-    """And does not repeat what it holds, which may be a password."""
-    keyring.set_password("zoho-keystore", "crm", "hunter2")
-    with pytest.raises(MalformedKeyError, match="key 1 of 1 in what the system's keyring holds") as caught:
-        key_ring(SPEC)
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("", "holds nothing for keyring:zoho-keystore/crm. Make one with: .*: keyring set zoho-keystore crm$"),
+        ("hunter2", "key 1 of 1 in the entry of the system's keyring for keyring:zoho-keystore/crm has 7 characters"),
+    ],
+)
+def test_keyring_entry_without_key_is_refused(backend: Any, entry: str, problem: str) -> None:
+    """The command can be pasted; an entry that is no key may be a password."""
+    backend.set_password("zoho-keystore", "crm", entry)
+    with pytest.raises(KeyUnavailableError, match=problem) as caught:
+        load(SPEC)
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", ["keyring:", "keyring:x", "keyring:/user", "keyring:service/"])
-def test_a_keyring_needs_a_service_and_a_user(spec: str) -> None:
-    """The error shows how it is written."""
-    with pytest.raises(ConfigurationError, match=r"not SERVICE/USER.*keyring:zoho-keystore/crm"):
-        key_source(spec)
-
-
-def test_without_the_library_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is needed for this source only."""
+def test_keyring_library_missing_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this source needs it."""
     monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(KeyUnavailableError, match=r'pip install "zoho_keystore\[keyring\]"'):
-        key_ring(SPEC)
+        load(SPEC)
 
 
-def test_a_keyring_that_fails_is_a_typed_error_without_its_words(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends raise what they like, and may say in it what they were given."""
+def test_keyring_failure_is_reported_without_its_text(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends raise any error, and its text may contain the keys."""
 
     def fail(*_arguments: str) -> NoReturn:
         raise RuntimeError(f"cannot unlock with {NEW!r}")
 
     monkeypatch.setattr(backend, "get_password", fail)
-    with pytest.raises(KeyUnavailableError, match=r"has failed \(RuntimeError\), which keyring:") as caught:
-        key_ring(SPEC)
-    assert NEW.decode() not in str(caught.value)
-    assert caught.value.__cause__ is caught.value.__context__ is None
+    error, text = failure_of(lambda: load(SPEC), KeyUnavailableError)
+    assert "has failed (RuntimeError), which keyring:" in str(error)
+    assert_hides(text, NEW)
+    assert error.__cause__ is error.__context__ is None
 
 
-def test_a_keyring_that_hangs_is_given_up(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may wait for somebody to unlock it."""
+def test_keyring_that_hangs_times_out(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may wait until the user unlocks it."""
     done = threading.Event()
     monkeypatch.setattr(backend, "get_password", lambda *_arguments: done.wait(20))
-    monkeypatch.setattr(sources, "KEYRING_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(system_keyring, "TIMEOUT_S", 0.1)
     with pytest.raises(KeyUnavailableError, match=r"has not answered within 0\.1 s"):
-        key_ring(SPEC)
+        load(SPEC)
     done.set()
 
 
-@pytest.mark.usefixtures("backend")
-def test_keys_are_added_to_the_systems_keyring_and_taken_out() -> None:
-    """The newest is the first."""
-    keyring.set_password("zoho-keystore", "crm", f"{OLD.decode()},{OLDER.decode()}")
-    source = key_source(SPEC)
-    assert isinstance(source, WritableSource)
+def test_keyring_changes(source: WritableKeySource) -> None:
+    """The newest key is the first; an existing entry is not made again."""
+    assert not source.create(NEW)
     with source.lock(5):
         source.add(NEW)
         assert keyring.get_password("zoho-keystore", "crm") == b",".join([NEW, OLD, OLDER]).decode()
         source.remove([OLD, OLDER])
     assert keyring.get_password("zoho-keystore", "crm") == NEW.decode()
+    other: Any = key_source("keyring:zoho-keystore/other")
+    assert other.create(OLD)
+    assert other.load() == [OLD]
 
 
-def test_a_keyring_that_forgets_what_it_is_given_is_found_out(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is sealed with a key that nobody has is lost."""
-    backend.set_password("zoho-keystore", "crm", OLD.decode())
+def test_keyring_that_does_not_store_is_detected(
+    source: WritableKeySource, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store would be sealed with a key that is lost."""
     monkeypatch.setattr(backend, "set_password", lambda *_arguments: None)
-    source = key_source(SPEC)
-    assert isinstance(source, WritableSource)
-    with pytest.raises(KeyUnavailableError, match="does not hold what was put there"):
+    with pytest.raises(KeyUnavailableError, match="did not store the keys"):
         source.add(NEW)
 
 
-def test_one_at_a_time_changes_the_systems_keyring() -> None:
-    """It has no lock of its own."""
-    source, other = key_source(SPEC), key_source("keyring:another/user")
-    assert isinstance(source, WritableSource)
-    assert isinstance(other, WritableSource)
+def test_keyring_lock_excludes_other_changes(source: WritableKeySource) -> None:
+    """One lock for all entries: the keyring has none."""
+    other = key_source("keyring:another/user")
+    assert isinstance(other, WritableKeySource)
     with source.lock(5), pytest.raises(LockTimeoutError), other.lock(0.05):
         pass
 
@@ -170,43 +332,39 @@ def test_one_at_a_time_changes_the_systems_keyring() -> None:
 # --- Programs -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
-def test_a_program_prints_keys_newest_first(end: str) -> None:
-    """A key a line, with comments and blank lines, as in a ring file."""
-    assert list(
-        key_source(printing(b"# a note, of 20 characters", b"                       ", NEW, OLD, end=end)).load()
-    ) == [
-        NEW,
-        OLD,
-    ]
+def running(program: str, *arguments: str) -> str:
+    """Return the spec of a Python program."""
+    return "command:" + shlex.join([sys.executable, "-c", program, *arguments])
 
 
-def test_a_program_may_print_keys_with_commas() -> None:
-    """Secret stores of clouds keep a value on one line."""
-    program = "import sys; print(','.join([sys.argv[1] + sys.argv[2], sys.argv[3] + sys.argv[4]]))"
-    halves = [part.decode() for key in (NEW, OLD) for part in (key[:20], key[20:])]
-    assert list(key_source(running(program, *halves)).load()) == [NEW, OLD]
+def printing(*lines: bytes, sep: str = "\n", end: str = "\n") -> str:
+    """Return the spec of a program that prints some lines."""
+    # Each line is passed in two halves, since a spec that contains a key is refused.
+    halves = [half.decode() for line in lines for half in (line[:20], line[20:])]
+    program = f"import sys; a = sys.argv[1:]; print(*map(''.join, zip(a[::2], a[1::2])), sep={sep!r}, end={end!r})"
+    return running(program, *halves)
 
 
-def test_a_program_is_started_without_a_shell(tmp_path: Path) -> None:
-    """Only words and quotes mean something."""
-    with pytest.raises(MalformedKeyError, match="key 1 of 1 in what command:echo … printed has"):
-        key_ring(f"command:echo $HOME > '{tmp_path / 'out'}' ; ls")
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    "spec",
+    [
+        printing(NEW, OLD, end=""),
+        printing(b"# a note, of 20 characters", b"                       ", NEW, OLD, end="\r\n\n"),
+        printing(NEW, OLD, sep=","),  # secret stores of clouds keep a value on one line
+    ],
+)
+def test_command_prints_keys_newest_first(spec: str) -> None:
+    """As in a ring file, or between commas."""
+    assert load(spec) == [NEW, OLD]
 
 
-def test_words_in_quotes_are_one_argument(tmp_path: Path) -> None:
-    """As a shell would split them."""
-    path = tmp_path / "a file of keys"
-    path.write_bytes(NEW)
-    assert list(key_source(f'command:cat "{path}"').load()) == [NEW]
-
-
-@pytest.mark.parametrize("spec", ["command:", "command:  ", "command:cat 'x"])
-def test_a_command_that_cannot_be_meant_is_refused(spec: str) -> None:
-    """Before anything is started."""
-    with pytest.raises(ConfigurationError, match="what follows command: is not a program with its arguments"):
-        key_source(spec)
+def test_command_runs_without_shell(tmp_path: Path) -> None:
+    """Only words and quotes have a meaning."""
+    path = write_private(tmp_path / "a file of keys", NEW)
+    assert load(f'command:cat "{path}"') == [NEW]
+    with pytest.raises(MalformedKeyError, match="key 1 of 1 in the output of command:echo … has"):
+        load(f"command:echo $HOME > '{tmp_path / 'out'}' ; ls")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -215,222 +373,50 @@ def test_a_command_that_cannot_be_meant_is_refused(spec: str) -> None:
         ("command:no-such-program x", "command:no-such-program … cannot be started: no such file"),
         ("command:/", "command:/ cannot be started: permission denied"),
         ("command:'a\0b'", "cannot be started: its arguments cannot be passed"),
-        (running("raise SystemExit(3)"), "has ended with status 3"),
+        (running("raise SystemExit('not signed in')"), "has ended with status 1"),
         (running("import os; os.kill(os.getpid(), 9)"), "has ended with signal 9"),
-        (running(""), "printed is no key: it is empty"),
-        (running("print('# nothing')"), "printed is no key: it is empty"),
+        ("command:echo '# nothing'", "the output of command:echo … is empty"),
         (running("print('hunter2')"), "has 7 characters instead of 44"),
     ],
 )
-def test_a_program_that_fails_is_a_typed_error(spec: str, problem: str) -> None:
-    """It names the program, and neither its arguments nor what it printed."""
-    with pytest.raises(KeyUnavailableError) as caught:
-        key_ring(spec)
-    assert problem in str(caught.value)
-    assert "hunter2" not in str(caught.value)
-    assert "raise SystemExit" not in str(caught.value)
+def test_command_failure_is_reported(spec: str, problem: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """With the program's name, and without its arguments and its output; what it says to the user is passed on."""
+    error, text = failure_of(lambda: load(spec), KeyUnavailableError)
+    assert problem in str(error)
+    assert "hunter2" not in text
+    assert "SystemExit" not in text
+    assert ("not signed in" in capfd.readouterr().err) is ("signed" in spec)
 
 
-def test_what_a_failing_program_says_reaches_the_user(capfd: pytest.CaptureFixture[str]) -> None:
-    """It knows best what is wrong."""
-    with pytest.raises(KeyUnavailableError):
-        key_ring(running("raise SystemExit('you are not signed in')"))
-    assert "you are not signed in" in capfd.readouterr().err
-
-
-def test_a_program_reads_nothing_from_the_scripts_input() -> None:
-    """That is the script's own."""
-    with pytest.raises(KeyUnavailableError, match="it is empty"):
-        key_ring("command:cat")
-
-
-def test_a_program_that_hangs_is_given_up_and_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It may wait for a password."""
-    monkeypatch.setattr(sources, "COMMAND_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(command, "TIMEOUT_S", 1.0)
     pid = tmp_path / "pid"
     with pytest.raises(KeyUnavailableError, match=r"has not ended within 1 s.*Run it by hand"):
-        key_ring(f"command:sh -c 'echo $$ > {pid}; exec sleep 60'")
+        load(f"command:sh -c 'echo $$ > {pid}; exec sleep 60'")
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 
 
-def test_a_program_that_prints_without_end_is_stopped() -> None:
-    """Before its output fills the memory."""
-    start = time.monotonic()
+@pytest.mark.parametrize("spec", ["command:yes", "command:sh -c 'head -c 99999 /dev/zero; exec sleep 60'"])
+def test_command_that_prints_too_much_is_killed(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    """Before its output fills the memory, and without waiting for its end."""
+    monkeypatch.setattr(command, "TIMEOUT_S", 5.0)
     with pytest.raises(MalformedKeyError, match="printed more than 64 KiB"):
-        key_ring("command:yes")
-    assert time.monotonic() - start < 20
+        load(spec)
 
 
-# --- Where a spec may stand -----------------------------------------------------------------------------------------
-
-
-def test_the_ring_variable_takes_every_kind_of_spec(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: Any
-) -> None:
-    """The same as the argument."""
-    backend.set_password("zoho-keystore", "crm", NEW.decode())
-    monkeypatch.setenv("MINE", NEW.decode())
-    ring = tmp_path / "ring"
-    ring.write_bytes(NEW)
-    ring.chmod(0o600)
-    for spec in (SPEC, printing(NEW), "env:MINE", f"file:{ring}", str(ring)):
-        monkeypatch.setenv(RING_VARIABLE, spec)
-        assert list(key_source(None).load()) == [NEW]
-
-
-# --- Changing a ring file -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (b"OLD", b"NEW\nOLD"),
-        (b"OLD\n", b"NEW\nOLD\n"),
-        (b"\n\nOLD\nOLDER\n", b"\n\nNEW\nOLD\nOLDER\n"),
-        (b"# of the company\n\n# of 2025\nOLD\n", b"# of the company\n\nNEW\n# of 2025\nOLD\n"),
-        (b"# of 2025\nOLD\n# the end", b"NEW\n# of 2025\nOLD\n# the end"),
-        (b"# of the company\r\n\r\nOLD\r\n", b"# of the company\r\n\r\nNEW\nOLD\r\n"),
-    ],
-)
-def test_a_key_joins_a_ring_file_above_the_others_and_what_is_said_of_them(
-    tmp_path: Path, before: bytes, after: bytes
-) -> None:
-    """And leaves again without a trace."""
-    path = tmp_path / "ring"
-    path.write_bytes(spelled(before))
-    path.chmod(0o600)
-    source = key_source(f"file:{path}")
-    assert isinstance(source, WritableSource)
-    source.add(NEW)
-    assert path.read_bytes() == spelled(after)
-    source.remove([NEW])
-    assert path.read_bytes() == spelled(before)
-    assert [file.name for file in tmp_path.iterdir() if file.name.endswith(".tmp")] == []
-
-
-def spelled(content: bytes) -> bytes:
-    """Put the keys in."""
-    return content.replace(b"NEW", NEW).replace(b"OLDER", OLDER).replace(b"OLD", OLD)
-
-
-def test_the_last_key_does_not_leave_a_ring_file(tmp_path: Path) -> None:
-    """It would be no ring any more."""
-    path = tmp_path / "ring"
-    path.write_bytes(OLD + b"\n")
-    path.chmod(0o600)
-    source = key_source(f"file:{path}")
-    assert isinstance(source, WritableSource)
-    with pytest.raises(KeyUnavailableError, match="holds no key"):
-        source.remove([OLD])
-    assert path.read_bytes() == OLD + b"\n"
-
-
-def test_what_somebody_else_writes_into_a_ring_file_meanwhile_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An editor knows nothing of locks."""
-    path = tmp_path / "ring"
-    path.write_bytes(OLD + b"\n")
-    path.chmod(0o600)
-    source: Any = key_source(f"file:{path}")
-    really_read = source._read
-
-    def read() -> bytes:
-        content = really_read()
-        monkeypatch.setattr(source, "_read", really_read)
-        path.write_bytes(OLDER + b"\n")
-        return bytes(content)
-
-    monkeypatch.setattr(source, "_read", read)
-    with pytest.raises(KeyUnavailableError, match="somebody else has changed the key ring meanwhile"):
-        source.add(NEW)
-    assert path.read_bytes() == OLDER + b"\n"
-
-
-def test_a_ring_file_does_not_grow_beyond_what_is_read(tmp_path: Path) -> None:
-    """Else nobody could read any of its keys any more."""
-    path = tmp_path / "ring"
-    content = OLD + b"\n#" + b"." * (64 * 1024 - len(OLD) - 3) + b"\n"
-    path.write_bytes(content)
-    path.chmod(0o600)
-    source = key_source(f"file:{path}")
-    assert isinstance(source, WritableSource)
-    with pytest.raises(KeyUnavailableError, match=r"longer than 64 KiB.*Remove keys or comments"):
-        source.add(NEW)
-    assert path.read_bytes() == content
-    assert source.load() == [OLD]
-
-
-def test_a_ring_file_that_cannot_be_replaced_stays_as_it_is(tmp_path: Path) -> None:
-    """Such as one that is mounted by itself, or in a folder that others may write to."""
-    directory = tmp_path / "folder"
-    directory.mkdir(mode=0o777)
-    directory.chmod(0o777)
-    path = directory / "ring"
-    path.write_bytes(OLD + b"\n")
-    path.chmod(0o600)
-    source = key_source(f"file:{path}")
-    assert isinstance(source, WritableSource)
-    with pytest.raises(StoreFileError, match="lets other users replace files in this folder"):
-        source.add(NEW)
-    assert path.read_bytes() == OLD + b"\n"
-
-
-@pytest.mark.parametrize("spec", ["env:X", "command:true"])
-def test_variables_and_programs_cannot_be_written(spec: str) -> None:
-    """Somebody has to hand out their keys."""
-    assert not isinstance(key_source(spec), WritableSource)
-
-
-# --- Asking again ---------------------------------------------------------------------------------------------------
-
-
-def test_a_source_is_asked_again_when_its_keys_do_not_open_the_file(tmp_path: Path) -> None:
-    """So a running program follows a rotation."""
-    path = tmp_path / "ring"
-    path.write_bytes(OLD)
-    path.chmod(0o600)
-    ring = key_ring(f"file:{path}")
-    sealed = key_ring(NEW).seal(b"a document")
-    path.write_bytes(NEW)
-    assert ring.open(sealed).document == b"a document"
-    assert ring.seal(b"").startswith(b"gAAAA")
-    assert key_ring(NEW).open(ring.seal(b"another")).document == b"another"
-
-
-def test_when_that_does_not_help_the_error_names_the_keys_that_there_are_now(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Those from before would lead astray."""
-    monkeypatch.setenv("MINE", OLD.decode())
-    ring = key_ring("env:MINE")
-    monkeypatch.setenv("MINE", OLDER.decode())
-    [now] = key_ring(OLDER).fingerprints
-    with pytest.raises(CannotOpenError, match=rf"\(tried key {now}\)"):
-        ring.open(key_ring(NEW).seal(b""))
-
-
-def test_a_source_that_cannot_be_asked_again_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys from before stay."""
-    monkeypatch.setenv("MINE", OLD.decode())
-    ring = key_ring("env:MINE")
-    monkeypatch.delenv("MINE")
-    with pytest.raises(CannotOpenError, match="asked again for keys: the environment variable MINE is not set"):
-        ring.open(key_ring(NEW).seal(b""))
-    assert ring.open(key_ring(OLD).seal(b"a document")).document == b"a document"
-
-
-def test_a_running_store_follows_a_key_that_was_changed_under_it(tmp_path: Path, store_path: Path) -> None:
-    """By hand, as people did before there was a script."""
-    path = tmp_path / "ring"
-    path.write_bytes(OLD)
-    path.chmod(0o600)
-    running_store = open_keystore(store_path, key=f"file:{path}")
-    running_store.save(TokenRecord(client_id="c", client_secret="s", refresh_token="r"))
-    document = key_ring(OLD).open(store_path.read_bytes()).document
-    path.write_bytes(NEW)
-    store_path.write_bytes(key_ring(NEW).seal(document))
-    assert len(running_store.records()) == 1
-    running_store.save(TokenRecord(client_id="c", client_secret="s", refresh_token="r2"))
-    assert key_ring(NEW).open(store_path.read_bytes())
+def test_command_does_not_read_standard_input() -> None:
+    """It belongs to the program that opens the store."""
+    saved = os.dup(0)
+    read, write = os.pipe()
+    os.write(write, NEW)
+    try:
+        os.close(write)
+        os.dup2(read, 0)
+        with pytest.raises(KeyUnavailableError, match="the output of command:cat is empty"):
+            load("command:cat")
+    finally:
+        os.dup2(saved, 0)
+        os.close(read)
+        os.close(saved)

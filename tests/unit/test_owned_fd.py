@@ -19,63 +19,45 @@ pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 @pytest.fixture
 def fd(tmp_path: Path) -> int:
-    """Give an open file."""
+    """Give the descriptor of an open file."""
     return os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[int]:
-    """Give another one, which is closed in the end."""
+    """Give the descriptor of another file, which is closed afterwards."""
     opened = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
     yield opened
     os.close(opened)
 
 
 def is_open(fd: int) -> bool:
-    """Tell whether a number is one of an open file."""
+    """Tell whether a number is the descriptor of an open file."""
     return os.path.lexists(f"/proc/self/fd/{fd}")
 
 
-def test_it_is_the_number_that_it_was_given(fd: int) -> None:
-    """And leaves the file open for as long as it is there."""
-    descriptor = OwnedFd(fd)
-    assert descriptor.fd == fd
-    assert is_open(fd)
-    descriptor.close()
-
-
-def test_it_is_closed_once(fd: int, other: int) -> None:
-    """Closing again does nothing, though a file has the number by then, be it the very same one."""
-    descriptor = OwnedFd(fd)
+def test_close_twice_closes_once(fd: int, other: int) -> None:
+    """The number may belong to another file by then, or to the same file, opened again."""
+    owned_fd = OwnedFd(fd)
     again = os.dup(fd)
-    descriptor.close()
+    assert owned_fd.fd == fd
+    owned_fd.close()
     assert not is_open(fd)
-    assert descriptor.fd == -1
+    assert owned_fd.fd == -1
     for file in (again, other):
         os.dup2(file, fd)
-        descriptor.close()
+        owned_fd.close()
         assert is_open(fd)
         os.close(fd)
-    del descriptor
     os.close(again)
 
 
-def test_it_is_closed_with_the_last_reference(fd: int) -> None:
-    """An exception may come between opening a file and any line that would close it."""
-    descriptor = OwnedFd(fd)
-    also = [descriptor]
-    del descriptor
-    assert is_open(fd)
-    also.clear()
-    assert not is_open(fd)
-
-
-def test_it_is_closed_with_a_function_that_an_exception_ends(fd: int) -> None:
-    """Once nobody looks at the exception any more."""
+def test_last_reference_closes(fd: int) -> None:
+    """An exception may end a function before any line that would close the file."""
 
     def opens() -> None:
-        descriptor = OwnedFd(fd)
-        os.fstat(descriptor.fd)
+        owned_fd = OwnedFd(fd)
+        assert is_open(owned_fd.fd)
         raise KeyboardInterrupt
 
     with suppress(KeyboardInterrupt):
@@ -83,59 +65,63 @@ def test_it_is_closed_with_a_function_that_an_exception_ends(fd: int) -> None:
     assert not is_open(fd)
 
 
-@pytest.mark.parametrize("forget", [False, True])
-def test_it_closes_no_file_of_somebody_else(fd: int, other: int, *, forget: bool) -> None:
-    """Programs that turn into daemons close every number there is, and the next file gets it."""
-    descriptor = OwnedFd(fd)
+@pytest.mark.parametrize("call_close", [True, False])
+def test_reused_number_is_not_closed(fd: int, other: int, *, call_close: bool) -> None:
+    """A daemon closes all descriptors, and the next file gets the number."""
+    owned_fd = OwnedFd(fd)
     os.dup2(other, fd)
-    if not forget:
-        descriptor.close()
-    del descriptor
+    if call_close:
+        owned_fd.close()
+    del owned_fd
     assert os.path.samestat(os.fstat(fd), os.fstat(other))
     os.close(fd)
 
 
-def test_that_somebody_else_has_closed_it_is_no_error(fd: int) -> None:
-    """Nor is it one to look at what is not open any more."""
-    descriptor = OwnedFd(fd)
+def test_close_after_foreign_close_is_ignored(fd: int) -> None:
+    """There is nothing left to close."""
+    owned_fd = OwnedFd(fd)
     os.close(fd)
-    descriptor.close()
+    owned_fd.close()
     assert not is_open(fd)
 
 
-def test_an_error_of_closing_is_none_of_ours(monkeypatch: pytest.MonkeyPatch, fd: int) -> None:
-    """Whoever wants to know closes it explicitly."""
-    descriptor = OwnedFd(fd)
+@pytest.mark.parametrize(("call", "number", "closed"), [("close", errno.EIO, False), ("fstat", errno.ESTALE, True)])
+def test_close_ignores_system_error(
+    monkeypatch: pytest.MonkeyPatch, fd: int, call: str, number: int, *, closed: bool
+) -> None:
+    """A network file system may forget an open file (ESTALE); the descriptor, and its lock, are still there."""
+    owned_fd = OwnedFd(fd)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "close", failing(errno.EIO))
-        descriptor.close()
-    os.close(fd)
+        patch.setattr(os, call, failing(number))
+        owned_fd.close()
+    assert is_open(fd) is not closed
+    if not closed:
+        os.close(fd)
 
 
-def test_a_detached_one_is_the_callers(fd: int) -> None:
-    """It is closed by whoever has taken it, and by nobody else."""
-    descriptor = OwnedFd(fd)
-    assert descriptor.detached() == fd
-    descriptor.close()
-    del descriptor
+def test_detach_leaves_file_open(fd: int) -> None:
+    """The caller closes it."""
+    owned_fd = OwnedFd(fd)
+    assert owned_fd.detach() == fd
+    owned_fd.close()
+    del owned_fd
     assert is_open(fd)
     os.close(fd)
 
 
-@pytest.mark.parametrize("number", [-1, 1_000_000])
-def test_what_is_no_descriptor_is_refused(number: int) -> None:
-    """It is found at once."""
+def test_invalid_number_is_refused() -> None:
+    """At once, not when it is used."""
     with pytest.raises(OSError, match="Bad file descriptor"):
-        OwnedFd(number)
+        OwnedFd(1_000_000)
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_one_that_cannot_be_looked_at_is_closed_at_once(monkeypatch: pytest.MonkeyPatch, fd: int, times: int) -> None:
-    """The constructor fails, and nobody else has the number to close it; looking again may fail as well."""
-    fstat, failures = os.fstat, iter(range(times))
+@pytest.mark.parametrize("failures", [1, 2])
+def test_failing_constructor_closes(monkeypatch: pytest.MonkeyPatch, fd: int, failures: int) -> None:
+    """The caller has no object to close; the fstat before closing may fail as well."""
+    fstat, left = os.fstat, iter(range(failures))
 
     def fails(fd: int) -> os.stat_result:
-        if next(failures, None) is not None:
+        if next(left, None) is not None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return fstat(fd)
 
@@ -143,13 +129,4 @@ def test_one_that_cannot_be_looked_at_is_closed_at_once(monkeypatch: pytest.Monk
         patch.setattr(os, "fstat", fails)
         with suppress(OSError):
             OwnedFd(fd)
-    assert not is_open(fd)
-
-
-def test_one_that_cannot_be_looked_at_any_more_is_closed(monkeypatch: pytest.MonkeyPatch, fd: int) -> None:
-    """A network file system may forget a file that is open (ESTALE); the descriptor, and its lock, are still ours."""
-    descriptor = OwnedFd(fd)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fstat", failing(errno.ESTALE))
-        descriptor.close()
     assert not is_open(fd)

@@ -74,11 +74,7 @@ def write(
             directory.replace(temp_name, name)
         directory.sync()
     except BaseException as error:
-        is_visible = False
-        # Network file systems can report an error for a rename that is done, so compare the file at the name. If it
-        # cannot be looked at, nothing is claimed to be saved.
-        with suppress(OSError):
-            is_visible = written is not None and directory.is_same_file(name, written)
+        is_visible = written is not None and _is_visible(directory, name, written)
         if temp_name:
             with suppress(OSError):
                 directory.unlink(temp_name)
@@ -151,3 +147,11 @@ def _place_new(directory: Directory, temp_name: str, name: str) -> None:
         directory.replace(temp_name, name)
     else:
         directory.unlink(temp_name)
+
+
+def _is_visible(directory: Directory, name: str, written: os.stat_result) -> bool:
+    """Tell whether the new file is at the name, whatever the rename reported; False if that cannot be found out."""
+    # Network file systems can report an error for a rename that is done.
+    with suppress(OSError):
+        return directory.is_same_file(name, written)
+    return False

@@ -1,6 +1,6 @@
-"""What a key looks like, and how keys are told in a text.
+"""The format of a Fernet key, and the parsing of keys from text.
 
-Pure: nothing here knows where a text comes from.
+Pure: no I/O, and no knowledge of where a text comes from.
 """
 
 from __future__ import annotations
@@ -17,35 +17,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+#: The largest text that is parsed for keys: room for more than a thousand keys with comments.
+MAX_TEXT_BYTES = 64 * 1024
+
+HOW_TO_MAKE_A_KEY = "Make one with: zoho-keystore key new --print"
+
 _KEY_CHARACTERS = 44
 _KEY_BYTES = 32
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-# Fernet takes keys in the usual alphabet too, and people lose the padding.
+# Fernet also accepts the standard base64 alphabet, and the padding is easily lost when a key is copied.
 _KEY_LIKE = re.compile(r"[A-Za-z0-9_+/-]{43}=|[A-Za-z0-9_+-]{43}")
-_KEY_AS_NAME = re.compile(r"(.*=)?[A-Za-z0-9_-]{43}=")
-HOW_TO_MAKE = "Make one with: zoho-keystore key new --print"
+_KEY_AS_FILE_NAME = re.compile(r"(.*=)?[A-Za-z0-9_-]{43}=")
 
 
 def looks_like_key(text: str) -> bool:
-    """Tell whether a text that was given as something else may be a key, so that it must not be repeated."""
+    """Return whether a text may contain a key, so that no message may repeat the text."""
     parts = re.split(r"[:,\s'\"]", text)
-    return any(_KEY_LIKE.fullmatch(part) or _KEY_AS_NAME.fullmatch(os.path.basename(part)) for part in parts)
+    return any(_KEY_LIKE.fullmatch(part) or _KEY_AS_FILE_NAME.fullmatch(os.path.basename(part)) for part in parts)
 
 
 def is_canonical(text: bytes, decoded_bytes: int | None = None) -> bool:
-    """Tell whether a text is URL-safe base64 to the letter, which decoding it does not.
+    """Return whether a text is canonical URL-safe base64, with nothing that decoders skip.
 
     Args:
         text: The text.
-        decoded_bytes: How many bytes the decoder makes of it; None if that is not known.
+        decoded_bytes: The length of the decoded text, if the caller knows it; otherwise the text is decoded.
     """
     if decoded_bytes is None:
         try:
             decoded_bytes = len(base64.urlsafe_b64decode(text))
         except binascii.Error:
             return False
-    # The decoder skips what it does not know, which the length shows; takes "+" and "/" for "-" and "_"; and does not
-    # look at the bits of the last character that stand for nothing.
+    # Python's decoder skips unknown characters (the length shows it), accepts "+" and "/" for "-" and "_", and ignores
+    # the unused bits of the last character.
     padding = -decoded_bytes % 3
     return (
         0 < len(text) == (decoded_bytes + padding) // 3 * 4
@@ -56,19 +60,35 @@ def is_canonical(text: bytes, decoded_bytes: int | None = None) -> bool:
 
 
 def is_comment(line: bytes) -> bool:
-    """Tell whether a line of a key ring holds no key: a comment, or nothing."""
+    """Return whether a line of a key ring is blank or a comment."""
     return not line.strip() or line.lstrip().startswith(b"#")
 
 
-def keys_in_text(text: bytes, what: str) -> Sequence[bytes]:
-    """Return the keys in a text, one a line or several with commas between them."""
+def parse_keys(text: bytes, name: str) -> list[bytes]:
+    """Return the keys in a text: one a line or several with commas between them, with ``#`` comments.
+
+    Args:
+        text: The text.
+        name: What messages call the text.
+
+    Raises:
+        KeyUnavailableError: The text holds no key.
+        MalformedKeyError: Something in it is not a key.
+    """
     lines = [line for line in text.splitlines() if not is_comment(line)]
-    keys = [key for line in lines for key in line.split(b",")]
-    if not keys:
-        raise KeyUnavailableError(f"{what} is no key: it is empty", HOW_TO_MAKE)
-    return dedupe(
-        validate_key(key, f"key {number} of {len(keys)} in {what}", None) for number, key in enumerate(keys, 1)
-    )
+    if not lines:
+        raise KeyUnavailableError(f"{name} is empty", HOW_TO_MAKE_A_KEY)
+    return validate_keys([key for line in lines for key in line.split(b",")], name)
+
+
+def validate_keys(keys: Sequence[bytes], name: str) -> list[bytes]:
+    """Return keys in their order, each once; raise MalformedKeyError for the first that is malformed.
+
+    Args:
+        keys: The keys.
+        name: What messages call the text that the keys come from.
+    """
+    return dedupe(validate_key(key, f"key {number} of {len(keys)} in {name}") for number, key in enumerate(keys, 1))
 
 
 def dedupe(keys: Iterable[bytes]) -> list[bytes]:
@@ -76,13 +96,22 @@ def dedupe(keys: Iterable[bytes]) -> list[bytes]:
     return list(dict.fromkeys(keys))
 
 
-def validate_key(key: bytes, name: str, path: Path | None) -> bytes:
-    """Return the key if it is one to the letter: Fernet itself is content with white space and stray characters."""
+def validate_key(key: bytes, name: str, path: Path | None = None) -> bytes:
+    """Return a key that is exactly a Fernet key; Fernet itself accepts white space and stray characters.
+
+    Args:
+        key: The key.
+        name: What messages call it; no message contains the key.
+        path: The file that it comes from.
+
+    Raises:
+        MalformedKeyError: It is not a Fernet key, or something stands around it.
+    """
     if problem := _key_problem(key):
         raise MalformedKeyError(
             f"{name} {problem}",
-            f"A Fernet key is {_KEY_CHARACTERS} characters, the URL-safe base64 of {_KEY_BYTES} bytes, and nothing "
-            "else: compare it with the copy that you keep",
+            f"A Fernet key is exactly {_KEY_CHARACTERS} characters, the URL-safe base64 of {_KEY_BYTES} bytes: compare "
+            "it with your copy of the key",
             path,
         )
     return key
@@ -98,5 +127,5 @@ def _key_problem(key: bytes) -> str:
     if not is_canonical(key):
         return "is not canonical URL-safe base64"
     if len(base64.urlsafe_b64decode(key)) != _KEY_BYTES:
-        return f"does not stand for {_KEY_BYTES} bytes"
+        return f"does not decode to {_KEY_BYTES} bytes"
     return ""

@@ -1,81 +1,45 @@
-"""Sealed copies of a store: made durably, and put back."""
+"""Sealed copies of a store: made durably, compared with the store, and restored."""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from zoho_keystore._fs import atomic, permissions
+from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import real_path
-from zoho_keystore._keys.ring import KeyRing, key_ring
-from zoho_keystore._open import store_path
-from zoho_keystore._storage import codec
-from zoho_keystore._storage.codec import MAX_SEALED_BYTES
-from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
+from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._open import as_seconds, store_path
+from zoho_keystore._storage.file import read_content, read_store
+from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, storage_error, StoreFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
+    from zoho_keystore._storage.file import StoreFile
 
-
-@dataclass(frozen=True)
-class Inspection:
-    """A store that opens.
-
-    Attributes:
-        path: The file.
-        content: The file's content, sealed.
-        fingerprint: The name of the key that it is sealed with.
-        generation: How often it was written.
-        records: What is in it, by id.
-    """
-
-    path: Path
-    content: bytes = field(repr=False)
-    fingerprint: str
-    generation: int
-    records: Mapping[str, TokenRecord] = field(repr=False)
-
-
-def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[str], *, key: str | None = None) -> Path:
-    """Make a copy of a store, sealed as it is, once it is known to open; return the copy's path.
-
-    Args:
-        path: The store, as for :class:`EncryptedFileStore`.
-        destination: A file that is not there yet, or a folder, in which the copy is named by the store and the time.
-        key: Where the store's keys come from, likewise.
-
-    Raises:
-        KeystoreError: The store does not open, or the copy cannot be made; no half of it is left.
-    """
-    store = store_path(path)
-    content = _opened(store, key_ring(key)).content
-    copy = real_path(destination)
-    if os.path.isdir(copy):
-        return _make_dated(copy / f"{store.name}.", content)
-    make_file(copy, content)
-    return copy
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What putting a copy back would change, by the ids of the tokens.
+    """What restoring a copy would change, by the ids of the tokens.
 
     Attributes:
-        store: The store.
-        copy: The copy.
-        records: What the copy holds.
-        lost: Tokens that the copy does not have.
-        changed: Tokens that are other ones, or older, in the copy.
-        returned: Tokens that the store does not have.
-        trouble: Why the store as it is does not open, or None; then nobody knows what is lost.
+        store: The store's path.
+        copy: The copy's path.
+        records: The records of the copy.
+        lost: Tokens of the store that the copy does not have.
+        changed: Tokens that differ between the two.
+        returned: Tokens of the copy that the store does not have.
+        store_error: Why the store does not open, or None. If it does not, ``lost`` is not known.
     """
 
     store: Path
@@ -84,36 +48,38 @@ class Comparison:
     lost: tuple[str, ...]
     changed: tuple[str, ...]
     returned: tuple[str, ...]
-    trouble: KeystoreError | None
+    store_error: KeystoreError | None
 
 
-def compare(
-    path: str | os.PathLike[str] | None, source: str | os.PathLike[str], *, key: str | None = None
-) -> Comparison:
-    """Tell what :func:`restore` would change.
+def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[str], *, key: str | None = None) -> Path:
+    """Copy a store, as it is sealed, after checking that it opens.
+
+    The copy needs the key that the store is sealed with now: :func:`rotate` removes that key from the ring unless the
+    copy lies beside the store or ``keep_old=True`` is passed. Neither a lock nor a pause of running programs is needed.
+
+    Args:
+        path: The store, as for :func:`open_keystore`.
+        destination: A file that does not exist, or a directory, in which the copy is named after the store and the time
+            (UTC).
+        key: Where the store's keys come from, as for :func:`open_keystore`.
+
+    Returns:
+        The path of the copy, which is durable and has mode 0600.
 
     Raises:
-        KeystoreError: The copy does not open.
+        CannotOpenError: The key is wrong or the store is damaged.
+        DocumentError: The store opens, and its payload is not a keystore's.
+        StoreFileError: The store cannot be read, or the copy exists or cannot be written; no part of it is left.
+        DurabilityUnknownError: The copy is written, but may not survive a power cut.
+        KeystoreError: Any other kind: nothing was written.
     """
-    store, copy, ring = store_path(path), real_path(source), key_ring(key)
-    _require_another(store, copy)
-    new = _opened(copy, ring).records
-    trouble = None
-    old: Mapping[str, TokenRecord] = {}
-    if os.path.lexists(store):
-        try:
-            old = _opened(store, ring).records
-        except KeystoreError as error:
-            trouble = error
-    return Comparison(
-        store,
-        copy,
-        tuple(new.values()),
-        lost=tuple(id for id in old if id not in new),
-        changed=tuple(id for id, record in old.items() if id in new and new[id] != record),
-        returned=tuple(id for id in new if id not in old),
-        trouble=trouble,
-    )
+    store = store_path(path)
+    content = _open(store, key_ring(key)).content
+    copy = real_path(destination)
+    if os.path.isdir(copy):
+        return _make_dated_file(copy / f"{store.name}.", content)
+    make_file(copy, content)
+    return copy
 
 
 def restore(
@@ -123,93 +89,129 @@ def restore(
     key: str | None = None,
     lock_timeout: float = 10.0,
 ) -> Path | None:
-    """Put a copy in a store's place, and keep what was there beside it, also if that does not open.
+    """Replace a store by a copy that opens, and keep the replaced file beside it.
 
-    Running programs see it at their next request, and log that an older state was put back.
+    The store may be missing or damaged. Running programs see the copy at their next request, and log that an older
+    state was restored. Tokens that were saved after the copy was made are not in the store afterwards.
+
+    Args:
+        path: The store, as for :func:`open_keystore`.
+        source: The copy.
+        key: Where the store's keys come from, as for :func:`open_keystore`; one of them has to open the copy.
+        lock_timeout: How many seconds to wait for the store's lock.
 
     Returns:
-        Where the replaced state is kept; None when there was none.
+        The path of the replaced file; None if there was no store.
 
     Raises:
-        KeystoreError: The copy does not open, or cannot be put there; the store is as it was.
+        CannotOpenError: The key is wrong or the copy is damaged.
+        DocumentError: The copy opens, and its payload is not a keystore's.
+        LockTimeoutError: Another process or thread held the store's lock for too long.
+        StoreFileError: The copy cannot be read, or the store cannot be replaced.
+        DurabilityUnknownError: The store is replaced, but that may not survive a power cut.
+        KeystoreError: Any other kind. In each case but DurabilityUnknownError the store is as it was.
     """
+    timeout_s = as_seconds("lock_timeout", lock_timeout)
     store, copy = store_path(path), real_path(source)
-    _require_another(store, copy)
-    content = _opened(copy, key_ring(key)).content
-    with StoreLock(store.parent, store.name, lock_timeout).held() as held:
+    _require_different(store, copy)
+    content = _open(copy, key_ring(key)).content
+    with StoreLock(store.parent, store.name, timeout_s).held() as held:
         atomic.remove_stale_temp_files(held.directory, store.name)
-        kept = None
+        replaced = None
         if os.path.lexists(store):
+            kept_path = store.with_name(f"{store.name}.replaced-")
             try:
-                kept = _make_dated(store.with_name(f"{store.name}.replaced-"), _content(store))
+                replaced = _make_dated_file(kept_path, _existing(read_content, store).content)
             except DurabilityUnknownError as error:
-                # Of the copy: passed on, it would say that the store is restored.
+                # Of the copy of the old file: passed on, it would say that the store is replaced.
                 raise StoreFileError(
-                    f"what is to be replaced cannot be kept safely, so nothing was restored: {error.problem}",
-                    "Check the disk, then do it once more",
+                    "nothing was restored, since the file that is to be replaced could not be kept durably",
+                    "Check the disk, then run the command again",
                     store,
                 ) from error
         try:
-            atomic.write(held.directory, store.name, content, create=kept is None, pre_rename_check=held.verify)
+            atomic.write(held.directory, store.name, content, create=replaced is None, pre_rename_check=held.verify)
         except atomic.AlreadyThereError:
             raise StoreFileError(
-                "somebody has made a store there meanwhile, without its lock; it was left as it is",
-                "Do it again",
+                "another program made a store there without its lock; it was left as it is",
+                "Run the command again",
                 store,
             ) from None
-    return kept
+    return replaced
 
 
-def _make_dated(start: Path, content: bytes) -> Path:
-    """Make a private file whose name begins so, goes on with the time, and is free; return its path."""
-    name = f"{start.name}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    paths = (start.with_name(f"{name}{more}") for more in chain([""], map("-{}".format, count(2))))
-    path = next(path for path in paths if not os.path.lexists(path))
-    make_file(path, content)
-    return path
-
-
-def _require_another(store: Path, copy: Path) -> None:
-    if store == copy:
-        raise StoreFileError("this is the store itself, and no copy of it", "Give the path of the copy", copy)
-
-
-def inspect(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> Inspection:
-    """Open a store and check all that is in it, without changing anything.
+def compare(
+    path: str | os.PathLike[str] | None, source: str | os.PathLike[str], *, key: str | None = None
+) -> Comparison:
+    """Return what :func:`restore` would change; the arguments are the same.
 
     Raises:
-        KeystoreError: It does not open, or is not whole.
+        KeystoreError: The copy does not open.
     """
-    return _opened(store_path(path), key_ring(key))
+    store, copy, ring = store_path(path), real_path(source), key_ring(key)
+    _require_different(store, copy)
+    new = _open(copy, ring).records
+    old: Mapping[str, TokenRecord] = {}
+    store_error = None
+    if os.path.lexists(store):
+        try:
+            old = _open(store, ring).records
+        except KeystoreError as error:
+            store_error = error
+    return Comparison(
+        store,
+        copy,
+        tuple(new.values()),
+        lost=tuple(id for id in old if id not in new),
+        changed=tuple(id for id, record in old.items() if id in new and new[id] != record),
+        returned=tuple(id for id in new if id not in old),
+        store_error=store_error,
+    )
 
 
-def _opened(path: Path, ring: KeyRing) -> Inspection:
-    content = _content(path)
-    opened = ring.open(content, path=path)
-    header, records = codec.decode(opened.document, path=path)
-    return Inspection(path, content, opened.fingerprint, header.generation, records)
+def inspect(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> StoreFile:
+    """Decrypt a store and validate its payload, without changing anything.
 
-
-def _content(path: Path) -> bytes:
-    try:
-        with permissions.opened(path) as (fd, status):
-            permissions.require_owner(status, path)
-            if status.st_size > MAX_SEALED_BYTES:
-                raise StoreFileError(f"{status.st_size:,} bytes are more than a store may have", "Check the path", path)
-            with open(fd, "rb", closefd=False) as file:
-                return file.read(MAX_SEALED_BYTES)
-    except OSError as error:
-        raise storage_error(error, "the file cannot be read", path) from error
+    Raises:
+        KeystoreError: It does not open, or its payload is not a keystore's.
+    """
+    return _open(store_path(path), key_ring(key))
 
 
 def make_file(path: Path, content: bytes) -> None:
-    """Make a private file, durably, whole or not at all.
+    """Make a private file, durably; it appears whole or not at all.
 
     Raises:
-        StoreFileError: It is there already, or cannot be made.
+        StoreFileError: There is a file already, or it cannot be made.
     """
     with Directory.opened(path.parent) as directory:
         try:
             atomic.write(directory, path.name, content, create=True)
         except atomic.AlreadyThereError:
             raise StoreFileError("there is a file already; it was left as it is", "Give another name", path) from None
+
+
+def _make_dated_file(prefix: Path, content: bytes) -> Path:
+    """Make a file whose name is a prefix, the time, and a number if that name is taken; return its path."""
+    name = f"{prefix.name}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    paths = (prefix.with_name(f"{name}{suffix}") for suffix in chain([""], map("-{}".format, count(2))))
+    path = next(path for path in paths if not os.path.lexists(path))
+    make_file(path, content)
+    return path
+
+
+def _require_different(store: Path, copy: Path) -> None:
+    if store == copy:
+        raise StoreFileError("this is the store itself, not a copy of it", "Give the path of the copy", copy)
+
+
+def _open(path: Path, ring: KeyRing) -> StoreFile:
+    return _existing(lambda file: read_store(file, ring), path)
+
+
+def _existing(read: Callable[[Path], _T], path: Path) -> _T:
+    """Return what a function reads from a file, or raise StoreFileError if the file is missing."""
+    try:
+        return read(path)
+    except FileNotFoundError as error:
+        raise storage_error(error, "the file cannot be read", path) from error

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
@@ -86,7 +87,7 @@ def read_store(path: Path, keys: KeyRing) -> StoreFile:
     while True:
         attempts += 1
         now_ns = time.time_ns()
-        file = _read(path)
+        file = read_content(path)
         try:
             if not file.content:
                 raise CannotOpenError(
@@ -95,7 +96,7 @@ def read_store(path: Path, keys: KeyRing) -> StoreFile:
                     path,
                 )
             decrypted = keys.open(file.content, path=path)
-            header, records = codec.decode(decrypted.document, path=path)
+            header, records = codec.decode(decrypted.payload, path=path)
         except CannotOpenError:
             if attempts >= _READ_ATTEMPTS or not _is_changing(path, file.status):
                 raise
@@ -106,7 +107,13 @@ def read_store(path: Path, keys: KeyRing) -> StoreFile:
             return StoreFile(file.status, file.content, decrypted.fingerprint, header, records, racy)
 
 
-def _read(path: Path) -> PrivateFile:
+def read_content(path: Path) -> PrivateFile:
+    """Read a store's file without decrypting it, whatever its mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreFileError: It cannot be read, is too large for a store, or belongs to another user.
+    """
     try:
         return read_private_file(path, max_bytes=MAX_SEALED_BYTES)
     except FileNotFoundError:
@@ -310,9 +317,9 @@ class FileStorage:
     def _restrict_permissions(self, status: os.stat_result) -> os.stat_result:
         """Restrict the mode of the file of a status, if it is still there, and return its new status."""
         try:
-            with permissions.opened(self.path) as (fd, found):
-                if stat_signature(found) == stat_signature(status):
-                    return permissions.restrict_permissions(fd, found, self.path)
+            file = OwnedFd(os.open(self._path_text, permissions.READ_FLAGS))
+            if stat_signature(file.status) == stat_signature(status):
+                return permissions.restrict_permissions(file.fd, file.status, self.path)
         except OSError:
             pass  # Fall through: the next find reads what is there now, and reports the error with context.
         return status

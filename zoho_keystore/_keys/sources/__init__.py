@@ -1,0 +1,130 @@
+"""Where keys come from, one module a source.
+
+A spec names a source: ``env:NAME``, ``file:PATH``, ``keyring:SERVICE/USER`` or ``command:ARGV``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from zoho_keystore._fs.paths import default_key_ring, real_path
+from zoho_keystore._keys.fernet_key import looks_like_key
+from zoho_keystore._keys.sources.command import Command
+from zoho_keystore._keys.sources.environment import EnvironmentVariable
+from zoho_keystore._keys.sources.given import GivenKeys
+from zoho_keystore._keys.sources.ring_file import RingFile
+from zoho_keystore._keys.sources.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
+from zoho_keystore._keys.sources.system_keyring import SystemKeyring
+from zoho_keystore.errors import ConfigurationError, KeyUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+__all__ = ["KEY_VARIABLE", "RING_VARIABLE", "GivenKeys", "KeySource", "WritableKeySource", "key_source"]
+
+_KINDS = "env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV"
+
+
+class KeySource(Protocol):
+    """A place that keys are loaded from; each load may return other keys."""
+
+    def load(self) -> Sequence[bytes]:
+        """Return the keys, newest first, at least one.
+
+        Raises:
+            KeyUnavailableError: There is no key.
+            MalformedKeyError: Something that should be a key is not one.
+        """
+        ...
+
+
+@runtime_checkable
+class WritableKeySource(KeySource, Protocol):
+    """A source whose keys this package can change: a ring file or the system's keyring.
+
+    Each method that changes it raises a KeystoreError when the change was not made, or when it may not survive a power
+    cut.
+    """
+
+    def create(self, key: bytes) -> bool:
+        """Make the ring with its first key; return False, and change nothing, if there is a ring already."""
+        ...
+
+    def lock(self, timeout_s: float) -> AbstractContextManager[object]:
+        """Exclude other processes that change the ring."""
+        ...
+
+    def add(self, key: bytes) -> None:
+        """Put a key above the others, durably, even if it is the first already. The caller holds the lock."""
+        ...
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        """Remove keys, and keep the other keys and all comments. The caller holds the lock."""
+        ...
+
+
+def key_source(key: bytes | str | None) -> KeySource:
+    """Return the source that a ``key`` argument names; no key is loaded yet.
+
+    Args:
+        key: A Fernet key as bytes; or a spec; or None for the first of ``ZOHO_KEYSTORE_KEY``,
+            ``ZOHO_KEYSTORE_KEYRING`` and the key ring in the user's config directory that is set or exists.
+
+    Raises:
+        ConfigurationError: The argument or the spec is invalid.
+        KeyUnavailableError: The argument is None, and no key is set.
+        UnsafeFileError: The path of a key ring leads over a symbolic link of another user.
+    """
+    if key is None:
+        return _default_source()
+    if isinstance(key, bytes | bytearray):
+        return GivenKeys([bytes(key)])
+    if isinstance(key, str):
+        return _parse_spec(key)
+    raise ConfigurationError(
+        f"the key is of type {type(key).__name__}", f"Pass a Fernet key as bytes, or a spec: {_KINDS}"
+    )
+
+
+def _default_source() -> KeySource:
+    if os.environ.get(KEY_VARIABLE):
+        return EnvironmentVariable(KEY_VARIABLE)
+    if spec := os.environ.get(RING_VARIABLE):
+        if looks_like_key(spec):
+            raise ConfigurationError(
+                f"{RING_VARIABLE} holds what looks like a key itself", f"Put the key into {KEY_VARIABLE} instead"
+            )
+        scheme, _ = split_spec(spec)
+        return _parse_spec(spec if scheme else f"file:{spec}")
+    ring = default_key_ring()
+    if os.path.lexists(ring):
+        return RingFile(real_path(ring))
+    raise KeyUnavailableError(
+        f"no key is set: {KEY_VARIABLE} and {RING_VARIABLE} are empty, and this user has no readable key ring {ring}",
+        f"Make a key ring there with: zoho-keystore init; or put a key into {KEY_VARIABLE}, or into a file of mode "
+        f"0600 that {RING_VARIABLE} names",
+    )
+
+
+def _parse_spec(spec: str) -> KeySource:
+    # No message repeats the spec: it may be the key itself, put in the wrong place.
+    if looks_like_key(spec):
+        raise ConfigurationError(
+            "the key spec holds what looks like a key itself",
+            "Pass the key as bytes (b'…'), or put it into an environment variable and pass env:NAME",
+        )
+    scheme, rest = split_spec(spec)
+    match scheme:
+        case "env":
+            return EnvironmentVariable.parse(rest)
+        case "file":
+            return RingFile(real_path(rest))
+        case "keyring":
+            return SystemKeyring.parse(rest)
+        case "command":
+            return Command.parse(rest)
+    raise ConfigurationError(
+        "the key spec is of no known kind", f"Write {_KINDS}, or pass the key itself as bytes (b'…')"
+    )

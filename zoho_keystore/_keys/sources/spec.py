@@ -1,0 +1,19 @@
+"""The parts of a spec, such as ``env:NAME``, and the environment variables that name the default source."""
+
+from __future__ import annotations
+
+import re
+
+#: The environment variable that holds keys.
+KEY_VARIABLE = "ZOHO_KEYSTORE_KEY"
+
+#: The environment variable that holds a spec, or the path of a ring file.
+RING_VARIABLE = "ZOHO_KEYSTORE_KEYRING"
+
+_SPEC = re.compile(r"(env|file|keyring|command):(.*)", re.DOTALL)
+
+
+def split_spec(text: str) -> tuple[str, str]:
+    """Return the scheme and the rest of a spec; the scheme is empty when the text has no known one."""
+    match = _SPEC.fullmatch(text)
+    return (match[1], match[2]) if match else ("", text)
