@@ -44,7 +44,7 @@ def fail_at_every_call(
     injector = FaultInjector()
     number, strike = (errno.ENOSPC, fill_disk) if is_full else (errno.EIO, fail)
     # A failed rotation says what to do in its last sentence, whatever the reason is.
-    advice = ("Free some space", "do it once more") if is_full else ("",)
+    advice = ("Free some space", "do it once more", "Check the disk") if is_full else ("",)
     points: list[tuple[Operation, Point]] = []
     for place, name in enumerate(operations):
         own = directory / str(place)

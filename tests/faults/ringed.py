@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 
 from faults.operations import STORE_OPERATIONS, Operation, Outcome, StoreOperation
 from faults.store import TOKENS, Store, StoreProblem, write_private
-from zoho_keystore._fs.paths import default_store
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._operations import rotation
 from zoho_keystore.errors import KeystoreError
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._keystore import Keystore
+    from zoho_keystore._operations.key_usage import KeyUse
     from zoho_keystore._operations.rotation import Rotation
 
 ROTATION = "rotation"
@@ -202,8 +201,7 @@ class RotationOperation:
         )
         #: The keys that are to be good for nothing afterwards.
         self.former = [newest, key, older] if name == AFTER_SEALING else [key, older]
-        # The first rotation of a process imports what it needs: that must not make one differ from the next.
-        default_store()
+        self._kept: Sequence[KeyUse] = ()
 
     def prepare(self) -> Callable[[], object]:
         """Make both directories what they were."""
@@ -211,12 +209,17 @@ class RotationOperation:
         if self.name == AFTER_JOINING:
             for file, held in zip((self.ringed.ring, self.ringed.path), self._content, strict=True):
                 write_private(file.with_name(f".{file.name}.0123456789abcdef.tmp"), held[: len(held) // 2])
-        return partial(self.ringed.rotate, lock_timeout=0)
+        self._kept = ()
+        return self._act
+
+    def _act(self) -> None:
+        self._kept = self.ringed.rotate(lock_timeout=0).kept
 
     def check(self, outcome: Outcome) -> None:
         """Make sure that the ring opens the store, and that a rotation that was refused has changed nothing."""
         self.ringed.require_whole()
-        if outcome is Outcome.DONE:
+        # A key that a file may need is kept, and so is every key when a file cannot be read.
+        if outcome is Outcome.DONE and not self._kept:
             self.ringed.require_rotated(self.former)
         if outcome is Outcome.REFUSED and self.ringed.content() != self._content:
             raise StoreProblem("it was refused, and something has changed")

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import copy
 import errno
-import json
 import os
 import pickle
 import shutil
-import sys
 from contextlib import ExitStack, chdir, closing, contextmanager, suppress
-from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from cryptography.fernet import Fernet
 from filelock import lock_descriptor
 
 from faults import Attempt
@@ -33,13 +29,11 @@ from faults.leaks import (
 )
 from faults.mutants import do_not_wait_to_read_again, keep_no_modes
 from faults.processes import engine
-from faults.store import write_private
+from faults.secret_inputs import Ends, ErrorPath, Scene, wrong_inputs
 from zoho_keystore import errors
-from zoho_keystore._importers import read
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
-from zoho_keystore._open import FILE_VARIABLE, open_keystore, open_memory_keystore
-from zoho_keystore._operations.rotation import rotate
+from zoho_keystore._open import FILE_VARIABLE, open_memory_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import KeystoreError
 
@@ -95,21 +89,7 @@ def hunt(directory: Path, *, only: str = "") -> Generator[Attempt]:
     yield Attempt(figures={LOCALS: len(evidence.in_locals)}, tried=0)
 
 
-class _Ends(Enum):
-    IN_ERROR = auto()
-    WITH_A_WARNING = auto()
-    ANYHOW = auto()
-
-
-class _Path(NamedTuple):
-    """Something that is done in a scene, and how it has to end."""
-
-    name: str
-    do: Callable[[Scene], object]
-    ends: _Ends = _Ends.IN_ERROR
-
-
-def _take(path: _Path, scene: Scene, evidence: Evidence) -> None:
+def _take(path: ErrorPath, scene: Scene, evidence: Evidence) -> None:
     """Take a path and look at what it leaves; one that does not end as expected proves nothing."""
     where = path.name
     error: BaseException | None = None
@@ -123,7 +103,7 @@ def _take(path: _Path, scene: Scene, evidence: Evidence) -> None:
         except Exception as caught:  # noqa: BLE001 - whatever it is, it must not hold a secret
             error = caught
     if error is None:
-        if path.ends is _Ends.IN_ERROR:
+        if path.ends is Ends.IN_ERROR:
             evidence.failures.append(f"{where}: it should have failed")
     else:
         evidence.look_at_error(where, error)
@@ -131,234 +111,17 @@ def _take(path: _Path, scene: Scene, evidence: Evidence) -> None:
         evidence.kinds.add(kind)
         if not issubclass(kind, KeystoreError):
             evidence.failures.append(f"{where}: it ended in a {kind.__name__}")
-    if path.ends is _Ends.WITH_A_WARNING and (error or not logs.records):
+    if path.ends is Ends.WITH_A_WARNING and (error or not logs.records):
         evidence.failures.append(f"{where}: there should have been a warning, and there was {error or 'none'}")
 
 
-class Scene:
-    """A directory with a store, where something is going to fail."""
-
-    def __init__(self, directory: Path, canaries: Canaries) -> None:
-        directory.mkdir(mode=0o700)
-        self.directory = directory
-        self.canaries = canaries
-        self.key = canaries.key
-        self.path = directory / "tokens.keystore"
-        self.lock = directory / ".tokens.keystore.lock"
-        #: Files that hold secrets because the scene has put them there.
-        self.planted: set[Path] = set()
-
-    def open(self, **options: Any) -> Keystore:
-        """Open the store, or make it."""
-        return open_keystore(**{"path": self.path, "key": self.key, "lock_timeout": 0.02, **options})
-
-    def stored(self) -> Keystore:
-        """Return the store, open, with a token that is all canaries."""
-        # Made without the package, and in one write: most of the time is the disk's.
-        content = Fernet(self.key).encrypt(json.dumps(self.canaries.document()).encode())
-        with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
-            new.write(content)
-        self.lock.touch(mode=0o600)
-        return self.open()
-
-    def plant(self, content: bytes, name: str = "tokens.keystore", *, mode: int = 0o600) -> Path:
-        """Put a file there, which may hold secrets."""
-        path = self.directory / name
-        path.unlink(missing_ok=True)
-        write_private(path, content)
-        path.chmod(mode)
-        self.planted.add(path)
-        return path
-
-
-def _all_paths(canaries: Canaries, trials: Path) -> Iterator[_Path]:
-    yield from _bad_arguments(canaries)
-    yield from _bad_sources(canaries)
-    yield from _bad_keyrings_and_programs(canaries)
-    yield from _bad_imports(canaries)
-    yield from _bad_contents(canaries)
+def _all_paths(canaries: Canaries, trials: Path) -> Iterator[ErrorPath]:
+    yield from wrong_inputs(canaries)
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
     yield from _bad_directories()
     yield from _failing_disks(canaries, trials)
     yield from _warnings()  # Last, since the last of them cannot be undone.
-
-
-def _bad_arguments(canaries: Canaries) -> Iterator[_Path]:
-    """Yield keys that are none, and keys in the wrong place: whole, without the padding, in the usual alphabet."""
-    specs = ["KEY\n", " KEY", "KEY\0", "\ud800KEY", "keyring:KEY", "command:echo KEY", "x:USUAL", "env:A,KEY"]
-    specs += [f"{kind}{form}" for kind in ("", "env:", "file:") for form in ("KEY", "BARE", "USUAL")]
-    specs += ["file:/run/KEY", "file:~/KEY", "file:~KEY"]
-    arguments: list[tuple[str, object]] = [("key", canaries.filled(spec)) for spec in specs]
-    arguments += [
-        ("key", canaries.filled(text).encode()) for text in ("BARE", "KEY\n", " KEY", "USUAL", "KEYKEY", "env:KEY")
-    ]
-    arguments += [("key", holder((canaries.key,))) for holder in (tuple, list, set, frozenset)]
-    paths = ("KEY", "BARE", "USUAL", "./KEY", "\0KEY", "\ud800KEY")
-    arguments += [("path", canaries.filled(path)) for path in paths]
-    arguments += [("path", canaries.key), ("lock_timeout", canaries.key)]
-    for number, (name, value) in enumerate(arguments):
-        yield _Path(f"argument {number}: {name} of {type(value).__name__}", partial(_opened, **{name: value}))
-
-
-def _opened(scene: Scene, **options: object) -> None:
-    scene.open(**options)
-
-
-def _bad_sources(canaries: Canaries) -> Iterator[_Path]:
-    def in_variable(name: str, text: str, scene: Scene) -> None:
-        os.environ[name] = canaries.filled(text)
-        scene.open(**({"path": None} if name == FILE_VARIABLE else {"key": None}))
-
-    def in_ring(text: str, mode: int, scene: Scene) -> None:
-        scene.open(key=f"file:{scene.plant(canaries.filled(text).encode(), 'ring', mode=mode)}")
-
-    for name, texts in {
-        KEY_VARIABLE: ("KEY ", "KEY,BARE", ",KEY", "USUAL", "KEY;KEY"),
-        RING_VARIABLE: ("KEY", "BARE", "USUAL", "file:KEY", "env:BARE", "/run/KEY"),
-        FILE_VARIABLE: ("KEY", "BARE"),
-    }.items():
-        for text in texts:
-            yield _Path(f"{name}={text!r}", partial(in_variable, name, text))
-    for text in ("BARE", "KEY # comment", "key = KEY", "KEY\nBARE\n", "USUAL", "KEY\n" * 2000):
-        yield _Path(f"a ring of {text[:20]!r}", partial(in_ring, text, 0o600))
-    yield _Path("a ring that others may read", partial(in_ring, "KEY", 0o644))
-
-
-class _SystemKeyring:
-    """What is imported instead of the library keyring; an error of it repeats all that it was given and holds."""
-
-    def __init__(self, text: str | None, *, works: int = 10) -> None:
-        self._text = text
-        self._works = works
-
-    def _work(self, *arguments: str) -> None:
-        self._works -= 1
-        if self._works < 0:
-            raise RuntimeError(f"cannot be unlocked: {arguments}, {self._text}")
-
-    def get_password(self, *arguments: str) -> str | None:
-        self._work(*arguments)
-        return self._text
-
-    def set_password(self, *arguments: str) -> None:
-        self._work(*arguments)
-        self._text = arguments[-1]
-
-
-def _bad_keyrings_and_programs(canaries: Canaries) -> Iterator[_Path]:
-    def in_keyring(text: str | None, works: int, scene: Scene) -> None:
-        held = None if text is None else canaries.filled(text)
-        with mock.patch.dict(sys.modules, {"keyring": _SystemKeyring(held, works=works)}):
-            scene.open(key="keyring:service/user")
-
-    def printed(text: str, command: str, scene: Scene) -> None:
-        os.environ["PRINTED"] = canaries.filled(text)
-        scene.open(key=f"command:{command}")
-
-    def rotated(works: int, scene: Scene) -> None:
-        scene.stored().close()
-        with mock.patch.dict(sys.modules, {"keyring": _SystemKeyring(scene.key.decode(), works=works)}):
-            rotate(scene.path, key="keyring:service/user")
-
-    def rotated_in_variable(scene: Scene) -> None:
-        scene.stored().close()
-        os.environ[KEY_VARIABLE] = scene.key.decode()
-        rotate(scene.path)
-
-    texts = ("KEY ", "BARE", "KEY;KEY", "KEY,,", "USUAL")
-    for text in (*texts, None):
-        yield _Path(f"a keyring that holds {text!r}", partial(in_keyring, text, 10))
-    yield _Path("a keyring that fails", partial(in_keyring, "KEY", 0))
-    for text in (*texts, ""):
-        yield _Path(f"a program that prints {text!r}", partial(printed, text, "printenv PRINTED"))
-    yield _Path("a program that prints a key and fails", partial(printed, "KEY", "sh -c 'echo $PRINTED; exit 3'"))
-    yield _Path("a program that gets a key", partial(printed, "KEY", f"echo {canaries.key.decode()}"))
-    # It reads the keyring three times before it adds a key, reads that again, and so on.
-    for works in range(12):
-        yield _Path(f"a rotation in a keyring that works {works} times", partial(rotated, works), _Ends.ANYHOW)
-    yield _Path("a rotation of a key in a variable", rotated_in_variable)
-
-
-def _bad_imports(canaries: Canaries) -> Iterator[_Path]:
-    """Yield sources that are full of secrets and cannot be imported."""
-    names = ",".join(["id,user_name,client_id", *SECRET_FIELDS, "expiry_time,redirect_uri,api_domain"])
-    row = ["1", "ada", "client", *(canaries.fields[name] for name in SECRET_FIELDS), "1", "", ""]
-
-    def imported(content: str, scene: Scene) -> None:
-        read(str(scene.plant(content.encode(), "source")))
-
-    def from_server(address: str, _scene: Scene) -> None:
-        read(canaries.filled(address))
-
-    for what, rows in {
-        "short": [row[:5]],
-        "long": [[*row, *row]],
-        "repeated": [row, row],
-        "without an id": [["", *row[1:]]],
-        "with a secret for an expiry": [[*row[:7], row[3], "", ""]],
-    }.items():
-        content = "\n".join([names, *(",".join(fields) for fields in rows)]) + "\n"
-        yield _Path(f"an import of a row that is {what}", partial(imported, content))
-    yield _Path("an import of other columns", partial(imported, ",".join(row) + "\n"))
-    for address in ("mysql://user:KEY@127.0.0.1/x", "mysql://KEY", "KEY", "http://KEY"):
-        yield _Path(f"an import from {address}", partial(from_server, address))
-
-
-def _bad_documents(canaries: Canaries) -> Iterator[tuple[str, str | bytes]]:
-    """Yield payloads that are malformed and hold canaries, and in words what is wrong."""
-    secret = canaries.fields["refresh_token"]
-    whole = canaries.document()
-    record = whole["tokens"][0]
-    text = json.dumps(whole, ensure_ascii=False)
-    yield "its end cut off", text[:-2]
-    yield "a secret cut off", text[: text.index("refresh_token") + 50]
-    yield "a secret before it", f"{secret} {text}"
-    yield "a secret behind it", f"{text} {secret}"
-    for number in ("NaN", "1e999", "9" * 5000, "[" * 5000):
-        yield f"{number[:10]} in it", text.replace('"tokens"', f'"x":{number},"tokens"')
-    yield "UTF-16", text.encode("utf-16")
-    yield "no UTF-8", text.encode().replace(b"refresh", b"\xff")
-    yield "a secret instead", secret
-    yield "a list of secrets instead", json.dumps([secret])
-    yield "an id twice", json.dumps({**whole, "tokens": [record, record]})
-    yield "a newer version", json.dumps({**whole, "version": 2})
-    for wrong in (secret, [secret], {secret: secret}):
-        kind = type(wrong).__name__
-        for name in whole:
-            if (name, wrong) != ("store_id", secret):
-                yield f"a {kind} as {name}", json.dumps({**whole, name: wrong})
-        for name in ("created_at", "saved_at", *(() if wrong == secret else ("id", "user_name", *SECRET_FIELDS))):
-            yield f"a {kind} as {name} of a token", json.dumps({**whole, "tokens": [{**record, name: wrong}]})
-
-
-def _bad_contents(canaries: Canaries) -> Iterator[_Path]:
-    encrypt = Fernet(canaries.key).encrypt
-    text = json.dumps(canaries.fields)
-    files = {
-        "plain JSON": text.encode(),
-        "a CSV": "\n".join(canaries.fields.values()).encode(),
-        "a secret behind the token": encrypt(b"{}") + text.encode(),
-        "another key": Fernet(Fernet.generate_key()).encrypt(text.encode()),
-        "a token cut off": encrypt(text.encode())[:-7],
-        "nothing": b"",
-    }
-    for what, content in _bad_documents(canaries):
-        files[f"a payload with {what}"] = encrypt(content if isinstance(content, bytes) else content.encode())
-    uses: dict[str, Callable[[Scene, Keystore], object]] = {
-        "opened": lambda scene, _: scene.open(),
-        "read": lambda _, store: store.records(),
-        "saved to": lambda scene, store: store.save(scene.canaries.record()),
-    }
-
-    def replaced(content: bytes, use: Callable[[Scene, Keystore], object], scene: Scene) -> None:
-        with closing(scene.stored()) as store:
-            scene.plant(content)
-            use(scene, store)
-
-    for what, content in files.items():
-        for how, use in uses.items():
-            yield _Path(f"{what}, {how}", partial(replaced, content, use))
 
 
 def _uses(record: TokenRecord) -> dict[str, Callable[[Keystore], object]]:
@@ -372,7 +135,7 @@ def _uses(record: TokenRecord) -> dict[str, Callable[[Keystore], object]]:
     }
 
 
-def _bad_tokens(canaries: Canaries) -> Iterator[_Path]:
+def _bad_tokens(canaries: Canaries) -> Iterator[ErrorPath]:
     secret = canaries.fields["client_secret"]
     tokens = {
         "without a use": TokenRecord(user_name="ann", client_id="other", client_secret=secret),
@@ -390,14 +153,14 @@ def _bad_tokens(canaries: Canaries) -> Iterator[_Path]:
         use(store)
 
     for what, token in tokens.items():
-        yield _Path(f"a token {what}", partial(saved, token))
-    yield _Path("a delete of an unknown id", lambda scene: scene.stored().delete("2"))
+        yield ErrorPath(f"a token {what}", partial(saved, token))
+    yield ErrorPath("a delete of an unknown id", lambda scene: scene.stored().delete("2"))
     for name, use in _uses(canaries.record()).items():
-        yield _Path(f"{name} of a closed store", partial(closed, use, Scene.open))
-        yield _Path(f"{name} of a closed store in memory", partial(closed, use, lambda _: open_memory_keystore()))
+        yield ErrorPath(f"{name} of a closed store", partial(closed, use, Scene.open))
+        yield ErrorPath(f"{name} of a closed store in memory", partial(closed, use, lambda _: open_memory_keystore()))
 
 
-def _bad_sdk_tokens(canaries: Canaries) -> Iterator[_Path]:
+def _bad_sdk_tokens(canaries: Canaries) -> Iterator[ErrorPath]:
     from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken  # noqa: PLC0415 - takes 0.7 s
 
     from zoho_keystore._sdk import EncryptedFileStore, InMemoryStore  # noqa: PLC0415 - as above
@@ -447,12 +210,12 @@ def _bad_sdk_tokens(canaries: Canaries) -> Iterator[_Path]:
         calls.append(("save_token", "an expires_in that is a secret", token(expires_in=secret)))
         calls += [(method, "a list", [secret]) for method in ("delete_token", "find_token_by_id")]
         for method, name, argument in calls:
-            yield _Path(f"{method} {where}: {name}", partial(called, make, method, argument))
-        yield _Path(f"a closed store {where}", partial(closed, make))
-    yield _Path("a full disk under the SDK", full)
+            yield ErrorPath(f"{method} {where}: {name}", partial(called, make, method, argument))
+        yield ErrorPath(f"a closed store {where}", partial(closed, make))
+    yield ErrorPath("a full disk under the SDK", full)
 
 
-def _bad_directories() -> Iterator[_Path]:
+def _bad_directories() -> Iterator[ErrorPath]:
     def locked(scene: Scene) -> None:
         with closing(scene.stored()) as store:
             fd = os.open(scene.lock, os.O_RDWR)
@@ -484,9 +247,9 @@ def _bad_directories() -> Iterator[_Path]:
         scene.path.unlink()
         make(scene.path)
 
-    yield _Path("a lock that another process holds", locked)
-    yield _Path("a lock that this thread holds", locked_by_this_thread)
-    yield _Path("a lock file that is removed meanwhile", without_its_lock)
+    yield ErrorPath("a lock that another process holds", locked)
+    yield ErrorPath("a lock that this thread holds", locked_by_this_thread)
+    yield ErrorPath("a lock file that is removed meanwhile", without_its_lock)
     for what, change in {
         "a lock file that is a link": linked,
         "a directory that all may write to": lambda scene: scene.directory.chmod(0o777),
@@ -494,11 +257,11 @@ def _bad_directories() -> Iterator[_Path]:
         "a directory in its place": partial(replaced, lambda path: path.mkdir()),
         "a FIFO in its place": partial(replaced, os.mkfifo),
     }.items():
-        yield _Path(what, partial(changed, change))
-    yield _Path("no directory", lambda scene: scene.open(path=scene.directory / "none" / "tokens.keystore"))
+        yield ErrorPath(what, partial(changed, change))
+    yield ErrorPath("no directory", lambda scene: scene.open(path=scene.directory / "none" / "tokens.keystore"))
 
 
-def _warnings() -> Iterator[_Path]:
+def _warnings() -> Iterator[ErrorPath]:
     def ambiguous(scene: Scene) -> None:
         with closing(scene.stored()) as store:
             store.save(scene.canaries.record(id="2"))
@@ -532,7 +295,7 @@ def _warnings() -> Iterator[_Path]:
         "a ring on a file system without modes": without_modes,
     }
     for name, do in paths.items():
-        yield _Path(name, do, _Ends.WITH_A_WARNING)
+        yield ErrorPath(name, do, Ends.WITH_A_WARNING)
 
 
 @contextmanager
@@ -552,7 +315,7 @@ def _failing(name: str, time: int | None, error: int) -> Iterator[list[str]]:
         yield calls
 
 
-def _failing_disks(canaries: Canaries, trials: Path) -> Iterator[_Path]:
+def _failing_disks(canaries: Canaries, trials: Path) -> Iterator[ErrorPath]:
     """Yield each use of a store with each call of the operating system failing once."""
     faults = {"open": errno.EMFILE, "write": errno.ENOSPC, "fsync": errno.EIO, "replace": errno.EROFS}
     faults |= dict.fromkeys(("fstat", "stat", "read", "link", "unlink", "listdir", "fchmod", "close"), errno.EIO)
@@ -591,7 +354,7 @@ def _failing_disks(canaries: Canaries, trials: Path) -> Iterator[_Path]:
             use()
         for name, made in calls.items():
             for time in range(1, len(made) + 1):
-                yield _Path(f"{what}, {name} {time} failing", partial(do, prepared, name, time), _Ends.ANYHOW)
+                yield ErrorPath(f"{what}, {name} {time} failing", partial(do, prepared, name, time), Ends.ANYHOW)
 
 
 def _look_at_objects(scene: Scene, evidence: Evidence) -> None:
