@@ -1,4 +1,4 @@
-"""Run the fault engines of ``tests/faults`` at length: each until its target is reached or its share of the time is over.
+"""Run the fault engines of ``tests/faults`` at length: each until its target or the end of its share of the time.
 
 What an engine does in one walk (every system call, every bit) is always done whole. Run as root to have all engines;
 those that a machine cannot run are named with the reason.
@@ -7,6 +7,7 @@ those that a machine cannot run are named with the reason.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import sys
@@ -29,8 +30,8 @@ from faults.syscalls import fail_every_system_call, kill_at_every_system_call, m
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: A fuzzing campaign starts here, and the next one where it ended, so that every figure can be had again.
-_SEED = 20_260_000_000
+#: A fuzzing campaign takes the inputs from here on, and each batch goes on where the last one ended.
+_next_inputs = itertools.count(20_260_000_000, 250_000)
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,7 @@ def campaigns() -> Iterator[Campaign]:
 
 
 def _fuzz(directory: Path, *, inputs: int, progress: Callable[[int], object]) -> Result:
-    global _SEED  # noqa: PLW0603 - see there
-    first, _SEED = _SEED, _SEED + inputs
-    return hostile.fuzz(directory, inputs=inputs, seed=first, progress=progress)
+    return hostile.fuzz(directory, inputs=inputs, seed=next(_next_inputs), progress=progress)
 
 
 def run(campaign: Campaign, time_s: float, bar: Progress) -> Result:

@@ -83,7 +83,7 @@ def read_modify_write(
         for id in (*map(str, counters), "total"):
             keystore.save(replace(token(id), id=id, redirect_url="0"))
         children = [Child(_raise_numbers, store=store, ledger=ledger, counters=share) for share in shares]
-        stack.callback(lambda: [child.kill() for child in children])
+        stack.callback(_kill, children)
         while done < increments:
             time.sleep(random.uniform(0, 2 * kill_every_s))  # noqa: S311 - when to kill is no secret
             victim = random.randrange(processes)  # noqa: S311 - nor is which
@@ -101,6 +101,11 @@ def read_modify_write(
         ledger.settle(counters, store)
         keystore.clear()
         store.require_no_leftovers()
+
+
+def _kill(children: list[Child]) -> None:
+    for child in children:
+        child.kill()
 
 
 def _raise_numbers(pipe: Connection, *, store: Store, ledger: Ledger, counters: range) -> None:

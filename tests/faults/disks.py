@@ -151,7 +151,7 @@ def _no_inodes(path: Path, files_left: int) -> Iterator[None]:
     fillers = _root_of(path) / "fillers"
     fillers.mkdir()
     numbers = itertools.count()
-    _until(errno.ENOSPC, lambda: (fillers / str(next(numbers))).touch())
+    _until(errno.ENOSPC, lambda: os.mknod(fillers / str(next(numbers))))
     for filler in itertools.islice(fillers.iterdir(), files_left):
         filler.unlink()
     try:

@@ -164,7 +164,7 @@ def _killed_in(running: Loop, first: int) -> int:
             pipe.send(number)
 
     with Child(work) as child:
-        acknowledged = child.hear()
+        acknowledged: int = child.hear()
         # A moment of the round that is under way, however long one takes on this disk.
         longest_s = 0.01
         for _ in range(random.randrange(running.rounds)):  # noqa: S311 - no secret

@@ -1,9 +1,8 @@
-"""What the fuzzer's inputs are made from: valid payloads and tokens, with parts replaced, removed, repeated or nested."""
+"""The fuzzer's inputs: valid payloads and tokens with parts replaced, removed, repeated or nested."""
 
 from __future__ import annotations
 
 import json
-import random
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +10,7 @@ from zoho_keystore._records import CREDENTIAL_FIELDS
 from zoho_keystore._storage.codec import FORMAT
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
 
 _HEAD = {"format": FORMAT, "version": 1, "store_id": "s", "generation": 12, "next_id": 6}

@@ -22,7 +22,6 @@ from zoho_keystore._keys import fernet_key, ring
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, ring_file
 from zoho_keystore._keys.sources.ring_file import RingFile
-from zoho_keystore._keystore import Keystore
 from zoho_keystore._operations import rotation
 from zoho_keystore._operations.key_usage import KeyUse
 from zoho_keystore._storage import file, freshness
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from zoho_keystore._fs.owned_fd import OwnedFd
     from zoho_keystore._keys.sources import KeySource
+    from zoho_keystore._keystore import Keystore
 
 
 def patch(owner: object, **replacements: object) -> None:
@@ -207,7 +207,7 @@ def _trust_signatures(signature: Callable[[os.stat_result], object]) -> None:
     """Take every state for the newest whose signature, or a part of it, is that of the file."""
 
     class Trusted(FileState):
-        is_racy = property(lambda _: False, lambda *_: None)  # type: ignore[assignment] # a slot of the class
+        is_racy = property(lambda _: False, lambda *_: None)
 
     _see(signature)
     patch(file, is_racy=lambda *_: False, FileState=Trusted)
@@ -339,7 +339,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     # The decoder of base64 skips what it does not know.
     "text inside accepted": lambda: patch(ring, is_canonical=lambda *_: True),
     "mtime-only cache": lambda: _trust_signatures(lambda status: status.st_mtime_ns),
-    "recent changes trusted": lambda: _trust_signatures(file.stat_signature),
+    "recent changes trusted": lambda: _trust_signatures(freshness.stat_signature),
     "first bytes alone": _first_bytes_alone,
     "keys loaded once": lambda: patch(KeyRing, _reload_keys=lambda _self: ""),
     "old keys dropped first": _old_keys_dropped_first,

@@ -149,7 +149,7 @@ def perform(
 
 
 def warm_up(operation: Operation) -> None:
-    """Perform an operation: what a process imports and caches the first time must not change the calls that it makes."""
+    """Perform an operation: what a process imports and caches the first time must not change its later calls."""
     with suppress(StoreProblem):  # A mutant may not recover.
         operation.prepare()()
         operation.recover()

@@ -22,7 +22,7 @@ from faults.store import StoreProblem
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from faults.injector import Call

@@ -21,7 +21,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
 
-# Imported by a store when it is made: here once, not in each fork, nor as a user for whom root's Python is out of reach.
+# Imported by a store when it is made: here once, not in each fork, nor by a user who cannot read root's Python.
 import filelock  # noqa: F401 - see above
 
 from faults import Attempt, Result
@@ -149,12 +149,12 @@ def speak(pipe: Connection, work: Callable[..., object], **options: Any) -> bool
     """Do some work that speaks over a pipe; what it raises is said there too. Return whether it raised nothing."""
     try:
         work(pipe, **options)
-        return True
     except BaseException as error:  # noqa: BLE001 - a forked process must never go on with its parent's work
         is_problem = isinstance(error, StoreProblem | KeystoreError)
         with suppress(OSError):
             pipe.send(_Failed(f"{type(error).__name__}: {error}", traceback.format_exc(), is_problem))
         return False
+    return True
 
 
 def start_together(children: Sequence[Child]) -> None:
@@ -172,12 +172,11 @@ def in_child(work: Callable[[], T]) -> T:
         RuntimeError: It raised something; the text is its traceback.
     """
     with Child(lambda pipe: pipe.send((work(),))) as child:
-        for said in child.messages():
-            if isinstance(said, _Failed):
-                raise RuntimeError(said.traceback)
-            result: T = said[0]
-            return result
-    raise RuntimeError("a child process died before it was done")
+        said = child.messages() or [_Failed("", "a child process died before it was done", is_problem=False)]
+    if isinstance(said[0], _Failed):
+        raise RuntimeError(said[0].traceback)  # noqa: TRY004 - it is what the child has failed with
+    result: T = said[0][0]
+    return result
 
 
 def as_user(uid: int, work: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ import os
 import random
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography.fernet import Fernet
@@ -285,7 +286,7 @@ def taken_locks(directory: Path, *, wait_s: float = _WAIT_S) -> Generator[Attemp
     for file in (ringed.path, ringed.ring):
         with Child(_keep_lock, file=file) as holder:
             holder.hear()
-            waited_s = timed(lambda file=file: require_refusal(file))
+            waited_s = timed(partial(require_refusal, file))
             if not wait_s <= waited_s < wait_s + _SLOW_S:
                 raise StoreProblem(f"{file.name}: it has waited for {waited_s:.2f} s")
             if ringed.content() != before:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 class Ends(Enum):
+    """How a path has to end."""
+
     IN_ERROR = auto()
     WITH_A_WARNING = auto()
     ANYHOW = auto()
@@ -100,11 +102,11 @@ def _bad_arguments(canaries: Canaries) -> Iterator[ErrorPath]:
     arguments += [("path", canaries.filled(path)) for path in paths]
     arguments += [("path", canaries.key), ("lock_timeout", canaries.key)]
     for number, (name, value) in enumerate(arguments):
-        yield ErrorPath(f"argument {number}: {name} of {type(value).__name__}", partial(_opened, **{name: value}))
+        yield ErrorPath(f"argument {number}: {name} of {type(value).__name__}", partial(_opened, name, value))
 
 
-def _opened(scene: Scene, **options: object) -> None:
-    scene.open(**options)
+def _opened(name: str, value: object, scene: Scene) -> None:
+    scene.open(**{name: value})
 
 
 def _bad_sources(canaries: Canaries) -> Iterator[ErrorPath]:

@@ -107,7 +107,8 @@ def _take(path: ErrorPath, scene: Scene, evidence: Evidence) -> None:
             evidence.failures.append(f"{where}: it should have failed")
     else:
         evidence.look_at_error(where, error)
-        kind = type(getattr(error, "cause", error))  # The SDK's exception has ours as its cause.
+        ours: BaseException = getattr(error, "cause", error)  # The SDK's exception has ours as its cause.
+        kind = type(ours)
         evidence.kinds.add(kind)
         if not issubclass(kind, KeystoreError):
             evidence.failures.append(f"{where}: it ended in a {kind.__name__}")
@@ -250,13 +251,14 @@ def _bad_directories() -> Iterator[ErrorPath]:
     yield ErrorPath("a lock that another process holds", locked)
     yield ErrorPath("a lock that this thread holds", locked_by_this_thread)
     yield ErrorPath("a lock file that is removed meanwhile", without_its_lock)
-    for what, change in {
+    changes: dict[str, Callable[[Scene], object]] = {
         "a lock file that is a link": linked,
         "a directory that all may write to": lambda scene: scene.directory.chmod(0o777),
         "a store that is gone": lambda scene: scene.path.unlink(),
-        "a directory in its place": partial(replaced, lambda path: path.mkdir()),
+        "a directory in its place": partial(replaced, os.mkdir),
         "a FIFO in its place": partial(replaced, os.mkfifo),
-    }.items():
+    }
+    for what, change in changes.items():
         yield ErrorPath(what, partial(changed, change))
     yield ErrorPath("no directory", lambda scene: scene.open(path=scene.directory / "none" / "tokens.keystore"))
 

@@ -50,7 +50,11 @@ class Store:
     def sealed(self, tokens: Mapping[str, str], **header: object) -> bytes:
         """Return what a store holds that has these refresh tokens by id, encrypted."""
         document = {
-            **{"format": "zoho-keystore", "version": 1, "store_id": "s", "generation": 4, "next_id": 4},
+            "format": "zoho-keystore",
+            "version": 1,
+            "store_id": "s",
+            "generation": 4,
+            "next_id": 4,
             **header,
             "tokens": [{"id": id, "client_id": "client", "refresh_token": name} for id, name in tokens.items()],
         }

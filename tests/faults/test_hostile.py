@@ -8,8 +8,6 @@ import re
 import time
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,15 +18,8 @@ from faults.mutants import patch
 from zoho_keystore._storage import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory in memory, where there is such a place: nothing here is about the disk, which may be busy."""
-    memory = Path("/dev/shm")  # noqa: S108 - the name in it is a random one
-    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as made:
-        yield Path(made)
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -48,7 +39,6 @@ def test_hostile_file_is_refused_and_stays(directory: Path, engine: Callable[...
     result = engine(directory)
     assert result.failures == []
     assert result.tried >= least
-    assert list(directory.iterdir()) == []
 
 
 def _replacing(name: str, mutant: object) -> Callable[[], None]:
@@ -106,7 +96,6 @@ def test_hostile_files_catch_mutant(directory: Path, engine: Callable[..., Any],
     result = engine(directory, mutant=mutant)
     assert len(result.failures) == 1
     assert re.search(caught_for, result.failures[0])
-    assert list(directory.iterdir()) == []
 
 
 def test_fuzz_input_is_repeated_by_its_number(directory: Path) -> None:

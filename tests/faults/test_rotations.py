@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import rotate_key
-from support import OTHER_UID, as_other_user
 
 from faults.ringed import RingedStore
 from faults.rotations import (
@@ -32,6 +31,7 @@ from faults.rotations import (
     key_by_hand,
     taken_locks,
 )
+from support import OTHER_UID, as_other_user
 from zoho_keystore._fs.paths import default_store
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user,
 
 
 @pytest.mark.parametrize("engine", [beside_processes, at_once, key_by_hand, beside_a_lease, taken_locks])
-def test_rotation_disturbs_nothing(engine: Callable[..., Any], tmp_path: Path) -> None:
+def test_rotation_disturbs_nothing(engine: Callable[..., Any], directory: Path) -> None:
     """Running processes, a second rotation, a key put there by hand, a lease, and a lock that is taken."""
-    result = engine(tmp_path)
+    result = engine(directory)
     assert result.failures == []
     assert result.tried > 0
     if engine is beside_processes:
@@ -68,9 +68,9 @@ def test_rotation_disturbs_nothing(engine: Callable[..., Any], tmp_path: Path) -
         (partial(taken_locks, wait_s=0.05), "no lock of the ring", "keys: its lock was taken, and broken"),
     ],
 )
-def test_rotations_catch_mutant(engine: Callable[..., Any], mutant: str, caught_for: str, tmp_path: Path) -> None:
+def test_rotations_catch_mutant(engine: Callable[..., Any], mutant: str, caught_for: str, directory: Path) -> None:
     """Else the engine would prove nothing. A race need not be lost each time, so there are several attempts."""
-    if not any(re.search(caught_for, "".join(engine(tmp_path, mutant=mutant).failures)) for _ in range(5)):
+    if not any(re.search(caught_for, "".join(engine(directory, mutant=mutant).failures)) for _ in range(5)):
         pytest.fail(f"{mutant} survived")
 
 
