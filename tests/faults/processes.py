@@ -40,6 +40,7 @@ Mutant: TypeAlias = "str | Callable[[], object] | None"
 #: How long to wait for a process that has something to say, in seconds.
 TIMEOUT_S = 600.0
 _PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 
 class _Failed(NamedTuple):
@@ -53,7 +54,7 @@ class _Failed(NamedTuple):
 def die_with_parent(parent: int) -> None:
     """Have this process killed when its parent dies. A change of user undoes it."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         (partial(replaced_files, contents="edited"), 2000),
         (partial(replaced_files, contents="other"), 30),
         (odd_files, 7),
-        (partial(fuzz, inputs=20_000, seed=1), 20_000),
+        (partial(fuzz, inputs=10_000, seed=1), 10_000),
     ],
     ids=["flipped", "cut", "edited", "other", "odd", "fuzzed"],
 )

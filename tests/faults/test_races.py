@@ -35,7 +35,7 @@ SHORT_HANG = partial(hanging_holder, lock_timeout=0.2)
         (partial(forks, saves=10), 91),
         (partial(creators, rounds=10), 80),
         (killed_holders, 20),
-        (partial(hanging_holder, lock_timeout=1.0), 10),
+        (partial(hanging_holder, lock_timeout=0.7), 10),
         (forks_beside_threads, 4),
         (partial(read_modify_write, increments=200, kill_every_s=0.05), 200),
     ],
