@@ -67,7 +67,7 @@ def read_modify_write(
     """Let threads raise a number each, and one together, while processes are killed: each acknowledged one counts.
 
     Args:
-        directory: Where the store is made.
+        directory: Where to work.
         increments: When so many are acknowledged, it ends.
         processes: How many processes; one that is killed is replaced at once.
         threads: How many threads each of them has, with one store.

@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from faults import Attempt
 from faults.mounts import Disk, FileSystem, missing_for, missing_for_mounts, mount, own_mounts, tmpfs
-from faults.operations import STORE_OPERATIONS, Operation, Outcome, perform, warm_up
+from faults.operations import STORE_OPERATIONS, Operation, Outcome, attempted, perform, warm_up
 from faults.processes import TIMEOUT_S, Child, engine
 from faults.ringed import ROTATIONS, make_operation
-from faults.store import StoreProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
+
+    from faults import Attempt
 
 # Names of the kernel's interface that Python does not have.
 _MS_RDONLY, _MS_REMOUNT = 1, 32
@@ -71,7 +71,7 @@ def operations_in_trouble(directory: Path, *, trouble: str) -> Generator[Attempt
     """Perform each operation in a kind of trouble, at each of its stages.
 
     Args:
-        directory: Where to mount the disk.
+        directory: Where to work.
         trouble: One of :data:`TROUBLES`.
     """
     # Rust, in which cryptography is written, can hang in printing a traceback when there is no memory left.
@@ -88,13 +88,8 @@ def operations_in_trouble(directory: Path, *, trouble: str) -> Generator[Attempt
             own = root / f"data{number}"
             own.mkdir(mode=0o700)
             options = {} if name in ROTATIONS else {"ballast": one.ballast, "opens_late": opens_late}
-            try:
-                outcome = _outcome(make_operation(name, own, **options), one, stage)
-            except StoreProblem as problem:
-                when = "in the trouble" if opens_late else "before"
-                yield Attempt(f"{trouble}, stage {stage}: {name}, opened {when}: {problem}")
-            else:
-                yield Attempt(figures={outcome.value: 1})
+            where = f"{trouble}, stage {stage}: {name}, opened {'in the trouble' if opens_late else 'before'}"
+            yield attempted(where, partial(_outcome, make_operation(name, own, **options), one, stage))
             shutil.rmtree(own)
 
 

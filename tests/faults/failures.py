@@ -6,19 +6,20 @@ The process has to be told what is true: refused, and everything is as it was; d
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
-from faults import Attempt
 from faults.injector import FaultInjector, Point, fail, fill_disk
-from faults.operations import Outcome, perform, spread, warm_up
+from faults.operations import Outcome, attempted, perform, spread
 from faults.processes import engine
-from faults.ringed import ALL_OPERATIONS, make_operation
+from faults.ringed import ALL_OPERATIONS, make_operations
 from faults.store import StoreProblem
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
+    from faults import Attempt
     from faults.operations import Operation
 
 #: The calls that make something durable.
@@ -46,23 +47,19 @@ def fail_at_every_call(
     # A failed rotation says what to do in its last sentence, whatever the reason is.
     advice = ("Free some space", "do it once more", "Check the disk") if is_full else ("",)
     points: list[tuple[Operation, Point]] = []
-    for place, name in enumerate(operations):
-        own = directory / str(place)
-        own.mkdir()
-        operation = make_operation(name, own)
-        warm_up(operation)
+    for operation in make_operations(directory, operations):
         for call in injector.calls(operation.prepare()):
             if not is_full or call.needs_space:
                 points.append((operation, Point(call.number, call.name)))
             if is_full and call.name == "write":
                 points.append((operation, Point(call.number, call.name, "half")))
+
+    def outcome_at(operation: Operation, point: Point) -> Outcome:
+        outcome = perform(operation, injector.striking(strike(point, number)), advice)
+        if point.name in SYNCS and outcome is Outcome.DONE:
+            raise StoreProblem(f"{outcome.value}: but it may not be on the disk")
+        operation.recover()
+        return outcome
+
     for operation, point in spread(points, times):
-        try:
-            outcome = perform(operation, injector.striking(strike(point, number)), advice)
-            if point.name in SYNCS and outcome is Outcome.DONE:
-                raise StoreProblem(f"{outcome.value}: but it may not be on the disk")
-            operation.recover()
-        except StoreProblem as problem:
-            yield Attempt(f"{operation.name}, failing {point}: {problem}")
-        else:
-            yield Attempt(figures={outcome.value: 1})
+        yield attempted(f"{operation.name}, failing {point}", partial(outcome_at, operation, point))

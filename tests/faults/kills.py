@@ -10,15 +10,16 @@ import itertools
 import random
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.fernet import Fernet
 
 from faults import Attempt
 from faults.injector import FaultInjector, Point, kill
-from faults.operations import Outcome, spread, warm_up
+from faults.operations import Outcome, attempted, spread
 from faults.processes import Child, engine
-from faults.ringed import ALL_OPERATIONS, make_operation
+from faults.ringed import ALL_OPERATIONS, make_operations
 from faults.store import Store, StoreProblem
 from zoho_keystore._records import TokenRecord
 
@@ -37,11 +38,6 @@ ACKNOWLEDGED = "acknowledged"
 _RETURN = "return"
 
 
-class _Victim(NamedTuple):
-    operation: Operation
-    point: Point
-
-
 @engine("SIGKILL at every call of an operation")
 def kill_at_every_call(
     directory: Path, *, operations: Sequence[str] = ALL_OPERATIONS, times: int | None = None
@@ -54,23 +50,16 @@ def kill_at_every_call(
         times: How many of the points to take; None takes each once.
     """
     injector = FaultInjector()
-    victims = []
-    for number, name in enumerate(operations):
-        own = directory / str(number)
-        own.mkdir()
-        operation = make_operation(name, own)
-        victims += [_Victim(operation, point) for point in _points(injector, operation)]
+    victims = [
+        (operation, point)
+        for operation in make_operations(directory, operations)
+        for point in _points(injector, operation)
+    ]
     for operation, point in spread(victims, times):
-        try:
-            _kill_at(injector, operation, point)
-        except StoreProblem as problem:
-            yield Attempt(f"{operation.name}, killed {point}: {problem}")
-        else:
-            yield Attempt()
+        yield attempted(f"{operation.name}, killed {point}", partial(_kill_at, injector, operation, point))
 
 
 def _points(injector: FaultInjector, operation: Operation) -> list[Point]:
-    warm_up(operation)
     with Child(_note_calls, injector=injector, act=operation.prepare()) as child:
         calls = child.hear()
     operation.check(Outcome.DONE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from cryptography.fernet import Fernet
 
+from faults import Attempt
 from faults.store import TOKENS, Store, StoreProblem, token, write_private
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._operations.backup import restore
@@ -146,6 +147,15 @@ def perform(
     finally:
         sys.unraisablehook = hook
     return outcome
+
+
+def attempted(where: str, work: Callable[[], Outcome | None]) -> Attempt:
+    """Make an attempt, and report what went wrong, if anything, or else the outcome."""
+    try:
+        outcome = work()
+    except StoreProblem as problem:
+        return Attempt(f"{where}: {problem}")
+    return Attempt(figures={} if outcome is None else {outcome.value: 1})
 
 
 def warm_up(operation: Operation) -> None:

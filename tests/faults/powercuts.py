@@ -62,9 +62,9 @@ def power_cuts(
     on from it and leaves nothing behind.
 
     Args:
-        directory: Where to mount the disk.
-        file_system: One of :data:`FILE_SYSTEMS`.
+        directory: Where to work.
         operations: The names of the operations.
+        file_system: One of :data:`FILE_SYSTEMS`.
         times: How often to cut; None is once at every call, with each kind of cut. Beyond that, the size of the store
             is drawn by lot.
     """

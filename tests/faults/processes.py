@@ -180,17 +180,22 @@ def in_child(work: Callable[[], T]) -> T:
     return result
 
 
-def as_user(uid: int, work: Callable[[], T]) -> T:
-    """Do something as another user, in no group but one of the same number, and return what it returns.
+def become(uid: int) -> None:
+    """Change the user of this process, which is in no group then but one of the same number.
 
     All that it imports must be imported already: root's Python may be out of that user's reach.
     """
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    die_with_parent(os.getppid())
+
+
+def as_user(uid: int, work: Callable[[], T]) -> T:
+    """Do something as another user in a child process, and return what it returns."""
 
     def switched() -> T:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-        die_with_parent(os.getppid())
+        become(uid)
         return work()
 
     return in_child(switched)

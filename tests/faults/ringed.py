@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 
-from faults.operations import STORE_OPERATIONS, Operation, Outcome, StoreOperation
+from faults.operations import STORE_OPERATIONS, Operation, Outcome, StoreOperation, warm_up
 from faults.store import TOKENS, Store, StoreProblem, write_private
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._operations import rotation
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from zoho_keystore._keystore import Keystore
@@ -237,6 +237,16 @@ class RotationOperation:
 
 
 ALL_OPERATIONS = (*STORE_OPERATIONS, *ROTATIONS)
+
+
+def make_operations(directory: Path, names: Sequence[str]) -> Iterator[Operation]:
+    """Make operations of some names, each in a directory of its own, and perform each of them once."""
+    for number, name in enumerate(names):
+        own = directory / str(number)
+        own.mkdir()
+        operation = make_operation(name, own)
+        warm_up(operation)
+        yield operation
 
 
 def make_operation(name: str, directory: Path, **options: Any) -> Operation:

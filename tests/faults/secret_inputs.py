@@ -1,4 +1,4 @@
-"""Error paths for the hunt for secrets: keys, sources of keys, imports and files that are wrong."""
+"""Error paths for the hunt for secrets: keys, sources of keys, imports, files and directories that are wrong."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 from cryptography.fernet import Fernet
+from filelock import lock_descriptor
 
 from faults.leaks import SECRET_FIELDS, Canaries
 from faults.store import write_private
@@ -80,12 +81,13 @@ class Scene:
 
 
 def wrong_inputs(canaries: Canaries) -> Iterator[ErrorPath]:
-    """Yield the paths of wrong keys, sources of keys, imports and files."""
+    """Yield the paths of wrong keys, sources of keys, imports, files and directories."""
     yield from _bad_arguments(canaries)
     yield from _bad_sources(canaries)
     yield from _bad_keyrings_and_programs(canaries)
     yield from _bad_imports(canaries)
     yield from _bad_contents(canaries)
+    yield from _bad_directories()
 
 
 def _bad_arguments(canaries: Canaries) -> Iterator[ErrorPath]:
@@ -263,3 +265,50 @@ def _bad_contents(canaries: Canaries) -> Iterator[ErrorPath]:
     for what, content in files.items():
         for how, use in uses.items():
             yield ErrorPath(f"{what}, {how}", partial(replaced, content, use))
+
+
+def _bad_directories() -> Iterator[ErrorPath]:
+    def locked(scene: Scene) -> None:
+        with closing(scene.stored()) as store:
+            fd = os.open(scene.lock, os.O_RDWR)
+            try:
+                lock_descriptor(fd, blocking=False)
+                store.save(scene.canaries.record())
+            finally:
+                os.close(fd)
+
+    def locked_by_this_thread(scene: Scene) -> None:
+        with closing(scene.stored()) as store, store._storage.transaction():
+            store.save(scene.canaries.record())
+
+    def without_its_lock(scene: Scene) -> None:
+        with closing(scene.stored()) as store, store._storage.transaction() as transaction:
+            transaction.put(scene.canaries.record(id="2"))
+            scene.lock.unlink()
+
+    def changed(change: Callable[[Scene], object], scene: Scene) -> None:
+        with closing(scene.stored()) as store:
+            change(scene)
+            store.save(scene.canaries.record())
+
+    def linked(scene: Scene) -> None:
+        scene.lock.unlink()
+        scene.lock.symlink_to("elsewhere")
+
+    def replaced(make: Callable[[Path], object], scene: Scene) -> None:
+        scene.path.unlink()
+        make(scene.path)
+
+    yield ErrorPath("a lock that another process holds", locked)
+    yield ErrorPath("a lock that this thread holds", locked_by_this_thread)
+    yield ErrorPath("a lock file that is removed meanwhile", without_its_lock)
+    changes: dict[str, Callable[[Scene], object]] = {
+        "a lock file that is a link": linked,
+        "a directory that all may write to": lambda scene: scene.directory.chmod(0o777),
+        "a store that is gone": lambda scene: scene.path.unlink(),
+        "a directory in its place": partial(replaced, os.mkdir),
+        "a FIFO in its place": partial(replaced, os.mkfifo),
+    }
+    for what, change in changes.items():
+        yield ErrorPath(what, partial(changed, change))
+    yield ErrorPath("no directory", lambda scene: scene.open(path=scene.directory / "none" / "tokens.keystore"))

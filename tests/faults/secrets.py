@@ -15,8 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from filelock import lock_descriptor
-
 from faults import Attempt
 from faults.leaks import (
     SECRET_FIELDS,
@@ -120,7 +118,6 @@ def _all_paths(canaries: Canaries, trials: Path) -> Iterator[ErrorPath]:
     yield from wrong_inputs(canaries)
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
-    yield from _bad_directories()
     yield from _failing_disks(canaries, trials)
     yield from _warnings()  # Last, since the last of them cannot be undone.
 
@@ -214,53 +211,6 @@ def _bad_sdk_tokens(canaries: Canaries) -> Iterator[ErrorPath]:
             yield ErrorPath(f"{method} {where}: {name}", partial(called, make, method, argument))
         yield ErrorPath(f"a closed store {where}", partial(closed, make))
     yield ErrorPath("a full disk under the SDK", full)
-
-
-def _bad_directories() -> Iterator[ErrorPath]:
-    def locked(scene: Scene) -> None:
-        with closing(scene.stored()) as store:
-            fd = os.open(scene.lock, os.O_RDWR)
-            try:
-                lock_descriptor(fd, blocking=False)
-                store.save(scene.canaries.record())
-            finally:
-                os.close(fd)
-
-    def locked_by_this_thread(scene: Scene) -> None:
-        with closing(scene.stored()) as store, store._storage.transaction():
-            store.save(scene.canaries.record())
-
-    def without_its_lock(scene: Scene) -> None:
-        with closing(scene.stored()) as store, store._storage.transaction() as transaction:
-            transaction.put(scene.canaries.record(id="2"))
-            scene.lock.unlink()
-
-    def changed(change: Callable[[Scene], object], scene: Scene) -> None:
-        with closing(scene.stored()) as store:
-            change(scene)
-            store.save(scene.canaries.record())
-
-    def linked(scene: Scene) -> None:
-        scene.lock.unlink()
-        scene.lock.symlink_to("elsewhere")
-
-    def replaced(make: Callable[[Path], object], scene: Scene) -> None:
-        scene.path.unlink()
-        make(scene.path)
-
-    yield ErrorPath("a lock that another process holds", locked)
-    yield ErrorPath("a lock that this thread holds", locked_by_this_thread)
-    yield ErrorPath("a lock file that is removed meanwhile", without_its_lock)
-    changes: dict[str, Callable[[Scene], object]] = {
-        "a lock file that is a link": linked,
-        "a directory that all may write to": lambda scene: scene.directory.chmod(0o777),
-        "a store that is gone": lambda scene: scene.path.unlink(),
-        "a directory in its place": partial(replaced, os.mkdir),
-        "a FIFO in its place": partial(replaced, os.mkfifo),
-    }
-    for what, change in changes.items():
-        yield ErrorPath(what, partial(changed, change))
-    yield ErrorPath("no directory", lambda scene: scene.open(path=scene.directory / "none" / "tokens.keystore"))
 
 
 def _warnings() -> Iterator[ErrorPath]:

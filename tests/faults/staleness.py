@@ -115,7 +115,7 @@ def finds_after_changes(
     """Change the file, and have another process find what is there.
 
     Args:
-        directory: Where the store is made.
+        directory: Where to work.
         changes: How many changes.
         ways: How to change it, to be drawn from: :data:`REPLACEMENTS` or :data:`WRITES_IN_PLACE`.
         most_at_once: How many changes there are at most before a find.
@@ -157,7 +157,7 @@ def finds_after_damage(directory: Path, *, step: int = 1) -> Generator[Attempt]:
     The file is a restored copy: no save of the running process has made it.
 
     Args:
-        directory: Where the store is made.
+        directory: Where to work.
         step: By how many bytes the length differs from one cut to the next.
     """
     store = store_in(directory)
@@ -210,7 +210,7 @@ def finds_during_changes(
     before it. Only what is just being written in place may fail to open.
 
     Args:
-        directory: Where the store is made.
+        directory: Where to work.
         changes: How many changes.
         way: How to change it: "save", or "copy_over" in place.
         readers: How many processes read.

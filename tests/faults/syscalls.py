@@ -21,13 +21,13 @@ import signal
 import subprocess
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from faults import Attempt
 from faults.failures import SYNCS
-from faults.operations import Outcome, perform, spread, warm_up
+from faults.operations import Outcome, attempted, perform, spread
 from faults.processes import Child, engine
-from faults.ringed import ALL_OPERATIONS, make_operation
+from faults.ringed import ALL_OPERATIONS, make_operations
 from faults.store import StoreProblem
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
+    from faults import Attempt
     from faults.operations import Operation
 
 #: What the kernel says when the disk breaks, is full or read-only, when too many files are open, and to interrupt.
@@ -79,14 +80,7 @@ def kill_at_every_system_call(
         times: How many of the calls to take, evenly spread; None takes all.
     """
     for tracer, call in spread(_calls(directory, operations), times):
-        try:
-            tracer.strike(call, "signal=SIGKILL")
-            tracer.operation.check(Outcome.DONE if call.is_end else Outcome.KILLED)
-            tracer.operation.recover()
-        except StoreProblem as problem:
-            yield Attempt(f"{call}: killed: {problem}")
-        else:
-            yield Attempt()
+        yield attempted(f"{call}: killed", partial(tracer.kill, call))
 
 
 @engine("an error of every system call")
@@ -107,29 +101,12 @@ def fail_every_system_call(
     """
     calls = [(tracer, call) for tracer, call in _calls(directory, operations) if call.can_fail]
     for (tracer, call), error in spread([(one, error) for one in calls for error in errors], times):
-        try:
-            # A close that strace lets fail is not executed, while the kernel's own closes the file even then.
-            outcome = Outcome(tracer.strike(call, f"error={error}", leaks_allowed=call.name == "close"))
-            # Python itself repeats a call that was interrupted.
-            if call.name in SYNCS and error != "EINTR" and outcome is Outcome.DONE:
-                raise StoreProblem(f"{outcome.value}: but it may not be on the disk")
-            tracer.operation.recover()
-        except StoreProblem as problem:
-            yield Attempt(f"{call}: {error}: {problem}")
-        else:
-            yield Attempt(figures={outcome.value: 1})
+        yield attempted(f"{call}: {error}", partial(tracer.fail, call, error))
 
 
 def _calls(directory: Path, operations: Sequence[str]) -> list[tuple[_Tracer, _Call]]:
-    found = []
-    for number, name in enumerate(operations):
-        own = directory / str(number)
-        own.mkdir()
-        operation = make_operation(name, own)
-        warm_up(operation)
-        tracer = _Tracer(operation, directory / "trace")
-        found += [(tracer, call) for call in tracer.calls()]
-    return found
+    tracers = [_Tracer(operation, directory / "trace") for operation in make_operations(directory, operations)]
+    return [(tracer, call) for tracer in tracers for call in tracer.calls()]
 
 
 @dataclass(frozen=True)
@@ -201,7 +178,23 @@ class _Tracer:
             if number > begin and name not in _INTERPRETERS_OWN
         ]
 
-    def strike(self, call: _Call, how: str, *, leaks_allowed: int = 0) -> Any:
+    def kill(self, call: _Call) -> None:
+        """Kill a worker at a call, and look at what it leaves."""
+        self._strike(call, "signal=SIGKILL")
+        self.operation.check(Outcome.DONE if call.is_end else Outcome.KILLED)
+        self.operation.recover()
+
+    def fail(self, call: _Call, error: str) -> Outcome:
+        """Let a call of a worker fail with an error of a name, look at what it leaves, and return what it was told."""
+        # A close that strace lets fail is not executed, while the kernel's own closes the file even then.
+        outcome = Outcome(self._strike(call, f"error={error}", leaks_allowed=call.name == "close"))
+        # Python itself repeats a call that was interrupted.
+        if call.name in SYNCS and error != "EINTR" and outcome is Outcome.DONE:
+            raise StoreProblem(f"{outcome.value}: but it may not be on the disk")
+        self.operation.recover()
+        return outcome
+
+    def _strike(self, call: _Call, how: str, *, leaks_allowed: int = 0) -> Any:
         """Strike a worker at a call, and return what it said, if it could.
 
         Raises:

@@ -42,8 +42,8 @@ def test_system_call_that_is_struck_loses_nothing(engine: Callable[..., Any], le
     result = engine(tmp_path)
     assert result.failures == []
     assert result.tried >= least
-    # The engine that lets calls fail has seen each outcome.
-    assert result.figures.keys() >= {"refused", "durability unknown", "done"} or not result.figures
+    # The engine that lets calls fail has seen refusals, and calls that are not needed.
+    assert result.figures.keys() >= {"refused", "done"} or not result.figures
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,20 +6,22 @@ import fcntl
 import os
 import socket
 import stat
-import time
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from faults.injector import FaultInjector
 from faults.mounts import missing_for_mounts, mount, own_mounts
-from faults.processes import as_user, in_child, mutate
+from faults.processes import Child, as_user, become, in_child, mutate, timed
 from faults.store import TOKENS, Store, token
 from zoho_keystore import KeystoreError, StoreFileError, UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
 
 pytestmark = pytest.mark.privileged
 
@@ -75,17 +77,13 @@ def homes() -> Store:
 
 def save(store: Store) -> None:
     """Save one more token, at once."""
-    start = time.monotonic()
-    store.open(lock_timeout=LOCK_TIMEOUT_S).save(token("more"))
-    assert time.monotonic() - start < AT_ONCE_S
+    assert timed(lambda: store.open(lock_timeout=LOCK_TIMEOUT_S).save(token("more"))) < AT_ONCE_S
 
 
 def refusal(act: Callable[[], object]) -> tuple[type[KeystoreError], str]:
     """Return how a store refuses something, at once, and with advice."""
-    start = time.monotonic()
     with pytest.raises(KeystoreError) as caught:
-        act()
-    assert time.monotonic() - start < AT_ONCE_S
+        assert timed(act) < AT_ONCE_S
     assert caught.value.advice
     return type(caught.value), str(caught.value)
 
@@ -96,29 +94,50 @@ def owner_and_mode(path: Path) -> tuple[int, int, int]:
     return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
 
 
+@contextmanager
+def mallory_has_done(work: Callable[[], object]) -> Iterator[None]:
+    """Have a process of mallory's do something, and live on meanwhile."""
+
+    def attack(pipe: Connection) -> None:
+        become(MALLORY)
+        work()
+        pipe.send("done")
+        pipe.recv()
+
+    with Child(attack) as attacker:
+        attacker.hear()
+        yield
+
+
+def alices_store() -> Store:
+    """Make a store of alice's in a directory that all users may look into."""
+    store = homes()
+    as_user(ALICE, lambda: prepare(store))
+    return store
+
+
 # --- A directory of one's own ---
 
 
 @with_own_tmp
 def test_other_user_can_neither_read_nor_change_store() -> None:
     """Even where the directory can be looked into."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
+    store = alices_store()
     before = store.path.read_bytes()
-    lock = store.path.with_name(LOCK)
+    own = TMP / "mallory" / "own"
 
     def attack() -> None:
-        for path in (store.path, lock):
+        for path in (store.path, store.lock_path):
             for act in (
                 lambda path=path: os.open(path, os.O_RDONLY),
                 lambda path=path: os.open(path, os.O_WRONLY),
                 lambda path=path: os.truncate(path, 0),
                 lambda path=path: os.chmod(path, LOOSE),
                 lambda path=path: os.unlink(path),
-                lambda path=path: os.rename(path, TMP / "mallory" / "stolen"),
-                lambda path=path: os.rename(TMP / "mallory" / "own", path),
+                lambda path=path: os.rename(path, own),
+                lambda path=path: os.rename(own, path),
             ):
-                (TMP / "mallory" / "own").touch()
+                own.touch()
                 with pytest.raises(PermissionError):
                     act()
         for name in (LOCK, ".tokens.keystore.0000000000000000.tmp", "other"):
@@ -136,27 +155,14 @@ def test_other_user_can_neither_read_nor_change_store() -> None:
 @with_own_tmp
 def test_other_user_cannot_hold_up_save() -> None:
     """By locking all that can be opened, which is the directory."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
+    store = alices_store()
 
-    def attack() -> None:
+    def lock_directories() -> None:
         for directory in (TMP, store.path.parent):
             fcntl.flock(os.open(directory, os.O_RDONLY), fcntl.LOCK_EX)
-        os.write(ready, b"1")
-        time.sleep(60)
 
-    wait, ready = os.pipe()
-    if not (pid := os.fork()):
-        try:
-            as_user(MALLORY, attack)
-        finally:
-            os._exit(0)
-    os.read(wait, 1)
-    try:
+    with mallory_has_done(lock_directories):
         as_user(ALICE, lambda: save(store))
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
     assert "more" in (store.tokens() or {}).values()
 
 
@@ -164,8 +170,7 @@ def test_other_user_cannot_hold_up_save() -> None:
 @with_own_tmp
 def test_file_of_other_user_is_refused(name: str) -> None:
     """That user may hold it open."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
+    store = alices_store()
     before = store.path.read_bytes()
     os.chown(store.path.with_name(name), MALLORY, MALLORY)
     os.chmod(store.path.with_name(name), LOOSE)
@@ -175,27 +180,24 @@ def test_file_of_other_user_is_refused(name: str) -> None:
     assert store.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o775, 0o770])
+@pytest.mark.parametrize(
+    ("owner", "mode", "says"),
+    [
+        (ALICE, 0o777, "chmod go-w"),
+        (ALICE, 0o775, "chmod go-w"),
+        (ALICE, 0o770, "chmod go-w"),
+        (MALLORY, 0o777, "belongs"),
+    ],
+)
 @with_own_tmp
-def test_directory_that_others_may_write_to_is_refused(mode: int) -> None:
+def test_directory_that_others_may_write_to_is_refused(owner: int, mode: int, says: str) -> None:
     """They could replace the file there, and the lock file."""
     store = homes()
     os.chmod(store.path.parent, mode)
-    os.chown(store.path.parent, ALICE, MALLORY)
+    os.chown(store.path.parent, owner, MALLORY)
     kind, text = as_user(ALICE, lambda: refusal(store.open))
     assert kind is UnsafeFileError
-    assert "chmod go-w" in text
-    assert os.listdir(store.path.parent) == []
-
-
-@with_own_tmp
-def test_directory_of_other_user_is_refused() -> None:
-    """Its owner could replace the file there."""
-    store = Store(homes().path.parent.with_name("mallory") / "tokens.keystore", KEY)
-    os.chmod(store.path.parent, LOOSE_DIRECTORY)
-    kind, text = as_user(ALICE, lambda: refusal(store.open))
-    assert kind is UnsafeFileError
-    assert "belongs to user" in text
+    assert says in text
     assert os.listdir(store.path.parent) == []
 
 
@@ -214,105 +216,63 @@ def a_locked_file(path: Path) -> None:
     fcntl.flock(os.open(path, os.O_RDWR), fcntl.LOCK_EX)
 
 
-def a_socket(path: Path) -> None:
-    """Make a socket."""
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-
-
-PLANTS: dict[str, Callable[[Path], None]] = {
-    "a file": a_file,
-    "a locked file": a_locked_file,
-    "a FIFO": lambda path: os.mkfifo(path, 0o666),
-    "a directory": lambda path: path.mkdir(mode=0o777),
-    "a socket": a_socket,
-    "a link to a file of hers": lambda path: path.symlink_to(TMP / "alice" / "diary"),
-    "a link to nothing": lambda path: path.symlink_to(TMP / "alice" / "made"),
-    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+PLANTS: dict[str, Callable[[Path], object]] = {
+    "file": a_file,
+    "locked-file": a_locked_file,
+    "fifo": lambda path: os.mkfifo(path, 0o666),
+    "directory": lambda path: path.mkdir(mode=0o777),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "link-to-file": lambda path: path.symlink_to(TMP / "alice" / "diary"),
+    "link-to-nothing": lambda path: path.symlink_to(TMP / "alice" / "made"),
+    "link-to-device": lambda path: path.symlink_to("/dev/zero"),
 }
 
-
-@pytest.fixture(params=PLANTS)
-def plant(request: pytest.FixtureRequest) -> str:
-    """Name what mallory plants."""
-    name: str = request.param
-    return name
+planted = pytest.mark.parametrize("plant", PLANTS)
+for_both = pytest.mark.parametrize("uid", [ALICE, 0], ids=["alice", "root"])
 
 
-def with_planted(plant: str, path: Path, act: Callable[[], object]) -> None:
-    """Have mallory plant something at a path, and do something while the process that did it lives."""
+@contextmanager
+def mallory_has_planted(plant: str, path: Path) -> Iterator[None]:
+    """Have mallory plant something at a path; a link in it leads to alice's diary, which must not change."""
+    homes()
     diary = TMP / "alice" / "diary"
     diary.write_text("Dear diary")
     os.chown(diary, ALICE, ALICE)
     before = owner_and_mode(diary)
-
-    def planting() -> None:
-        PLANTS[plant](path)
-        os.write(ready, b"1")
-        time.sleep(60)
-
-    wait, ready = os.pipe()
-    if not (pid := os.fork()):
-        try:
-            as_user(MALLORY, planting)
-        finally:
-            os._exit(0)
-    os.read(wait, 1)
-    try:
-        act()
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
+    with mallory_has_done(lambda: PLANTS[plant](path)):
+        yield
     assert diary.read_text() == "Dear diary"
     assert owner_and_mode(diary) == before
     assert os.listdir(diary.parent) == ["diary"]
 
 
-@pytest.mark.parametrize("uid", [ALICE, 0], ids=["alice", "root"])
+@planted
+@for_both
 @with_own_tmp
 def test_plant_at_lock_file_is_refused_at_once(plant: str, uid: int) -> None:
     """Neither waited for nor followed; the store stays as it is, and can be read."""
-    homes()
     store = Store(TMP / "tokens.keystore", KEY)
     as_user(uid, lambda: prepare(store))
-    (TMP / LOCK).unlink()
+    store.lock_path.unlink()
     before = store.path.read_bytes()
-
-    def act() -> None:
+    with mallory_has_planted(plant, store.lock_path):
         kind, text = as_user(uid, lambda: refusal(lambda: save(store)))
         assert issubclass(kind, StoreFileError)
-        assert str(TMP / LOCK) in text
-        found = as_user(uid, lambda: len(store.open().records()))
-        assert found == len(TOKENS)
-
-    with_planted(plant, TMP / LOCK, act)
+        assert str(store.lock_path) in text
+        assert as_user(uid, lambda: len(store.open().records())) == len(TOKENS)
     assert store.path.read_bytes() == before
-    os.rename(TMP / LOCK, TMP / "removed")
+    os.rename(store.lock_path, TMP / "removed")
     as_user(uid, lambda: save(store))
 
 
-@pytest.mark.parametrize("uid", [ALICE, 0], ids=["alice", "root"])
+@planted
+@for_both
 @with_own_tmp
 def test_plant_at_store_is_refused_at_once(plant: str, uid: int) -> None:
     """Where a link leads to, nothing is made or changed."""
-    homes()
     store = Store(TMP / "tokens.keystore", KEY)
-    with_planted(plant, store.path, lambda: as_user(uid, lambda: refusal(store.open)))
-
-
-def names_written(store: Store) -> list[str]:
-    """Save something, and return the names of the files that were made on the way."""
-    names: list[str] = []
-    really_open = os.open
-
-    def noting(path: str, flags: int, *args: int, **options: int) -> int:
-        if flags & os.O_CREAT:
-            names.append(os.path.basename(path))
-        return really_open(path, flags, *args, **options)
-
-    os.open = noting  # type: ignore[assignment] # in a child process, which ends with it
-    save(store)
-    return names
+    with mallory_has_planted(plant, store.path):
+        as_user(uid, lambda: refusal(store.open))
 
 
 def attack_temporary_names(mutant: str | None) -> None:
@@ -322,19 +282,15 @@ def attack_temporary_names(mutant: str | None) -> None:
     def first() -> list[str]:
         mutate(mutant)
         prepare(store)
-        return names_written(store)
-
-    names = [*as_user(ALICE, first), ".tokens.keystore.0123456789abcdef.tmp"]
-
-    def planting() -> None:
-        for name in names:
-            a_file(TMP / name)
+        calls = FaultInjector().calls(lambda: save(store))
+        return [os.path.basename(call.args[0]) for call in calls if call.name == "open" and call.needs_space]
 
     def second() -> None:
         mutate(mutant)
         save(store)
 
-    as_user(MALLORY, planting)
+    names = [*as_user(ALICE, first), ".tokens.keystore.0123456789abcdef.tmp"]
+    as_user(MALLORY, lambda: list(map(a_file, map(TMP.joinpath, names))))
     as_user(ALICE, second)
     assert len(names) == 2
     assert "more" in (store.tokens() or {}).values()
@@ -360,12 +316,12 @@ def test_other_user_cannot_replace_or_remove_files_in_sticky_directory() -> None
     as_user(ALICE, lambda: prepare(store))
 
     def attack() -> None:
-        for name in ("tokens.keystore", LOCK):
+        for path in (store.path, store.lock_path):
             a_file(TMP / "own")
             with pytest.raises(PermissionError):
-                os.rename(TMP / "own", TMP / name)
+                os.rename(TMP / "own", path)
             with pytest.raises(PermissionError):
-                os.unlink(TMP / name)
+                os.unlink(path)
 
     as_user(MALLORY, attack)
     as_user(ALICE, lambda: save(store))
@@ -374,17 +330,16 @@ def test_other_user_cannot_replace_or_remove_files_in_sticky_directory() -> None
 # --- Root, who may do everything ---
 
 
-@pytest.mark.parametrize("lacking", ["", LOCK])
+@pytest.mark.parametrize("lacks_lock", [False, True])
 @with_own_tmp
-def test_root_leaves_store_to_its_owner(lacking: str) -> None:
+def test_root_leaves_store_to_its_owner(*, lacks_lock: bool) -> None:
     """With its mode, and the lock file with it, also one that root had to make."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
-    if lacking:
-        store.path.with_name(lacking).unlink()
+    store = alices_store()
+    if lacks_lock:
+        store.lock_path.unlink()
     save(store)
-    for name in ("tokens.keystore", LOCK):
-        assert owner_and_mode(store.path.with_name(name)) == (ALICE, ALICE, 0o600)
+    for path in (store.path, store.lock_path):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o600)
     as_user(ALICE, lambda: save(store))
     assert store.leftovers() == []
 
