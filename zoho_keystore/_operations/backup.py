@@ -15,7 +15,7 @@ from zoho_keystore._fs.paths import real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._storage.file import read_content, read_store
-from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, storage_error, StoreFileError
+from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -119,16 +119,7 @@ def restore(
         atomic.remove_stale_temp_files(held.directory, store.name)
         replaced = None
         if os.path.lexists(store):
-            kept_path = store.with_name(f"{store.name}.replaced-")
-            try:
-                replaced = _make_dated_file(kept_path, _existing(read_content, store).content)
-            except DurabilityUnknownError as error:
-                # Of the copy of the old file: passed on, it would say that the store is replaced.
-                raise StoreFileError(
-                    "nothing was restored, since the file that is to be replaced could not be kept durably",
-                    "Check the disk, then run the command again",
-                    store,
-                ) from error
+            replaced = _keep_replaced(store)
         try:
             atomic.write(held.directory, store.name, content, create=replaced is None, pre_rename_check=held.verify)
         except atomic.AlreadyThereError:
@@ -189,6 +180,20 @@ def make_file(path: Path, content: bytes) -> None:
             atomic.write(directory, path.name, content, create=True)
         except atomic.AlreadyThereError:
             raise StoreFileError("there is a file already; it was left as it is", "Give another name", path) from None
+
+
+def _keep_replaced(store: Path) -> Path:
+    """Copy the file that is about to be replaced, and return the copy's path."""
+    content = _existing(read_content, store).content
+    try:
+        return _make_dated_file(store.with_name(f"{store.name}.replaced-"), content)
+    except DurabilityUnknownError as error:
+        # This error is about the copy: passed on, it would say that the store is restored.
+        raise StoreFileError(
+            f"nothing was restored, since the file that it replaces could not be kept safely: {error.problem}",
+            "Check the disk, then restore again",
+            store,
+        ) from error
 
 
 def _make_dated_file(prefix: Path, content: bytes) -> Path:

@@ -15,6 +15,7 @@ from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._operations.key_usage import usage_of
 from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._text import plural
 from zoho_keystore.errors import (
     ConfigurationError,
     DurabilityUnknownError,
@@ -56,8 +57,8 @@ class Rotation:
         """Return what was done and what the user has to do next, as lines of text."""
         lines = [f"{self.path} is sealed with the key {self.fingerprint}."]
         if self.dropped:
-            keys = ("key " if len(self.dropped) == 1 else "keys ") + ", ".join(self.dropped)
-            lines.append(f"Removed the old {keys} from {self.source}.")
+            keys = plural(len(self.dropped), "key")
+            lines.append(f"Removed the old {keys} {', '.join(self.dropped)} from {self.source}.")
         for name, files in self.kept:
             names = ", ".join(map(str, files))
             lines.append(f"Kept the old key {name}, since these files need it or cannot be read: {names}.")
