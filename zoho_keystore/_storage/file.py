@@ -305,11 +305,12 @@ class FileStorage:
     def _load(self) -> tuple[FileState, str]:
         """Read the file, and return its state and the fingerprint of the key that decrypted it."""
         file = read_store(self.path, self._require_open())
-        status = file.status
+        status, racy = file.status, file.is_racy
         if permissions.is_open_to_others(status):
             # Only now that it is known to be a keystore: another program's file is not ours to change.
             status = self._restrict_permissions(status)
-        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=file.is_racy)
+            racy = True  # The new status may be that of a content that was written after the reading.
+        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=racy)
         self._warn_if_older(state)
         self._adopt(state)
         return state, file.fingerprint
