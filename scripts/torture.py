@@ -23,7 +23,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from faults import Result, counters, disks, failures, hostile, kills, powercuts, races, rotations, secrets, staleness
+from faults import (
+    Attempt,
+    Result,
+    counters,
+    disks,
+    failures,
+    hostile,
+    kills,
+    powercuts,
+    races,
+    rotations,
+    secrets,
+    staleness,
+)
 from faults.mounts import missing_for
 from faults.syscalls import fail_every_system_call, kill_at_every_system_call, missing_for_strace
 
@@ -120,9 +133,8 @@ def run(campaign: Campaign, time_s: float, bar: Progress) -> Result:
             except RuntimeError as error:
                 total.failures.append(f"the engine itself has failed: {error}")
                 return total
-        total.tried += result.tried
         total.failures += result.failures
-        total.figures |= result.figures
+        total.add(Attempt(figures=result.figures, tried=result.tried))
         if not campaign.number or total.tried >= campaign.target or time.monotonic() >= ends:
             bar.update(task, completed=total.tried, total=total.tried)
             return total

@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 from faults import Attempt
@@ -68,18 +67,13 @@ def power_cuts(
         times: How often to cut; None is once at every call, with each kind of cut. Beyond that, the size of the store
             is drawn by lot.
     """
-    started = time.monotonic()
+    ballasts = itertools.chain([0], iter(lambda: int(random.expovariate(1 / _MEAN_BALLAST)), None))
     with Disk.made(directory, FILE_SYSTEMS[file_system]) as disk:
-        done = 0
-        for ballast in itertools.chain([0], iter(lambda: int(random.expovariate(1 / _MEAN_BALLAST)), None)):
-            for attempt in _round(disk, operations, ballast):
-                yield attempt
-                done += 1
-                if done == times:
-                    break
-            if times is None or done >= times:
-                break
-    yield Attempt(figures={"cuts a second": done / (time.monotonic() - started)}, tried=0)
+        if times is None:
+            yield from _round(disk, operations, 0)
+        else:
+            attempts = (attempt for ballast in ballasts for attempt in _round(disk, operations, ballast))
+            yield from itertools.islice(attempts, times)
 
 
 def _round(disk: Disk, operations: Sequence[str], ballast: int) -> Generator[Attempt]:
