@@ -228,7 +228,7 @@ def engine(
     """
 
     def decorate(attack: Callable[Concatenate[Path, P], Generator[Attempt]]) -> Callable[..., Result]:
-        def work(pipe: Connection, directory: Path, mutant: Mutant, stops: bool, options: dict[str, Any]) -> None:  # noqa: FBT001 - as below
+        def work(pipe: Connection, *, directory: Path, mutant: Mutant, stops: bool, options: dict[str, Any]) -> None:
             sys.settrace(None)  # Coverage would be slower than all the rest.
             warnings.simplefilter("ignore", DeprecationWarning)  # Some attacks fork beside threads on purpose.
             # Else each fork copies the pages of all objects as soon as it collects garbage.
