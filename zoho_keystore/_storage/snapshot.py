@@ -74,7 +74,7 @@ class Snapshot:
 
     @property
     def last_saved_at(self) -> int:
-        """The greatest ``saved_at`` that a record has, or had before it was removed in this snapshot; 0 without any."""
+        """The greatest ``saved_at`` of all records, 0 without any; or a greater one, of a record that was removed."""
         if self._last_saved_at is None:
             self._last_saved_at = max((record.saved_at for record in self.by_id.values()), default=0)
         return self._last_saved_at
