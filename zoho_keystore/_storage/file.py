@@ -358,7 +358,8 @@ class FileStorage:
         """Count the write in a snapshot, and return it encrypted."""
         snapshot.header = snapshot.header._replace(generation=snapshot.header.generation + 1)
         try:
-            sealed = self._require_open().seal(codec.encode(snapshot.header, snapshot.records(), path=self.path))
+            payload = codec.encode(snapshot.header, snapshot.records(), encoded=snapshot.encoded, path=self.path)
+            sealed = self._require_open().seal(payload)
         except OSError as error:
             raise storage_error(error, "nothing was saved", self.path) from error
         if len(sealed) > MAX_SEALED_BYTES:

@@ -22,7 +22,7 @@ class Snapshot:
     An index is built when a look-up first needs it, and kept up to date from then on; a copy takes the indexes along.
     """
 
-    __slots__ = ("_indexes", "_last_saved_at", "by_id", "changed", "header")
+    __slots__ = ("_indexes", "_last_saved_at", "by_id", "changed", "encoded", "header")
 
     def __init__(
         self,
@@ -30,18 +30,21 @@ class Snapshot:
         records: dict[str, TokenRecord],
         indexes: dict[str, _Index] | None = None,
         last_saved_at: int | None = None,
+        encoded: dict[str, str] | None = None,
     ) -> None:
         self.header = header
         self.changed = False
         self.by_id = records
         self._indexes = {} if indexes is None else indexes
         self._last_saved_at = last_saved_at
+        #: JSON of records by id, for :func:`zoho_keystore._storage.codec.encode`.
+        self.encoded = {} if encoded is None else encoded
 
     def copy(self) -> Self:
         """Return a snapshot that can be changed without changing this one."""
         # Copied before the loop: another thread may be adding an index to this snapshot.
         indexes = {field: index.copy() for field, index in self._indexes.copy().items()}
-        return type(self)(self.header, self.by_id.copy(), indexes, self._last_saved_at)
+        return type(self)(self.header, self.by_id.copy(), indexes, self._last_saved_at, self.encoded.copy())
 
     def is_same(self, other: Snapshot) -> bool:
         return (self.header, self.records()) == (other.header, other.records())
@@ -84,6 +87,7 @@ class Snapshot:
         self._last_saved_at = max(self.last_saved_at, record.saved_at)
         self._drop_from_indexes(self.by_id.get(record.id))
         self.by_id[record.id] = record
+        self.encoded.pop(record.id, None)
         for field, index in self._indexes.items():
             if value := getattr(record, field):
                 index[value] = (*index.get(value, ()), record.id)
@@ -95,12 +99,14 @@ class Snapshot:
     def remove(self, id: str) -> None:
         """Remove the record of an id, which has to be there."""
         self._drop_from_indexes(self.by_id.pop(id))
+        self.encoded.pop(id, None)
         self.changed = True
 
     def clear(self) -> None:
         """Remove all records; the counter of ids goes on."""
         self.by_id.clear()
         self._indexes.clear()
+        self.encoded.clear()
         self.changed = True
 
     def new_id(self) -> str:
