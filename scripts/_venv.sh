@@ -1,8 +1,8 @@
-# Sourced by the scripts beside it: enters the checkout, finds a Python, and keeps a virtual environment up to date.
+# Sourced by the scripts beside it: changes to the checkout, and defines install() for virtual environments.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Prints the first Python of at least 3.11.
+# Print the first Python of at least 3.11.
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
@@ -15,8 +15,8 @@ find_python() {
     return 1
 }
 
-# install VENV NAME: makes the environment if it is missing, and installs the package, editable, with the exact versions of
-# requirements/NAME.txt, unless just that was done already.
+# install VENV NAME: create the environment if it is missing, and install the package, editable, with the exact versions of
+# requirements/NAME.txt, unless the same was installed before.
 install() {
     local venv=$1 requirements="requirements/$2.txt" python stamp
     stamp="$venv/.installed-$2-$(cat "$requirements" pyproject.toml | cksum | cut -d' ' -f1)"

@@ -330,9 +330,14 @@ def test_restore_on_failing_disk_keeps_store(copy: Path, store_path: Path, monke
 def test_restore_that_may_not_be_durable_is_reported(
     copy: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is replaced by then."""
-    store_path.unlink()
+    """If there was a store, that error is about the kept file: the store is not replaced."""
     monkeypatch.setattr(Directory, "sync", failing(errno.EIO))
+    before = store_path.stat()
+    with pytest.raises(StoreFileError, match="nothing was restored") as caught:
+        restore(store_path, copy)
+    assert not isinstance(caught.value, DurabilityUnknownError)
+    assert store_path.stat() == before
+    store_path.unlink()
     with pytest.raises(DurabilityUnknownError):
         restore(store_path, copy)
     assert inspect(store_path).records == inspect(copy).records

@@ -18,7 +18,7 @@ FILES = sorted((ROOT / "requirements").glob("*.txt"))
 #: The extras and groups of each file, as in scripts/lock; whether it has the dependencies of the package.
 CONTENTS = {
     "bench": (["crm8"], ["bench", "build"], True),
-    "lint": ([], ["lint", "build"], False),
+    "dev": (["crm8"], ["dev", "build"], True),
     "lock": ([], ["lock"], False),
     **{f"sdk{sdk}": ([f"crm{sdk}"], ["test", "build"], True) for sdk in (5, 6, 7, 8)},
 }
@@ -33,6 +33,14 @@ def pins(path: Path) -> dict[str, tuple[Requirement, list[str]]]:
             requirement, *hashes = re.split(r"\s+--hash=", line.strip())
             pinned = Requirement(requirement)
             found[canonicalize_name(pinned.name)] = (pinned, hashes)
+    return found
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of a group and of those that it includes."""
+    found = []
+    for one in PROJECT["dependency-groups"][name]:
+        found += [one] if isinstance(one, str) else group(one["include-group"])
     return found
 
 
@@ -56,7 +64,7 @@ def test_requirements_are_exact_and_hashed_and_name_no_index(path: Path) -> None
 def test_requirements_fulfil_pyproject(path: Path) -> None:
     """Run scripts/lock after a change of the dependencies."""
     extras, groups, with_package = CONTENTS[path.stem]
-    wanted = [text for name in groups for text in PROJECT["dependency-groups"][name]]
+    wanted = [text for name in groups for text in group(name)]
     wanted += [text for name in extras for text in PROJECT["project"]["optional-dependencies"][name]]
     wanted += PROJECT["project"]["dependencies"] if with_package else []
     pinned = pins(path)

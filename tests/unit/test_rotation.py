@@ -113,7 +113,7 @@ def test_rotate_replaces_key_in_store_and_retires_old_ones(
     assert ring.read_bytes() == text % (new, today, OLD, OLDER)
     assert stat.S_IMODE(ring.stat().st_mode) == stat.S_IMODE(store_path.stat().st_mode) == 0o600
     retired = (fingerprint(OLD), fingerprint(OLDER))
-    assert done == Rotation(store_path, spec, fingerprint(new), retired, (), manual_distribution=False)
+    assert done == Rotation(store_path, spec, fingerprint(new), retired, (), (), manual_distribution=False)
     assert store.records() == records
     for number in range(3, 5):
         rotate(store_path, key=spec)
@@ -147,14 +147,14 @@ def test_rotate_drop_old_removes_leaked_keys(store_path: Path, tmp_path: Path, r
     done = rotate(store_path, key=spec, drop_old=True)
     [new] = keys_of(spec)
     assert ring.read_bytes() == b"# the company's ring\n\n%b\n# made in spring\n# the end\n" % new
-    uses = (KeyUse(retired, ()), KeyUse(fingerprint(OLD), (copy,)), KeyUse(fingerprint(OLDER), ()))
-    assert done == Rotation(store_path, spec, fingerprint(new), (), uses, manual_distribution=False)
+    dropped = (retired, fingerprint(OLD), fingerprint(OLDER))
+    assert done == Rotation(store_path, spec, fingerprint(new), (), dropped, (copy,), manual_distribution=False)
     assert done.report().splitlines()[1:] == [
         (
-            f"Dropped the old keys {retired}, {fingerprint(OLD)}, {fingerprint(OLDER)} from {spec}: what is sealed "
-            "with them can only be opened with a copy of the key."
+            f"Dropped the old keys {', '.join(dropped)} from {spec}: what is sealed with them can only be opened with "
+            "a copy of the key."
         ),
-        f"No longer opens, or could not be read: {copy} (key {fingerprint(OLD)}).",
+        f"No longer opens, or could not be read: {copy}",
     ]
     assert tokens(store_path, spec) == ["r1", "r2"]
     with pytest.raises(CannotOpenError):
@@ -206,7 +206,7 @@ def test_rotate_takes_newest_key_of_ring_that_store_lacks(store_path: Path, ring
     before = ring.stat().st_ino
     done = rotate(store_path, key=spec)
     retired = (fingerprint(OLD), fingerprint(OLDER))
-    assert done == Rotation(store_path, spec, fingerprint(NEW), retired, (), manual_distribution=False)
+    assert done == Rotation(store_path, spec, fingerprint(NEW), retired, (), (), manual_distribution=False)
     assert sealed_with(store_path, NEW, OLD) == [NEW]
     assert keys_of(spec) == [NEW, OLD, OLDER]
     assert ring.stat().st_ino != before
@@ -260,7 +260,7 @@ def test_rotate_read_only_source_with_new_key(
     monkeypatch.setenv("NEW", NEW.decode())
     done = rotate(store_of_variable, new=new)
     source = "env:ZOHO_KEYSTORE_KEY"
-    assert done == Rotation(store_of_variable, source, fingerprint(NEW), (), (), manual_distribution=True)
+    assert done == Rotation(store_of_variable, source, fingerprint(NEW), (), (), (), manual_distribution=True)
     assert done.report().endswith(f"\nNow hand out {fingerprint(NEW)} alone, where you handed out {source}.")
     assert sealed_with(store_of_variable, OLD, NEW) == [NEW]
 

@@ -67,11 +67,6 @@ def validate_key(key: bytes, name: str, path: Path | None = None) -> bytes:
 
     Fernet itself accepts stray characters.
 
-    Args:
-        key: The key.
-        name: What messages call it; no message contains the key.
-        path: The file that it comes from.
-
     Raises:
         MalformedKeyError: It is not a Fernet key, or something else stands around it.
     """

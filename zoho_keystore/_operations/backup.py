@@ -21,7 +21,7 @@ from zoho_keystore._records import fingerprint
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.file import FileStorage, read_content, read_store
 from zoho_keystore._storage.snapshot import MAX_RETIRED
-from zoho_keystore.errors import KeystoreError, StoreFileError, storage_error
+from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,9 +137,7 @@ def restore(
         atomic.remove_stale_temp_files(held.directory, store.name)
         replaced, header = None, restored.header
         if os.path.lexists(store):
-            replaced = _make_dated_file(
-                store.with_name(f"{store.name}.replaced-"), _existing(read_content, store).content
-            )
+            replaced = _keep_replaced(store)
             header = _with_counters_of(store, ring, restored)
         content = _reseal(restored.records, header, ring, store)
         try:
@@ -246,6 +244,20 @@ def make_file(path: Path, content: bytes) -> None:
             atomic.write(directory, path.name, content, create=True)
         except atomic.AlreadyThereError:
             raise StoreFileError("there is a file already; it was left as it is", "Give another name", path) from None
+
+
+def _keep_replaced(store: Path) -> Path:
+    """Copy the file that is about to be replaced, and return the copy's path."""
+    content = _existing(read_content, store).content
+    try:
+        return _make_dated_file(store.with_name(f"{store.name}.replaced-"), content)
+    except DurabilityUnknownError as error:
+        # This error is about the copy: passed on, it would say that the store is restored.
+        raise StoreFileError(
+            f"nothing was restored, since the file that it replaces could not be kept safely: {error.problem}",
+            "Check the disk, then restore again",
+            store,
+        ) from error
 
 
 def _make_dated_file(prefix: Path, content: bytes) -> Path:

@@ -44,7 +44,8 @@ class Rotation:
         source: Where its keys come from, as a spec; without the arguments of a program.
         fingerprint: The key that the store is encrypted with now.
         retired: The old keys that stay in the ring for opening only, those of earlier rotations last.
-        dropped: The old keys that were removed from the ring, with the files that are known to need them.
+        dropped: The old keys that were removed from the ring.
+        lost: The files that are known to need a dropped key, and those that could not be read, which may need one.
         manual_distribution: Whether the user has to distribute the keys, because the source cannot be changed.
     """
 
@@ -52,7 +53,8 @@ class Rotation:
     source: str
     fingerprint: str
     retired: tuple[str, ...]
-    dropped: tuple[KeyUse, ...]
+    dropped: tuple[str, ...]
+    lost: tuple[Path, ...]
     manual_distribution: bool
 
     def report(self) -> str:
@@ -67,16 +69,12 @@ class Rotation:
             )
             lines.append(f"When nothing needs {it} any more, drop {it}: {prune}")
         if self.dropped:
-            keys = _named_keys([use.fingerprint for use in self.dropped])
+            keys, it = _named_keys(self.dropped), "it" if len(self.dropped) == 1 else "them"
             lines.append(
-                f"Dropped the old {keys} from {self.source}: what is sealed with "
-                f"{'it' if len(self.dropped) == 1 else 'them'} can only be opened with a copy of the key."
+                f"Dropped the old {keys} from {self.source}: what is sealed with {it} can only be opened with a copy "
+                "of the key."
             )
-        lines += [
-            f"No longer opens, or could not be read: {file} (key {use.fingerprint})."
-            for use in self.dropped
-            for file in use.files
-        ]
+        lines += [f"No longer opens, or could not be read: {file}" for file in self.lost]
         if self.manual_distribution:
             lines.append(f"Now hand out {self.fingerprint} alone, where you handed out {self.source}.")
         return "\n".join(lines)
@@ -126,7 +124,7 @@ def rotate(
     new_source = None if new is None else key_source(new)
     store = store_path(path)
     writable = source if isinstance(source, WritableKeySource) and not _why_not_changed(source) else None
-    dropped: tuple[KeyUse, ...] = ()
+    lost: tuple[Path, ...] = ()
     with nullcontext() if writable is None else writable.lock(timeout_s):
         keys = source.load()
         with closing(FileStorage(store, KeyRing(source), lock_timeout=timeout_s, create=False)) as storage:
@@ -137,9 +135,12 @@ def rotate(
             with _unfinished(
                 "the store is sealed with the new key, but the old keys could not be removed from the ring"
             ):
-                dropped = _drop(writable, old, path)
-    kept = () if writable is None or drop_old else tuple(map(fingerprint, old))
-    return Rotation(store, str(source), fingerprint(primary), kept, dropped, manual_distribution=writable is None)
+                lost = _drop(writable, old, path)
+    names = () if writable is None else tuple(map(fingerprint, old))
+    retired, dropped = ((), names) if drop_old else (names, ())
+    return Rotation(
+        store, str(source), fingerprint(primary), retired, dropped, lost, manual_distribution=writable is None
+    )
 
 
 def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str, str]:
@@ -271,14 +272,14 @@ def _choose_primary(
     )
 
 
-def _drop(source: WritableKeySource, old: Sequence[bytes], path: str | os.PathLike[str] | None) -> tuple[KeyUse, ...]:
-    """Remove the old keys from a ring; return their use.
+def _drop(source: WritableKeySource, old: Sequence[bytes], path: str | os.PathLike[str] | None) -> tuple[Path, ...]:
+    """Remove the old keys from a ring; return the files that may need them.
 
-    Only these: a key that a user has added since may be the one that the store is encrypted with by now.
+    Only these keys: one that a user has added since may be the one that the store is encrypted with by now.
     """
-    usage = usage_of(RingKeys(old), path)
+    lost = {file for use in usage_of(RingKeys(old), path) for file in use.files}
     source.remove(old)
-    return tuple(KeyUse(use.fingerprint, use.files) for use in usage)
+    return tuple(sorted(lost))
 
 
 def _named_keys(fingerprints: Sequence[str]) -> str:
