@@ -129,6 +129,9 @@ def rotate(
         keys = source.load()
         with closing(FileStorage(store, KeyRing(source), lock_timeout=timeout_s, create=False)) as storage:
             primary = _choose_primary(source, writable, keys, _sealed_with(store, source), new_source)
+            with storage.transaction():
+                pass  # A lock that another process keeps refuses the rotation here, before anything is changed.
+            storage.check_writable()
             _reencrypt(storage, writable, primary, keys)
         old = [one for one in keys if one != primary]
         if writable is not None and drop_old and old:
