@@ -175,11 +175,13 @@ def _reencrypt(storage: FileStorage, source: KeySource, new_source: KeySource | 
     primary = b""
     old: Sequence[bytes] = ()
     is_added = False
+    # Before the store is locked: a program that prints keys may take so long that other processes lose their saves.
+    keys = source.load()
+    given = None if new_source is None else new_source.load()[0]
 
     def prepare(sealed_with: str) -> KeyRing:
         nonlocal primary, old, is_added
-        keys = source.load()
-        primary = _choose_primary(source, keys, sealed_with, new_source)
+        primary = given or _choose_primary(source, keys, sealed_with)
         old = [key for key in keys if key != primary]
         if isinstance(source, WritableKeySource):
             source.add(primary)
@@ -198,9 +200,7 @@ def _reencrypt(storage: FileStorage, source: KeySource, new_source: KeySource | 
     return primary, old
 
 
-def _choose_primary(source: KeySource, keys: Sequence[bytes], sealed_with: str, new_source: KeySource | None) -> bytes:
-    if new_source is not None:
-        return new_source.load()[0]
+def _choose_primary(source: KeySource, keys: Sequence[bytes], sealed_with: str) -> bytes:
     if fingerprint(keys[0]) != sealed_with:
         return keys[0]
     if isinstance(source, WritableKeySource):

@@ -12,7 +12,7 @@ import os
 import shlex
 import time
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore._fs import atomic, permissions
@@ -230,7 +230,7 @@ class FileStorage:
 
         Args:
             prepare: Called under the lock with the fingerprint of the key that the file is encrypted with; returns the
-                ring that is used from then on.
+                ring that is used from then on. It must not ask a source that may be slow.
 
         Raises:
             KeystoreError: As :meth:`transaction`, or what ``prepare`` raises. The file is as it was.
@@ -240,7 +240,7 @@ class FileStorage:
         with self._lock.held() as held:
             self._remove_leftovers(held)
             try:
-                base, fingerprint = self._reload()
+                base, fingerprint = self._reload(reload_keys=False)
                 keys = prepare(fingerprint)
                 self._require_open()  # Another thread may have closed the storage meanwhile.
                 self._keys = keys
@@ -265,17 +265,17 @@ class FileStorage:
         prints keys may take half a minute, and other processes would lose their saves to a timeout.
         """
         for attempt in range(1, _KEY_ATTEMPTS + 1):
-            with ExitStack() as stack:
-                held = stack.enter_context(self._lock.held(longest_wait_s))
+            with self._lock.held(longest_wait_s) as held:
                 self._remove_leftovers(held)
+                base = None
                 try:
-                    base = self._newest(reload_keys=attempt == _KEY_ATTEMPTS)
+                    base = self._newest()
                 except CannotOpenError:
                     if attempt == _KEY_ATTEMPTS:
                         raise
                 except MemoryError:
                     raise _no_memory(self.path, "nothing was saved") from None
-                else:
+                if base is not None:
                     yield held, base
                     return
             self._reload()
@@ -337,10 +337,11 @@ class FileStorage:
                 pass  # Fall through: reload reports the error with context.
         return self._reload()[0].snapshot
 
-    def _newest(self, *, reload_keys: bool) -> FileState:
+    def _newest(self) -> FileState:
         """Return the newest state for a writer, which must not overwrite a state that it has not seen.
 
         A program may write the file in place and set its times back, so the first bytes are compared at rest, too.
+        The keys are not loaded anew, since the caller holds the lock.
         """
         state = self._state
         if state is not None:
@@ -349,7 +350,7 @@ class FileStorage:
                     return state
             except OSError:
                 pass  # Fall through: reload reports the error with context.
-        return self._reload(reload_keys=reload_keys)[0]
+        return self._reload(reload_keys=False)[0]
 
     def _is_unchanged(self, state: FileState) -> bool:
         """Compare the status and the first bytes of the file with a state's."""
@@ -416,17 +417,18 @@ class FileStorage:
         self._last_generation = header.store_id, header.generation
 
     def _create(self) -> None:
-        with self._lock.held() as held:
-            self._remove_leftovers(held)
-            try:
+        try:
+            with self._lock.held() as held:
+                self._remove_leftovers(held)
                 snapshot = Snapshot(Header(store_id=str(uuid.uuid4())), {})
                 self._write(held, snapshot, self._sealed(snapshot), None)
-                # A cron job in another directory would make a store of its own, without anyone noticing.
-                _log.warning("created an empty store at %s", self.path)
-            except atomic.AlreadyThereError:
-                self._reload()  # Another process was faster.
-            except OSError as error:  # The system's source of random numbers may fail.
-                raise storage_error(error, "the store cannot be created", self.path) from error
+        except atomic.AlreadyThereError:
+            self._reload()  # Another process was faster.
+        except OSError as error:  # The system's source of random numbers may fail.
+            raise storage_error(error, "the store cannot be created", self.path) from error
+        else:
+            # A cron job in another directory makes a store of its own, and its tokens are missing in the other one.
+            _log.warning("created an empty store at %s", self.path)
 
     def _sealed(self, snapshot: Snapshot) -> bytes:
         """Count the write in a snapshot, and return it encrypted."""
