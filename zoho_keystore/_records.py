@@ -195,6 +195,9 @@ def lookups(wanted: TokenRecord) -> list[Lookup]:
     return found
 
 
+_SignInKey = tuple[str, str, str | None, str | None]
+
+
 class SignIns:
     """Finds the record of the same sign-in as another record, in a time that does not depend on their number.
 
@@ -207,16 +210,23 @@ class SignIns:
 
     def __init__(self, records: Iterable[TokenRecord]) -> None:
         # By kind of token, token, refresh token and client; None is any, and "" is none.
-        self._ids: dict[tuple[str, str, str | None, str | None], str] = {}
+        self._ids: dict[_SignInKey, str] = {}
+        self._keys: dict[str, list[_SignInKey]] = {}
         for record in sorted(records, key=lambda record: record.saved_at):
             self.add(record)
 
     def add(self, record: TokenRecord) -> None:
-        """Add a record, or what has been added to it; it is preferred to those that were added before."""
-        for name, value in _sign_in_tokens(record):
-            for refresh_token in (record.refresh_token or "", None):
-                for client_id in (record.client_id or "", None):
-                    self._ids[name, value, refresh_token, client_id] = record.id
+        """Add a record, or replace the one of its id; it is preferred to those that were added before."""
+        for key in self._keys.get(record.id, ()):
+            if self._ids.get(key) == record.id:
+                del self._ids[key]
+        self._keys[record.id] = [
+            (name, value, refresh_token, client_id)
+            for name, value in _sign_in_tokens(record)
+            for refresh_token in (record.refresh_token or "", None)
+            for client_id in (record.client_id or "", None)
+        ]
+        self._ids |= dict.fromkeys(self._keys[record.id], record.id)
 
     def find(self, given: TokenRecord) -> str | None:
         """Return the id of the record of the same sign-in; None if there is none."""
