@@ -42,8 +42,6 @@ _CLIENT = {"client_id": "client", "client_secret": "any"}
 #: For how long an answer may take before it counts as one that never comes, in seconds.
 _LONGEST_S = 60.0
 
-# One process imports the SDK, which takes most of a second, and all others are forked from it: still without threads.
-_context = multiprocessing.get_context("forkserver")
 _PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore._sdk"]
 
 
@@ -57,6 +55,7 @@ class Setting:
         key: The key of ours.
         url: The stand-in for Zoho.
         refresh_wait: That of ours, in seconds.
+        first_token: What each process signs in with when it is told to; None if it knows the id of a stored token.
     """
 
     kind: str
@@ -64,6 +63,7 @@ class Setting:
     key: bytes
     url: str
     refresh_wait: float = 10.0
+    first_token: dict[str, str] | None = None
 
     def open(self) -> Any:
         """Return a store on the file."""
@@ -79,11 +79,10 @@ class Setting:
         return DataCenter.Environment(*arguments, *(["fake_zoho"] if wants_name else []))
 
     def initialize(self, store: Any, token_id: str) -> None:
-        """Prepare the SDK as a program does that knows nothing but the id of its token."""
+        """Prepare the SDK as a program does that knows the id of its token, or what it signs in with."""
         Initializer.LOCAL.init = None
-        Initializer.initialize(
-            self.environment(), OAuthToken(id=token_id), store=store, resource_path=str(self.path.parent)
-        )
+        token = OAuthToken(**(self.first_token or {"id": token_id}))
+        Initializer.initialize(self.environment(), token, store=store, resource_path=str(self.path.parent))
 
     def keep(self, zoho: FakeZoho, tokens: int) -> None:
         """Store some tokens that are good for an hour, with the ids from 1 on."""
@@ -139,14 +138,16 @@ class Crew:
     """
 
     def __init__(self, setting: Setting, processes: int, *, tokens: int = 1, threads: int = 0, forks: int = 0) -> None:
-        # Just now, since there is one such process for all modules, and the last one to say so decides.
-        _context.set_forkserver_preload(_PRELOADED)
+        # One process imports the SDK, which takes most of a second, and all others are forked from it: still without
+        # threads. There is one such process for all modules, and the last one to name the modules decides.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
         self.ends: list[Connection] = []
         self.processes = []
         for number in range(processes):
-            ours, theirs = _context.Pipe()
+            ours, theirs = context.Pipe()
             # Not daemons, since those may have no children.
-            process = _context.Process(target=_serve, args=(setting, str(number % tokens + 1), threads, forks, theirs))
+            process = context.Process(target=_serve, args=(setting, str(number % tokens + 1), threads, forks, theirs))
             process.start()
             theirs.close()
             self.ends.append(ours)
@@ -203,14 +204,17 @@ class Crew:
 def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Connection) -> None:
     """Make requests as told, until nobody is there to tell."""
     initialize = partial(setting.initialize, setting.open(), token_id)
-    initialize()
+    if setting.first_token is None:
+        initialize()
     end.send([])
     while True:
         try:
             end.recv()
         except EOFError:
             return
-        if threads:
+        if setting.first_token is not None:
+            end.send(_in_threads(threads or 1, initialize))
+        elif threads:
             end.send(_in_threads(threads))
         elif forks:
             end.send(_in_children(forks))
@@ -218,9 +222,10 @@ def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Conne
             end.send([_request()])
 
 
-def _request() -> Outcome:
+def _request(prepare: Callable[[], None] = lambda: None) -> Outcome:
     started_s = ended_s = time.monotonic()
     try:
+        prepare()
         status = OrgOperations().get_organization().get_status_code()
         ended_s = time.monotonic()
         if status != HTTPStatus.OK:
@@ -230,13 +235,13 @@ def _request() -> Outcome:
         return Outcome(None, f"{type(error).__name__}: {error}", started_s, max(ended_s, time.monotonic()))
 
 
-def _in_threads(count: int) -> list[Outcome]:
+def _in_threads(count: int, prepare: Callable[[], None] = lambda: None) -> list[Outcome]:
     with ThreadPoolExecutor(count) as pool:
         start = threading.Barrier(count)
 
         def request(_number: int) -> Outcome:
             start.wait()
-            return _request()
+            return _request(prepare)
 
         return list(pool.map(request, range(count)))
 

@@ -122,9 +122,7 @@ class TestReadOnly:
 
     pytestmark = privileged
 
-    def test_open_warns_once_and_reads(
-        self, host_store: Path, key: bytes, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_open_warns_once_and_reads(self, host_store: Path, key: bytes, caplog: pytest.LogCaptureFixture) -> None:
         with mounted(host_store.parent, "--bind", host_store.parent):
             mount("-o", "remount,bind,ro", host_store.parent)
             keystore = open_keystore(host_store, key=key)
@@ -215,6 +213,7 @@ def test_open_where_the_system_names_no_mounts_succeeds(
     store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without /proc, as on macOS."""
+
     def missing(*_args: object, **_kwargs: object) -> None:
         raise FileNotFoundError
 

@@ -222,9 +222,7 @@ class TestUnknownId:
         assert found is not None
         assert (found.id, found.access_token) == ("9", "a1")
 
-    def test_get_for_use_of_unknown_id_is_logged(
-        self, keystore: Keystore, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_get_for_use_of_unknown_id_is_logged(self, keystore: Keystore, caplog: pytest.LogCaptureFixture) -> None:
         keystore.save(ADA)
         assert keystore.get_for_use("7") is None
         assert "there is no token '7' in" in caplog.text
