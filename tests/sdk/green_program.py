@@ -47,7 +47,7 @@ def main() -> None:
     logging.getLogger("zoho_keystore").setLevel(logging.DEBUG)
 
     def request(number: int) -> str:
-        outcome = refreshes._request(lambda: setting.initialize(store, "1"))  # noqa: SLF001 - a part of the engine
+        outcome = refreshes._request(lambda: setting.initialize(store, "1"))
         for _ in range(3):
             store.save_token(refreshes.OAuthToken(access_token=f"of {number}", id=f"id {number}"))
         return outcome.error or outcome.access_token

@@ -17,7 +17,7 @@ from zohocrmsdk.src.com.zoho.crm.api.exception import SDKException
 
 from fake_zoho import FakeZoho
 from faults.refreshes import OURS, WITHOUT_LEASES, Crew, Outcome, Setting
-from zoho_keystore import EncryptedFileStore, InMemoryStore, TokenNotFoundError
+from zoho_keystore import EncryptedFileStore, InMemoryStore, TokenNotFoundError, _sdk
 from zoho_keystore._open import open_keystore
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class TestUnknownId:
     def test_find_token_by_id_of_unknown_id_suits_the_sdk(self, store: Any, caplog: pytest.LogCaptureFixture) -> None:
         """8_0 signs in under that id after None; the others fail on None with an error that names no store."""
         if SDK < 8:
-            with pytest.raises(SDKException, match="there is no token '1' in .*which has 0 tokens"):
+            with pytest.raises(SDKException, match=r"there is no token '1' in .*which has 0 tokens"):
                 store.find_token_by_id("1")
         else:
             assert store.find_token_by_id("1") is None
@@ -171,15 +171,14 @@ class TestUnknownId:
 @pytest.mark.parametrize("build", ["of 8_0", "of 7_0", "compiled", "renamed"])
 def test_sdk_that_fails_on_none_is_told_by_what_it_does(build: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever is installed: a merge of None is what is looked for, and any other outcome allows None."""
-    from zoho_keystore import _sdk
 
-    def merges(self: Any) -> None:
+    def merges(_token: Any) -> None:
         raise SDKException("MERGE_OBJECT")
 
-    def goes_on(self: Any) -> str:
+    def goes_on(_token: Any) -> str:
         return "access token"
 
-    def breaks(self: Any) -> None:
+    def breaks(_token: Any) -> None:
         raise LookupError
 
     build_of = {"of 8_0": goes_on, "of 7_0": merges, "compiled": len, "renamed": breaks}

@@ -154,7 +154,7 @@ def test_an_id_that_the_caller_names_on_the_first_run_is_the_id(zoho: FakeZoho, 
     """8_0 asks for the id, hears None and signs in; 5_0 to 7_0 cannot go on from None, so the store says what it is."""
     token = OAuthToken(**CLIENT, grant_token=zoho.new_grant(), id="production")
     if SDK < 8:
-        with pytest.raises(SDKException, match="there is no token 'production' in .*, which has 0 tokens"):
+        with pytest.raises(SDKException, match=r"there is no token 'production' in .*, which has 0 tokens"):
             initialize(zoho, store, token, tmp_path)
         assert store.get_tokens() == []
         return

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from cryptography.fernet import Fernet
@@ -118,7 +118,7 @@ class Gunicorn:
         with ThreadPoolExecutor(count) as pool:
             return list(pool.map(self.get, range(count)))
 
-    def __enter__(self) -> Gunicorn:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,7 +21,7 @@ SETTING = Setting(
 STORE = SETTING.open()
 
 
-def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+def application(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer with the access token, or with the error, after the worker's process id."""
     outcome = _request(lambda: SETTING.initialize(STORE, "1"))
     start_response("200 OK", [("Content-Type", "text/plain")])

@@ -80,9 +80,8 @@ class TestFileMount:
 
     def test_save_to_mounted_file_is_what_fails_otherwise(self, host_store: Path, target: Path, key: bytes) -> None:
         """The check of the constructor prevents this."""
-        with mounted(target, "--bind", host_store):
-            with pytest.raises(StoreFileError, match="busy"):
-                open_keystore(target, key=key, create=False).save(TOKEN)
+        with mounted(target, "--bind", host_store), pytest.raises(StoreFileError, match="busy"):
+            open_keystore(target, key=key, create=False).save(TOKEN)
 
     def test_open_of_file_mounted_read_only_warns_and_reads(
         self, host_store: Path, target: Path, key: bytes, caplog: pytest.LogCaptureFixture
@@ -155,11 +154,10 @@ class TestReadOnly:
         self, host_store: Path, target: Path, key: bytes
     ) -> None:
         """`docker --read-only -v FILE:FILE`: the program is meant to save."""
-        with mounted(target.parent, "--bind", target.parent):
-            with mounted(target, "--bind", host_store):
-                mount("-o", "remount,bind,ro", target.parent)
-                with pytest.raises(StoreFileError, match="the file itself is mounted"):
-                    open_keystore(target, key=key)
+        with mounted(target.parent, "--bind", target.parent), mounted(target, "--bind", host_store):
+            mount("-o", "remount,bind,ro", target.parent)
+            with pytest.raises(StoreFileError, match="the file itself is mounted"):
+                open_keystore(target, key=key)
 
 
 class TestOtherUser:

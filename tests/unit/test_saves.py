@@ -15,13 +15,14 @@ import pytest
 from cryptography.fernet import Fernet
 
 from support import write_private
+from zoho_keystore import rotate
 from zoho_keystore._keystore import ImportResult, Keystore
 from zoho_keystore._leases import Lease, RefreshCoordinator
 from zoho_keystore._open import open_keystore, open_memory_keystore
 from zoho_keystore._records import TokenRecord, fingerprint
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
-from zoho_keystore.errors import TokenNotFoundError
+from zoho_keystore.errors import CannotOpenError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +153,7 @@ class TestDeletedToken:
         keystore.delete("1")
 
     def test_save_by_id_is_refused(self, keystore: Keystore) -> None:
-        with pytest.raises(TokenNotFoundError, match="'1' was deleted; nothing was saved.*without an id"):
+        with pytest.raises(TokenNotFoundError, match=r"'1' was deleted; nothing was saved.*without an id"):
             keystore.save(replace(ADA, id="1", access_token="refreshed"))
         assert stored(keystore) == []
 
@@ -353,8 +354,6 @@ class TestKeySource:
     def test_source_is_asked_without_the_lock_when_it_lacks_the_key(
         self, command: str, asked: Callable[[], list[str]], tmp_path: Path, store_path: Path, key: bytes
     ) -> None:
-        from zoho_keystore.errors import CannotOpenError
-
         write_private(tmp_path / "keys", key)
         keystore = open_keystore(store_path, key=command)
         store_path.write_bytes(Fernet(Fernet.generate_key()).encrypt(b"{}"))
@@ -365,8 +364,6 @@ class TestKeySource:
     def test_source_is_asked_without_the_lock_by_a_rotation(
         self, command: str, asked: Callable[[], list[str]], tmp_path: Path, store_path: Path, key: bytes
     ) -> None:
-        from zoho_keystore import rotate
-
         write_private(tmp_path / "keys", key)
         open_keystore(store_path, key=command).save(ADA)
         write_private(tmp_path / "keys", Fernet.generate_key(), key)
@@ -378,8 +375,6 @@ class TestKeySource:
         self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Three attempts, none of them under the lock, and no endless loop."""
-        from zoho_keystore.errors import CannotOpenError
-
         keystore = open_keystore(store_path, key=key)
         attempts: list[int] = []
 
