@@ -1,8 +1,8 @@
-# Sourced by the scripts beside it: enters the checkout, finds a Python, and keeps a virtual environment up to date.
+# Sourced by the scripts beside it: changes to the checkout, and defines install() for virtual environments.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Prints the first Python of at least 3.11.
+# Print the first Python of at least 3.11.
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
@@ -15,7 +15,7 @@ find_python() {
     return 1
 }
 
-# install VENV PIP-ARGUMENT...: makes the environment if it is missing, and installs, unless just that was done already.
+# install VENV PIP-ARGUMENT...: create the environment if it is missing, and install, unless the same was installed before.
 install() {
     local venv=$1 python stamp
     shift
@@ -26,7 +26,7 @@ install() {
         python=$(find_python) || return 1
         "$python" -m venv "$venv" || return 1
     fi
-    # Groups of dependencies need a pip that knows them.
+    # Dependency groups need pip 25.1.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' &&
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" &&
         touch "$stamp"

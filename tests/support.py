@@ -1,4 +1,4 @@
-"""What tests of several modules do in the same way."""
+"""Helpers that tests of several modules share."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 _E = TypeVar("_E", bound=Exception)
 
-#: A user that is neither root nor whoever runs the tests.
+#: A user that is neither root nor the one that runs the tests.
 OTHER_UID = 65534
 
 
 def descriptors() -> set[str]:
-    """Return the open descriptors of this process and what they are."""
+    """Return the open descriptors of this process with their targets."""
     found = set()
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -43,7 +43,7 @@ def descriptors() -> set[str]:
 
 
 def failing(number: int) -> Callable[..., None]:
-    """Return a system call that fails."""
+    """Return a function that fails with an error number, in place of a system call."""
 
     def fails(*_args: object, **_kwargs: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -57,7 +57,7 @@ def made_key(name: str) -> bytes:
 
 
 def write_private(path: Path, *lines: bytes) -> Path:
-    """Write lines to a file of mode 0600, in a folder that is made if need be, and return its path."""
+    """Write lines to a file of mode 0600, in a directory that is made if need be, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     path.chmod(0o600)
@@ -85,7 +85,7 @@ def assert_hides(text: str, *secrets: bytes) -> None:
 
 
 def as_other_user(work: Callable[[], object]) -> str:
-    """Return what came of some work in a child process of another user."""
+    """Run a function in a child process of another user, and return its result or error as text."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -107,34 +107,39 @@ def as_other_user(work: Callable[[], object]) -> str:
 
 
 def invoke(*arguments: object, code: int = 0) -> Result:
-    """Run a command in this process, and expect an exit code."""
+    """Run a command in this process, and check its exit code."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="zoho-keystore")
     assert result.exit_code == code, result.output
     return result
 
 
 def refused(code: int, *arguments: object) -> str:
-    """Return the one line on stderr that a command ends with."""
+    """Run a command that fails, and return its message, which has to be one line on stderr."""
     result = invoke(*arguments, code=code)
     assert result.stdout == ""
     assert result.stderr.startswith("zoho-keystore: ")
     assert result.stderr.count("\n") == 1
-    # An error that click has not made a message of is a traceback on a real terminal.
+    # Any other exception would be a traceback in a real process.
     assert isinstance(result.exception, SystemExit)
     return result.stderr
 
 
-def used_wrongly(*arguments: object) -> str:
-    """Return what click says of a wrong use."""
+def usage_error(*arguments: object) -> str:
+    """Run a command with wrong usage, and return click's message."""
     result = invoke(*arguments, code=2)
     assert result.stdout == ""
     return result.stderr
 
 
-def program(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as a process of its own, without a terminal."""
+def run_program(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a process, without a terminal."""
+    return run_python("-m", "zoho_keystore", *arguments, **variables)
+
+
+def run_python(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as a process, without a terminal."""
     return subprocess.run(
-        [sys.executable, "-m", "zoho_keystore", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -145,18 +150,18 @@ def program(*arguments: object, **variables: str) -> subprocess.CompletedProcess
 
 
 class Terminal:
-    """The program on a terminal of its own.
+    """A process of the program with a terminal of its own.
 
     Args:
-        arguments: What it is given.
-        code: Python code to run in place of the program.
-        variables: What is set in its environment besides.
+        arguments: The arguments of the program.
+        code: Python code to run instead of the program.
+        variables: Additional environment variables.
     """
 
     def __init__(self, *arguments: object, code: str | None = None, variables: Mapping[str, str] | None = None) -> None:
         self._master, slave = pty.openpty()
-        self.shown = ""
-        self.process = subprocess.Popen(
+        self._shown = ""
+        self._process = subprocess.Popen(
             [sys.executable, *(("-m", "zoho_keystore") if code is None else ("-c", code)), *map(str, arguments)],
             stdin=slave,
             stdout=slave,
@@ -166,25 +171,25 @@ class Terminal:
         )
         os.close(slave)
 
-    def _pieces(self) -> Iterator[str]:
-        # A terminal whose program has ended is an error to read from.
+    def _output(self) -> Iterator[str]:
+        # Reading fails with EIO when the process has ended.
         with suppress(OSError):
             while piece := os.read(self._master, 10_000):
                 yield piece.decode("utf-8", "replace")
 
-    def answers(self, question: str, answer: str) -> None:
+    def answer(self, question: str, text: str) -> None:
         """Wait for a question, and answer it."""
-        for piece in self._pieces():
-            self.shown += piece
-            if question in self.shown:
-                time.sleep(0.05)  # The program switches the echo off first, and forgets what was typed before.
-                os.write(self._master, answer.encode())
+        for piece in self._output():
+            self._shown += piece
+            if question in self._shown:
+                time.sleep(0.05)  # A password prompt switches the echo off first, which discards earlier input.
+                os.write(self._master, text.encode())
                 return
-        raise AssertionError(self.shown)
+        raise AssertionError(self._shown)
 
-    def ends(self, code: int = 0) -> str:
-        """Return all that it has shown when it has ended with an exit code."""
-        self.shown += "".join(self._pieces())
+    def wait(self, code: int = 0) -> str:
+        """Wait for the end of the process, check its exit code, and return all output."""
+        self._shown += "".join(self._output())
         os.close(self._master)
-        assert self.process.wait(30) == code, self.shown
-        return self.shown.replace("\r\n", "\n")
+        assert self._process.wait(30) == code, self._shown
+        return self._shown.replace("\r\n", "\n")

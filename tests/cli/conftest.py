@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a user's folders, and a store with canaries in them."""
+"""Fixtures of the command-line tests: the user's directories, and a store with canaries as secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoho_keystore._records import TokenRecord
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Their first characters are shown, up to the fourth part; what must not be is the end.
+#: A mask shows at most a quarter of a secret, from its start: CANARY must never be shown.
 ANN = TokenRecord(
     id="1",
     user_name="ann@example.com:77",
@@ -32,7 +32,7 @@ BOB = TokenRecord(id="2", client_id="1000.D", client_secret="s", refresh_token="
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the folder that a user works in, who has a folder for settings and one for data besides."""
+    """Give the current directory of a user who has a config and a data directory."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     directory = tmp_path / "work"
@@ -43,13 +43,13 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def ring(work: Path) -> Path:
-    """Give the path of the user's key ring, which may not be there."""
+    """Give the path of the user's key ring, which may not exist."""
     return work.parent / "config" / "zoho-keystore" / "keyring"
 
 
 @pytest.fixture
-def empty(work: Path) -> Path:  # noqa: ARG001 - the folders have to be there
-    """Give the path of the user's store, which holds nothing yet."""
+def empty(work: Path) -> Path:  # noqa: ARG001 - the directories have to exist
+    """Give the path of the user's store, which is empty."""
     return init().store
 
 

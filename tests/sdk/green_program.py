@@ -50,7 +50,7 @@ def main() -> None:
         outcome = refreshes._request(lambda: setting.initialize(store, "1"))
         for _ in range(3):
             store.save_token(refreshes.OAuthToken(access_token=f"of {number}", id=f"id {number}"))
-        return outcome.error or outcome.access_token
+        return str(outcome.error or outcome.access_token)
 
     blocked_s = 0.0
     is_over = False

@@ -182,7 +182,7 @@ def test_sdk_that_fails_on_none_is_told_by_what_it_does(build: str, monkeypatch:
         raise LookupError
 
     build_of = {"of 8_0": goes_on, "of 7_0": merges, "compiled": len, "renamed": breaks}
-    monkeypatch.setattr(_sdk.OAuthToken, "get_token", build_of[build])
+    monkeypatch.setattr(OAuthToken, "get_token", build_of[build])
     _sdk._fails_without_record.cache_clear()
     try:
         assert _sdk._fails_without_record() is (build == "of 7_0")

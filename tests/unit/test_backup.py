@@ -76,13 +76,16 @@ def test_dated_names_of_one_second_differ(store_path: Path, tmp_path: Path, monk
 
 def test_restore_is_seen_by_running_store(store: Keystore, copy: Path, store_path: Path) -> None:
     """At its next request; and temporary files of killed writers are removed."""
-    leftover = store_path.with_name(f".{store_path.name}.{'0a' * 8}.tmp")
-    leftover.write_bytes(b"")
     store.save(TokenRecord(access_token="another"))
+    store.save(TokenRecord(id="1", access_token="changed"))
+    change = compare(store_path, copy)
+    assert (change.lost, change.changed, change.returned, change.store_error) == (("2",), ("1",), (), None)
+    leftover = store_path.with_name(f".{store_path.name}.{'0a' * 8}.tmp")
+    leftover.touch()
     restore(store_path, copy)
-    assert len(store.records()) == 1
-    assert store.save(TokenRecord(access_token="third")).id
     assert not leftover.exists()
+    assert [record.access_token for record in store.records()] == ["secret-canary"]
+    assert store.save(TokenRecord(access_token="third")).id
 
 
 @pytest.mark.parametrize("use", [compare, restore])
@@ -159,9 +162,14 @@ def test_restore_on_failing_disk_keeps_store(copy: Path, store_path: Path, monke
 def test_restore_that_may_not_be_durable_is_reported(
     copy: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is replaced by then."""
-    store_path.unlink()
+    """If there was a store, that error is about the kept file: the store is not replaced."""
     monkeypatch.setattr(Directory, "sync", failing(errno.EIO))
+    before = store_path.stat()
+    with pytest.raises(StoreFileError, match="nothing was restored") as caught:
+        restore(store_path, copy)
+    assert not isinstance(caught.value, DurabilityUnknownError)
+    assert store_path.stat() == before
+    store_path.unlink()
     with pytest.raises(DurabilityUnknownError):
         restore(store_path, copy)
     assert store_path.read_bytes() == copy.read_bytes()
@@ -175,18 +183,25 @@ def test_restore_lock_timeout_keeps_store(store: Keystore, copy: Path, store_pat
     assert store_path.read_bytes() == before
 
 
-def test_restore_keeps_store_that_appears_meanwhile(
-    copy: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("replaced", "problem"),
+    [(".tokens.keystore.lock", "lock"), ("tokens.keystore", "another program made a store there")],
+)
+def test_restore_checks_lock_and_store_before_rename(
+    copy: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: str, problem: str
 ) -> None:
-    """Made by a program that does not take the lock."""
+    """Another program replaced the lock file, or made a store without the lock."""
     store_path.unlink()
     really_write = atomic.write
 
     def write(*args: Any, **options: Any) -> Any:
-        store_path.write_bytes(b"theirs")
+        path = store_path.with_name(replaced)
+        path.unlink(missing_ok=True)
+        path.write_bytes(b"theirs")
         return really_write(*args, **options)
 
     monkeypatch.setattr(atomic, "write", write)
-    with pytest.raises(StoreFileError, match="another program made a store there"):
+    with pytest.raises(StoreFileError, match=problem):
         restore(store_path, copy)
-    assert store_path.read_bytes() == b"theirs"
+    assert store_path.exists() is (replaced == store_path.name)
+    assert not store_path.exists() or store_path.read_bytes() == b"theirs"

@@ -28,7 +28,7 @@ TOKEN = TokenRecord(client_id="c", client_secret="s", refresh_token="r")
 
 
 def mount(*arguments: object) -> None:
-    subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run(["/bin/mount", *map(str, arguments)], check=True, capture_output=True)
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def mounted(target: Path, *arguments: object) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", str(target)], check=True)
+        subprocess.run(["/bin/umount", "-l", str(target)], check=True)
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ class TestFileMount:
         """Docker users make an empty file to mount; "remove it" cannot be followed in the container."""
         empty = tmp_path / "empty"
         empty.touch(mode=0o600)
-        with mounted(target, "--bind", empty):
-            with pytest.raises(CannotOpenError, match=r"empty, and mounted by itself.*docker -v DIRECTORY:"):
-                open_keystore(target, key=key)
+        wanted = pytest.raises(CannotOpenError, match=r"empty, and mounted by itself.*docker -v DIRECTORY:")
+        with mounted(target, "--bind", empty), wanted:
+            open_keystore(target, key=key)
 
 
 class TestReadOnly:
@@ -146,9 +146,11 @@ class TestReadOnly:
     def test_create_is_refused(self, tmp_path: Path, key: bytes) -> None:
         directory = tmp_path / "disk"
         directory.mkdir()
-        with mounted(directory, "-t", "tmpfs", "-o", "ro,mode=700", "none"):
-            with pytest.raises(StoreFileError, match="read-only"):
-                open_keystore(directory / "t.keystore", key=key)
+        with (
+            mounted(directory, "-t", "tmpfs", "-o", "ro,mode=700", "none"),
+            pytest.raises(StoreFileError, match="read-only"),
+        ):
+            open_keystore(directory / "t.keystore", key=key)
 
     def test_directory_read_only_around_writable_file_mount_is_refused(
         self, host_store: Path, target: Path, key: bytes

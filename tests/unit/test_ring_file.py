@@ -205,6 +205,7 @@ def with_keys(content: bytes) -> bytes:
 def test_add_and_remove_keep_comments(path: Path, source: WritableKeySource, before: bytes, after: bytes) -> None:
     """A key is added above the others and the comment of the first; removing it restores the file."""
     path.write_bytes(with_keys(before))
+    (path.parent / f".{path.name}.{'0a' * 8}.tmp").touch()  # of a killed writer
     source.add(NEW)
     assert path.read_bytes() == with_keys(after)
     source.remove([NEW])
@@ -222,6 +223,17 @@ def test_create_makes_private_ring_once(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os.path, "lexists", lambda _path: False)
     assert not ring.create(OLD)
     assert ring.load() == [NEW]
+
+
+def test_add_present_key_writes_it_again(path: Path, source: WritableKeySource) -> None:
+    """A key that an editor added may not be on the disk yet; one further down becomes the first."""
+    before = path.stat().st_ino
+    source.add(OLD)
+    assert path.stat().st_ino != before
+    assert load(path) == [OLD]
+    write_private(path, OLD, OLDER)
+    source.add(OLDER)
+    assert load(path) == [OLDER, OLD]
 
 
 def test_remove_keeps_last_key(path: Path, source: WritableKeySource) -> None:

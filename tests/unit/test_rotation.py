@@ -107,18 +107,14 @@ def test_rotate_replaces_key_in_store_and_ring(store: Keystore, store_path: Path
 
 
 @pytest.mark.usefixtures("store")
-def test_rotate_keep_old_keeps_keys(store_path: Path, spec: str) -> None:
-    """For stores and backups elsewhere."""
-    done = rotate(store_path, key=spec, keep_old=True)
-    new, *others = keys_of(spec)
-    assert others == [OLD, OLDER]
-    assert sealed_with(store_path, new, OLD, OLDER) == [new]
-    assert (done.dropped, done.kept) == ((), ())
-
-
-@pytest.mark.usefixtures("store")
-def test_rotate_keeps_keys_of_backups_beside_store(store_path: Path, spec: str) -> None:
-    """Until the backup is gone; other kinds of files need no key."""
+def test_rotate_keeps_keys_that_other_files_need(
+    store_path: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backups beside the store, until they are gone, and the default store; other kinds of files need no key."""
+    default = tmp_path / "default" / "store"
+    default.parent.mkdir(mode=0o700)
+    open_keystore(default, key=spec).close()
+    monkeypatch.setenv(FILE_VARIABLE, str(default))
     backup = store_path.with_name("backup of monday")
     backup.write_bytes(store_path.read_bytes())
     (store_path.parent / "gAAAA, and no token").write_bytes(b"gAAAA and so on")
@@ -128,24 +124,13 @@ def test_rotate_keeps_keys_of_backups_beside_store(store_path: Path, spec: str) 
     (store_path.parent / "folder").mkdir()
     os.mkfifo(store_path.parent / "fifo")
     done = rotate(store_path, key=spec)
-    assert done.kept == (KeyUse(fingerprint(OLD), (backup,)),)
+    assert done.kept == (KeyUse(fingerprint(OLD), (default, backup)),)
     assert done.dropped == (fingerprint(OLDER),)
     assert keys_of(spec)[1:] == [OLD]
     assert tokens(backup, spec) == ["r1", "r2"]
     backup.unlink()
+    default.unlink()
     assert len(rotate(store_path, key=spec).dropped) == 2
-
-
-@pytest.mark.usefixtures("store")
-def test_rotate_keeps_key_of_default_store(
-    store_path: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One ring may serve several stores."""
-    other = tmp_path / "other"
-    other.mkdir(mode=0o700)
-    open_keystore(other / "store", key=spec).close()
-    monkeypatch.setenv(FILE_VARIABLE, str(other / "store"))
-    assert rotate(store_path, key=spec).kept == (KeyUse(fingerprint(OLD), (other / "store",)),)
 
 
 @pytest.mark.usefixtures("store")
@@ -159,10 +144,14 @@ def test_rotate_takes_newest_key_of_new_source(store_path: Path, spec: str, monk
 
 @pytest.mark.usefixtures("store")
 def test_rotate_takes_newest_key_of_ring_that_store_lacks(store_path: Path, ring: Path, spec: str) -> None:
-    """An earlier rotation was interrupted, or the user added the key: no other key is made."""
+    """An earlier rotation was interrupted, or the user added the key: no other is made, and it is made durable."""
     ring.write_bytes(NEW + b"\n" + ring.read_bytes())
-    assert rotate(store_path, key=spec).fingerprint == fingerprint(NEW)
-    assert keys_of(spec) == [NEW]
+    before = ring.stat().st_ino
+    done = rotate(store_path, key=spec, keep_old=True)
+    assert done == Rotation(store_path, spec, fingerprint(NEW), (), (), manual_distribution=False)
+    assert sealed_with(store_path, NEW, OLD) == [NEW]
+    assert keys_of(spec) == [NEW, OLD, OLDER]
+    assert ring.stat().st_ino != before
 
 
 def test_rotate_in_system_keyring(store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +422,7 @@ def test_script_reports_fingerprints(store_path: Path, ring: Path, spec: str) ->
     assert out.splitlines() == [
         f"{store_path} is sealed with the key {fingerprint(keys_of(spec)[0])}.",
         f"Removed the old key {fingerprint(OLDER)} from file:{ring}.",
-        f"Kept the old key {fingerprint(OLD)}: {backup} is sealed with it, or cannot be read.",
+        f"Kept the old key {fingerprint(OLD)}, since these files need it or cannot be read: {backup}.",
     ]
     assert script("--store", store_path, "--key", spec, "--quiet", "--keep-old") == (0, "", "")
     assert len(keys_of(spec)) == 3

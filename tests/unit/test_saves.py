@@ -219,7 +219,7 @@ class TestUnknownId:
         self, keystore: Keystore, known: dict[str, str]
     ) -> None:
         keystore.save(replace(ADA, expires_in=None))
-        found = keystore.find_for_use(TokenRecord(id="9", client_id="c", client_secret="s", **known))
+        found = keystore.find_for_use(replace(TokenRecord(id="9", client_id="c", client_secret="s"), **known))
         assert found is not None
         assert (found.id, found.access_token) == ("9", "a1")
 

@@ -1,5 +1,3 @@
-"""The first key ring and the first store; what the command says of them is a test of its own."""
-
 from __future__ import annotations
 
 import threading
@@ -20,8 +18,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_the_first_one_makes_both_and_the_second_nothing() -> None:
-    """After it a store without arguments opens."""
+def write_ring(path: Path) -> bytes:
+    """Write a key ring with one key, and return the key."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = Fernet.generate_key()
+    path.write_bytes(key)
+    path.chmod(0o600)
+    return key
+
+
+def test_init_creates_key_and_store_once() -> None:
+    """Afterwards a store without arguments opens."""
     first, second = init(), init()
     assert (first.made_key, first.made_store, second.made_key, second.made_store) == (True, True, False, False)
     assert (first.store, first.source) == (default_store(), f"file:{default_key_ring()}")
@@ -33,21 +40,19 @@ def test_the_first_one_makes_both_and_the_second_nothing() -> None:
     assert len(open_keystore().records()) == 1
 
 
-@pytest.mark.parametrize("as_spec", [True, False])
-def test_the_ring_that_a_variable_names_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_spec: bool
+@pytest.mark.parametrize("prefix", ["file:", ""])
+def test_init_creates_the_ring_that_the_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
-    """With its folder."""
     ring = tmp_path / "keys" / "ring"
-    monkeypatch.setenv(RING_VARIABLE, f"file:{ring}" if as_spec else str(ring))
+    monkeypatch.setenv(RING_VARIABLE, f"{prefix}{ring}")
     done = init()
     assert (done.made_key, done.is_default, done.source) == (True, True, f"file:{ring}")
     assert ring.exists()
     assert not default_key_ring().exists()
 
 
-def test_a_key_that_is_handed_out_is_used(monkeypatch: pytest.MonkeyPatch, key: bytes, store_path: Path) -> None:
-    """None is made then."""
+def test_init_uses_the_key_of_the_variable(monkeypatch: pytest.MonkeyPatch, key: bytes, store_path: Path) -> None:
     monkeypatch.setenv(KEY_VARIABLE, key.decode())
     done = init(store_path)
     assert (done.made_key, done.made_store, done.is_default) == (False, True, False)
@@ -55,56 +60,52 @@ def test_a_key_that_is_handed_out_is_used(monkeypatch: pytest.MonkeyPatch, key: 
     assert not default_key_ring().exists()
 
 
-def test_a_ring_elsewhere_is_not_the_default(tmp_path: Path) -> None:
-    """Where there is no default, and where there is another one."""
+def test_init_with_another_ring_is_not_the_default(tmp_path: Path) -> None:
+    """Without a default ring, and with one that has another key."""
     spec = f"file:{tmp_path / 'ring'}"
     assert not init(key=spec).is_default
-    default_key_ring().parent.mkdir(parents=True, exist_ok=True)
-    default_key_ring().write_bytes(Fernet.generate_key())
-    default_key_ring().chmod(0o600)
+    write_ring(default_key_ring())
     assert not init(key=spec).is_default
 
 
-def test_no_key_is_made_for_a_store_that_is_there(store_path: Path, key: bytes, tmp_path: Path) -> None:
-    """It would not open it, and who looks for the lost one would be misled."""
+def test_init_creates_no_key_for_an_existing_store(store_path: Path, key: bytes, tmp_path: Path) -> None:
+    """It could not open the store, and would hide that the store's own key is missing."""
     open_keystore(store_path, key=key).close()
     before = store_path.read_bytes()
-    with pytest.raises(KeyUnavailableError, match="the key ring cannot be read"):
-        init(store_path, key=f"file:{tmp_path / 'ring'}")
-    with pytest.raises(KeyUnavailableError):
-        init(store_path)
-    assert not (tmp_path / "ring").exists()
+    ring = tmp_path / "ring"
+    for spec in (f"file:{ring}", None):
+        with pytest.raises(KeyUnavailableError):
+            init(store_path, key=spec)
+    assert not ring.exists()
     assert not default_key_ring().exists()
-    (tmp_path / "ring").write_bytes(Fernet.generate_key())
-    (tmp_path / "ring").chmod(0o600)
+    write_ring(ring)
     with pytest.raises(CannotOpenError):
-        init(store_path, key=f"file:{tmp_path / 'ring'}")
+        init(store_path, key=f"file:{ring}")
     assert store_path.read_bytes() == before
 
 
-def test_where_no_store_can_be_made_it_says_so(tmp_path: Path) -> None:
-    """A key that was made stays, and can be used."""
+def test_init_keeps_the_key_when_the_store_cannot_be_created(tmp_path: Path) -> None:
+    """The next init() uses it."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreFileError):
         init(tmp_path / "file" / "store")
     assert not init(tmp_path / "store").made_key
 
 
-def test_a_ring_that_another_process_makes_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its key is the one."""
-    theirs, ours = Fernet.generate_key(), Fernet.generate_key()
+def test_make_leaves_a_ring_that_another_process_created_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look whether it exists and its creation."""
     ring = tmp_path / "ring"
     source = key_source(f"file:{ring}")
     assert isinstance(source, WritableKeySource)
-    ring.write_bytes(theirs)
-    ring.chmod(0o600)
+    theirs = write_ring(ring)
     monkeypatch.setattr("os.path.lexists", lambda _path: False)
-    assert not source.create(ours)
+    assert not source.create(Fernet.generate_key())
     assert list(source.load()) == [theirs]
 
 
-def test_many_that_begin_at_once_come_to_the_same(tmp_path: Path) -> None:
-    """One makes the key, one the store."""
+def test_init_in_several_threads_creates_one_key() -> None:
     done = []
     threads = [threading.Thread(target=lambda: done.append(init())) for _ in range(5)]
     for thread in threads:
@@ -114,4 +115,3 @@ def test_many_that_begin_at_once_come_to_the_same(tmp_path: Path) -> None:
     assert len(done) == 5
     assert len({one.fingerprints for one in done}) == 1
     assert [one.made_key for one in done].count(True) == 1
-    assert tmp_path.exists()

@@ -1,4 +1,4 @@
-"""The command line: one module a command, each thin over functions that work without it. The SDK is never imported."""
+"""The command line: one module a command, a thin parser over functions of the package. It never imports the SDK."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoho_keystore import errors
-from zoho_keystore._cli.common import Settings, printable
+from zoho_keystore._cli.output import escape
+from zoho_keystore._cli.settings import Settings
 from zoho_keystore._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: The exit code of each family of errors; 1 is for what nobody expected, 2 for a wrong use of the command line.
+#: The exit code of each family of errors; 1 is for unexpected errors, 2 for wrong usage as well.
 EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     errors.ConfigurationError: 2,
     errors.KeyUnavailableError: 3,
@@ -31,13 +32,13 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     errors.ImportSourceError: 10,
 }
 
-#: What a disk says that takes no more of a result.
-_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+#: The errors of a write to a full or failing disk.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-#: In the order of the help, each with the module that it is in.
+#: The module of each command, in the order of the help.
 _COMMANDS = {
     "init": "init",
-    # Not "list": as a name of this module it would stand in the way of the built-in one.
+    # A submodule named "list" would shadow the built-in in this package.
     "list": "list_",
     "show": "show",
     "delete": "delete",
@@ -53,7 +54,7 @@ _COMMANDS = {
 
 
 class Failure(click.ClickException):
-    """An error that was to be expected: one line, and the exit code of its family."""
+    """An error of the package: printed as one line, with the exit code of its family."""
 
     def __init__(self, error: errors.KeystoreError) -> None:
         super().__init__(str(error))
@@ -63,12 +64,12 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the line."""
-        line = printable(" ".join(self.message.splitlines()))
+        line = escape(" ".join(self.message.splitlines()))
         click.echo(f"zoho-keystore: {line}", file=file, err=file is None)
 
 
 class Program(click.Group):
-    """The commands, each of which is loaded when it is asked for."""
+    """The group of all commands; the module of a command is imported when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands, in the order of the help."""
@@ -82,45 +83,47 @@ class Program(click.Group):
         return command
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run the program; an output that cannot be written is one line, too."""
+        """Run the program; report output that cannot be written in one line."""
         try:
             return super().main(*args, **options)
         except OSError as error:
-            # The store's own files are errors of ours; a pipe that was closed is click's business.
-            if error.errno not in _DISK_IS_FULL:
+            # The package wraps errors of its own files, and click handles a closed pipe.
+            if error.errno not in _DISK_ERRORS:
                 raise
             problem = errors.os_error_text(error)
-        click.echo(f"zoho-keystore: the output cannot be written: {problem}. It is not complete", err=True)
-        # The interpreter would try to write the rest once more when it ends.
+        click.echo(f"zoho-keystore: cannot write the output, it is incomplete: {problem}", err=True)
+        # The interpreter flushes stdout at exit and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and make an error that was to be expected one line."""
+        """Run a command; report an error of the package in one line."""
         failure = None
         try:
             return super().invoke(ctx)
         except errors.KeystoreError as error:
             failure = Failure(error)
-        # Not from within: whoever prints the chain of errors is not to find the frames of the store there.
+        # Raised out here: the chain would lead to frames with tokens (see zoho_keystore.errors).
         raise failure
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--store", metavar="PATH", help="The store. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data folder."
+    "--store",
+    metavar="PATH",
+    help="The store's file. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
 )
 @click.option(
     "--key",
     metavar="SPEC",
-    help="Where its keys come from: env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV. "
-    "Default: ZOHO_KEYSTORE_KEY, ZOHO_KEYSTORE_KEYRING, else the key ring in your config folder.",
+    help="The source of its keys: env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV. "
+    "Default: ZOHO_KEYSTORE_KEY, ZOHO_KEYSTORE_KEYRING, else the key ring in your config directory.",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context, store: str | None, key: str | None) -> None:
-    """Look after an encrypted store of Zoho CRM tokens."""
-    # A name or a sign that the terminal's encoding lacks is not to end the program half-way.
+    """Manage an encrypted store of Zoho CRM tokens."""
+    # A character that the terminal's encoding lacks would end the program in the middle of a table.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     ctx.obj = Settings(store, key)

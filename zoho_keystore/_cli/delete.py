@@ -1,4 +1,4 @@
-"""``delete``: tokens that nobody needs any more."""
+"""``delete``: delete tokens by id, or all of them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,33 @@ import sys
 
 import click
 
-from zoho_keystore._cli.common import (
-    Settings,
-    complete_ids,
-    confirm,
-    echo_escaped,
-    fail_as_usage,
-    pass_settings,
-    tokens,
-)
+from zoho_keystore._cli.output import echo_escaped
+from zoho_keystore._cli.settings import Settings, complete_ids, confirm, pass_settings
+from zoho_keystore._text import count
 from zoho_keystore.errors import TokenNotFoundError
 
 
 @click.command("delete")
 @click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
 @click.option("--all", "all_", is_flag=True, help="Delete all tokens.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @pass_settings
 def command(settings: Settings, ids: tuple[str, ...], all_: bool, yes: bool) -> None:  # noqa: FBT001 - by name
-    """Delete tokens, all that are named or none.
+    """Delete tokens: all the given ids, or none.
 
-    At Zoho they stay valid: revoke them there, or with the SDK, if somebody else may have them.
+    Zoho still accepts a deleted token: if others may have it, revoke it at Zoho or with the SDK.
     """
     if bool(ids) is all_:
-        fail_as_usage("Give the ids of tokens, or --all.")
+        raise click.UsageError("Give the ids of tokens, or --all.")
     keystore = settings.open()
     records = {record.id: record for record in keystore.records()}
     chosen = list(records) if all_ else list(dict.fromkeys(ids))
     for id in chosen:
         if id not in records:
             raise TokenNotFoundError(
-                f"there is no token with the id {id!r}; nothing was deleted", "See: zoho-keystore list", keystore.path
+                f"no token has the id {id!r}; nothing was deleted",
+                f"List the ids: {settings.command('list')}",
+                keystore.path,
             )
     if not chosen:
         click.echo("There are no tokens.", err=True)
@@ -44,6 +40,6 @@ def command(settings: Settings, ids: tuple[str, ...], all_: bool, yes: bool) -> 
     if not yes and sys.stdin.isatty():
         for id in chosen:
             echo_escaped(f"{id}  {records[id].user_name or records[id].client_id or '-'}", err=True)
-    confirm(f"Delete {tokens(len(chosen))}?", yes=yes)
+    confirm(f"Delete {count(len(chosen), 'token')}?", yes=yes)
     keystore.delete(*chosen)
-    click.echo(f"Deleted {tokens(len(chosen))}.")
+    click.echo(f"Deleted {count(len(chosen), 'token')}.")

@@ -1,29 +1,31 @@
-"""``export``: back to the SDK's plain text."""
+"""``export``: write the tokens as the SDK's FileStore keeps them, in plain text."""
 
 from __future__ import annotations
 
 import click
 
-from zoho_keystore._cli.common import Settings, echo_escaped, fail_as_usage, pass_settings, tokens
+from zoho_keystore._cli.output import echo_escaped
+from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._importers.filestore import export
 from zoho_keystore._operations.backup import make_file
+from zoho_keystore._text import count
 
 
 @click.command("export")
 @click.argument("destination", metavar="DEST")
-@click.option("--plaintext", is_flag=True, help="Say that you know: whoever reads the file has the tokens.")
+@click.option("--plaintext", is_flag=True, help="Confirm that the tokens are written in plain text.")
 @pass_settings
 def command(settings: Settings, destination: str, plaintext: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Write all tokens in plain text, for FileStore.
+    """Export all tokens in plain text, for the SDK's FileStore.
 
-    DEST is a new file of mode 0600, as the SDK's FileStore writes and reads it.
+    DEST is a new file; it gets mode 0600.
     """
     if not plaintext:
-        fail_as_usage(
-            "This writes all tokens in plain text. Give --plaintext if you mean it. A sealed copy is made by: backup"
+        raise click.UsageError(
+            "This writes all tokens in plain text. Give --plaintext to confirm. For a sealed copy: zoho-keystore backup"
         )
     records = settings.open().records()
     path = real_path(destination)
     make_file(path, export(records))
-    echo_escaped(f"Wrote {tokens(len(records))} in plain text to {path}. Delete it as soon as you can.")
+    echo_escaped(f"Wrote {count(len(records), 'token')} in plain text to {path}. Delete it as soon as you can.")

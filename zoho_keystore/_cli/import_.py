@@ -1,4 +1,4 @@
-"""``import``: tokens from where they are kept today."""
+"""``import``: import the tokens of another store."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from zoho_keystore._cli.common import (
-    Settings,
-    echo_escaped,
-    expiry_in_words,
-    fail_as_usage,
-    now_ms,
-    pass_settings,
-    print_table,
-)
+from zoho_keystore._cli.output import current_time_ms, echo_escaped, format_expiry, print_table
+from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._importers import read
 from zoho_keystore._keystore import ImportResult
 from zoho_keystore._records import CREDENTIAL_FIELDS
@@ -28,114 +21,114 @@ from zoho_keystore.errors import ImportSourceError, storage_error
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoho_keystore._importers import Found
+    from zoho_keystore._importers import ImportSource
     from zoho_keystore._keystore import ImportedRecord, Keystore
 
-#: From so many records on, a bar shows how far it is.
-_MANY = 1_000
+#: From this many records on, a terminal shows a progress bar.
+_PROGRESS_BAR_RECORDS = 1_000
 
-_IN_WORDS = {
+_RESULTS = {
     ImportResult.ADDED: "added",
-    ImportResult.UPDATED: "updated, as they expire later here",
-    ImportResult.UNCHANGED: "left, as the stored ones are as good",
-    ImportResult.EMPTY: "left out, as they hold no token",
+    ImportResult.UPDATED: "updated (expires later than the stored one)",
+    ImportResult.UNCHANGED: "unchanged (the stored one is as good)",
+    ImportResult.EMPTY: "skipped (holds no token)",
 }
 
 
 @click.command("import")
 @click.argument("source", metavar="SOURCE")
-@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
-@click.option("--from-key", metavar="SPEC", help="Where the key of another keystore comes from.")
-@click.option("--remove-source", is_flag=True, help="Delete the source once its tokens are known to be stored.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and store nothing.")
+@click.option("--from-key", metavar="SPEC", help="The source of the other keystore's keys.")
+@click.option("--remove-source", is_flag=True, help="Delete the source after its tokens were read back from the store.")
 @pass_settings
 def command(settings: Settings, source: str, dry_run: bool, from_key: str | None, remove_source: bool) -> None:  # noqa: FBT001 - by name
-    """Take tokens over from where they are kept today.
+    """Import the tokens of another store.
 
-    That may be the SDK's FileStore, the SQLite sample, the SDK's DBStore in MySQL or MariaDB, or another keystore.
+    SOURCE is a file of the SDK's FileStore, a database of the SQLite sample, another keystore, or the table of the
+    SDK's DBStore in MySQL or MariaDB: mysql://USER@HOST:3306/DATABASE?table=oauthtoken. The database password comes
+    from ZOHO_KEYSTORE_MYSQL_PASSWORD or an option file, or is asked for.
 
-    SOURCE is a file, or mysql://USER@HOST:3306/DATABASE?table=oauthtoken; the password comes from
-    ZOHO_KEYSTORE_MYSQL_PASSWORD, an option file, or is asked for. All tokens are taken over, or none; done again, it
-    changes nothing. The source is never changed.
+    All tokens are imported, or none. Running it again changes nothing. The source is only read.
     """
     if remove_source and dry_run:
-        fail_as_usage("--remove-source deletes the source, and --dry-run does nothing. Give one of them.")
+        raise click.UsageError("--remove-source deletes the source, --dry-run changes nothing. Give one of them.")
     keystore = settings.open()
-    found = read(source, from_key=from_key, password=_ask if sys.stdin.isatty() else None)
+    found = read(source, from_key=from_key, password=_prompt if sys.stdin.isatty() else None)
     if remove_source:
         _require_removable(found, settings.path)
-    taken = _taken_in(keystore, found, dry_run=dry_run)
+    imported = _import(keystore, found, dry_run=dry_run)
     if dry_run:
-        _show(taken)
-    counts = Counter(one.result for one in taken)
-    done = ", ".join(f"{counts[what]:,} {words}" for what, words in _IN_WORDS.items() if counts[what])
-    echo_escaped(f"{found.name} ({found.kind}): {done or 'no tokens'}{'; nothing was stored' if dry_run else ''}.")
+        _print_records(imported)
+    counts = Counter(one.result for one in imported)
+    summary = ", ".join(f"{counts[result]:,} {text}" for result, text in _RESULTS.items() if counts[result])
+    echo_escaped(f"{found.name} ({found.kind}): {summary or 'no tokens'}{'; nothing was stored' if dry_run else ''}.")
     if remove_source and found.path is not None:
-        _require_stored(settings, taken)
+        _require_stored(settings, imported)
         _remove(found, found.path, from_key)
         echo_escaped(f"Deleted {found.path}. Copies in backups, version control and the disk's free space remain.")
 
 
-def _ask() -> str:
+def _prompt() -> str:
     return str(click.prompt("Password of the database", hide_input=True, err=True))
 
 
-def _taken_in(keystore: Keystore, found: Found, *, dry_run: bool) -> list[ImportedRecord]:
+def _import(keystore: Keystore, found: ImportSource, *, dry_run: bool) -> list[ImportedRecord]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     err = Console(stderr=True)
-    # Off a terminal, the bar would be an empty line in a log.
-    is_off = not err.is_terminal or len(found.records) < _MANY
+    # On a pipe, rich would print an empty line for the bar.
+    is_off = not err.is_terminal or len(found.records) < _PROGRESS_BAR_RECORDS
     with Progress(*columns, console=err, transient=True, disable=is_off) as bar:
         task = bar.add_task("importing", total=len(found.records))
         return keystore.import_records(found.records, dry_run=dry_run, progress=lambda: bar.advance(task))
 
 
-def _show(taken: list[ImportedRecord]) -> None:
-    now = now_ms()
+def _print_records(imported: list[ImportedRecord]) -> None:
+    now_ms = current_time_ms()
     print_table(
         ("ID", "USER", "CLIENT", "EXPIRES", "WOULD BE"),
         (
             (
-                one.record.id or "-",
-                one.record.user_name or "-",
-                one.record.client_id or "-",
-                expiry_in_words(one.record, now),
-                _IN_WORDS[one.result],
+                record.id or "-",
+                record.user_name or "-",
+                record.client_id or "-",
+                format_expiry(record, now_ms),
+                _RESULTS[result],
             )
-            for one in taken
+            for record, result in imported
         ),
     )
 
 
-def _require_removable(found: Found, store: Path) -> None:
+def _require_removable(found: ImportSource, store: Path) -> None:
     if found.path is None:
-        fail_as_usage("--remove-source deletes files. Drop the table yourself, once its tokens are imported.")
+        raise click.UsageError("--remove-source deletes files only. Drop the table yourself, after the import.")
     if found.path == store:
-        fail_as_usage("The source is the store itself.")
+        raise click.UsageError("The source is the store itself.")
 
 
-def _require_stored(settings: Settings, taken: list[ImportedRecord]) -> None:
-    """Make sure that the file holds what was taken in, by reading it once more."""
+def _require_stored(settings: Settings, imported: list[ImportedRecord]) -> None:
+    """Check that the file holds what was imported, by reading it again."""
     stored = {record.id: record for record in settings.open().records()}
-    # Of several that mean the same token, the last one tells how it was stored.
-    expected = {one.record.id: one.record for one in taken if one.result is not ImportResult.EMPTY}
+    # Where several source records became one stored record, only the last result is in the store.
+    expected = {record.id: record for record, result in imported if result is not ImportResult.EMPTY}
     for id, record in expected.items():
         is_there = id in stored and all(
             getattr(stored[id], name) == getattr(record, name) for name in CREDENTIAL_FIELDS
         )
         if not is_there:
             raise ImportSourceError(
-                f"the token {id!r} is not in the store as it was imported; the source was left as it is",
-                "Somebody may have changed the token meanwhile: look at it, and import once more",
+                f"the token {id!r} is not in the store as it was imported; the source was not deleted",
+                "Another process may have changed the token: look at it, and run the import again",
                 settings.path,
             )
 
 
-def _remove(found: Found, path: Path, from_key: str | None) -> None:
-    # The program that the source belongs to may have saved there since it was read.
+def _remove(found: ImportSource, path: Path, from_key: str | None) -> None:
+    # The program that uses the source may have saved a token since it was read.
     if read(str(path), from_key=from_key).records != found.records:
         raise ImportSourceError(
-            "the source has changed since it was read; what was read is stored, and the source was left as it is",
-            "Stop the program that writes it, and import once more",
+            "the source has changed since it was read: what was read is stored, and the source was not deleted",
+            "Stop the program that writes it, and run the import again",
             path,
         )
     try:

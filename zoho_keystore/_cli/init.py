@@ -1,4 +1,4 @@
-"""``init``: the first key ring and the first store."""
+"""``init``: create the key ring and the store."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoho_keystore._cli.common import Settings, echo_escaped, pass_settings
+from zoho_keystore._cli.output import echo_escaped
+from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._operations.setup import init
+from zoho_keystore._text import plural
 
 if TYPE_CHECKING:
     from zoho_keystore._operations.setup import Setup
 
 
 @click.command("init")
-@click.option("--keyring", metavar="PATH", help="Make the key ring here, instead of in your config folder.")
+@click.option("--keyring", metavar="PATH", help="Create the key ring here, instead of in your config directory.")
 @pass_settings
 def command(settings: Settings, keyring: str | None) -> None:
-    """Make a key ring and an empty store, where there are none yet.
+    """Create a key ring and an empty store, if they do not exist.
 
-    After it, EncryptedFileStore() without arguments works. Done again, it changes nothing.
+    Afterwards, EncryptedFileStore() works without arguments. Running it again changes nothing.
     """
     if keyring is not None and settings.key is not None:
-        msg = "--keyring and --key both say where the keys are to be. Give one of them."
-        raise click.UsageError(msg)
+        raise click.UsageError("--keyring and --key both name the key source. Give one of them.")
     done = init(settings.store, key=settings.key if keyring is None else f"file:{keyring}")
-    keys = ("key " if len(done.fingerprints) == 1 else "keys ") + ", ".join(done.fingerprints)
-    echo_escaped(f"{'Made' if done.made_key else 'There is'} {done.source} ({keys})")
-    echo_escaped(f"{'Made' if done.made_store else 'There is'} {done.store}")
+    keys = f"{plural(len(done.fingerprints), 'key')} {', '.join(done.fingerprints)}"
+    echo_escaped(f"{'Created' if done.made_key else 'Exists already:'} {done.source} ({keys})")
+    echo_escaped(f"{'Created' if done.made_store else 'Exists already:'} {done.store}")
     if done.made_key:
-        echo_escaped("Keep a copy of the key where you keep other secrets: without it nobody can open the store.")
+        echo_escaped("Keep a copy of the key where you keep other secrets: without it, the store cannot be opened.")
     if done.is_default:
         echo_escaped("EncryptedFileStore() finds both.")
     else:
@@ -40,6 +41,6 @@ def _arguments(settings: Settings, keyring: str | None, done: Setup) -> str:
     path = repr(str(done.store))
     if keyring is None and settings.key is None:
         return path
-    # The name of a source leaves out the arguments of a program.
+    # The printed form of a command source leaves out the program's arguments, which may hold a secret.
     is_whole = settings.key is None or not settings.key.startswith("command:")
     return f"{path}, key={(done.source if is_whole else settings.key)!r}"

@@ -1,10 +1,11 @@
-"""``key``: the keys themselves, named by their fingerprints."""
+"""``key``: create, list and drop keys. Output names a key by its fingerprint."""
 
 from __future__ import annotations
 
 import click
 
-from zoho_keystore._cli.common import Settings, confirm, echo_escaped, pass_settings, print_table
+from zoho_keystore._cli.output import echo_escaped, print_table
+from zoho_keystore._cli.settings import Settings, confirm, pass_settings
 from zoho_keystore._keys.ring import new_key
 from zoho_keystore._operations.key_usage import key_usage
 from zoho_keystore._operations.rotation import add_key, prune
@@ -12,44 +13,46 @@ from zoho_keystore._operations.rotation import add_key, prune
 
 @click.group("key")
 def command() -> None:
-    """Make, list and drop keys."""
+    """Create, list and drop keys."""
 
 
 @command.command("new")
-@click.option("--print", "is_printed", is_flag=True, help="Print a new key, and put it nowhere.")
+@click.option("--print", "is_printed", is_flag=True, help="Print a new key instead of adding it to the ring.")
 @pass_settings
 def new(settings: Settings, is_printed: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Put a new key on top of the ring; the next save seals the store with it."""
+    """Add a new key to the ring; the next save seals the store with it."""
     if is_printed:
         click.echo(new_key().decode())
         return
     source, name = add_key(key=settings.key)
-    echo_escaped(f"Put the key {name} on top of {source}")
+    echo_escaped(f"Added the key {name} to {source}")
 
 
 @command.command("list")
 @pass_settings
 def list_(settings: Settings) -> None:
-    """Show the keys, newest first, and which files each opens."""
+    """List the keys, newest first, with the files that each one opens."""
     rows = key_usage(settings.store, key=settings.key)
     print_table(
-        ("KEY", "SEALS"),
-        ((row.fingerprint, ", ".join(map(str, row.files)) or "nothing found") for row in rows),
+        ("KEY", "SEALS"), ((row.fingerprint, ", ".join(map(str, row.files)) or "no file found") for row in rows)
     )
 
 
 @command.command("prune")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @pass_settings
 def prune_(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Drop the keys that nothing needs: not the newest, and none that the store or a file beside it is sealed with."""
+    """Drop unused keys.
+
+    The newest key stays, and so do keys that seal the store or a file beside it.
+    """
     settings.open().close()
     rows = key_usage(settings.store, key=settings.key)
     unused = [row.fingerprint for row in rows[1:] if not row.files]
     if not unused:
-        click.echo("Every key is needed.")
+        click.echo("All keys are in use.")
         return
-    click.echo(f"Nothing that was found needs: {', '.join(unused)}", err=True)
+    click.echo(f"No file was found that needs: {', '.join(unused)}", err=True)
     confirm("Drop them? Stores and backups elsewhere that are sealed with them could not be opened any more", yes=yes)
     dropped = prune(settings.store, key=settings.key)
     click.echo(f"Dropped {', '.join(dropped)}")

@@ -1,38 +1,37 @@
-"""``list``: all tokens."""
+"""``list``: list all tokens."""
 
 from __future__ import annotations
 
 import click
 
-from zoho_keystore._cli.common import (
-    Settings,
-    as_json,
-    expiry_in_words,
-    lease_in_words,
-    masked,
-    now_ms,
-    pass_settings,
+from zoho_keystore._cli.output import (
+    current_time_ms,
+    format_expiry,
+    format_lease,
+    mask,
     print_json,
     print_table,
+    record_as_json,
 )
+from zoho_keystore._cli.settings import Settings, pass_settings
 
 
 @click.command("list")
-@click.option("--json", "as_json_", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
-def command(settings: Settings, as_json_: bool) -> None:  # noqa: FBT001 - click passes options by name
-    """Show all tokens, a row each.
+def command(settings: Settings, as_json: bool) -> None:  # noqa: FBT001 - click passes options by name
+    """List all tokens.
 
-    Of secrets, it shows the first characters and the length.
+    A secret is shown as its first characters and its length.
     """
     records = settings.open().records()
-    if as_json_:
-        print_json([as_json(record) for record in records])
+    if as_json:
+        print_json(list(map(record_as_json, records)))
         return
     if not records:
         click.echo("There are no tokens.", err=True)
         return
-    now = now_ms()
+    now_ms = current_time_ms()
     print_table(
         ("ID", "USER", "CLIENT", "DOMAIN", "ACCESS TOKEN", "EXPIRES", "REFRESH TOKEN", "REFRESHED BY"),
         (
@@ -41,10 +40,10 @@ def command(settings: Settings, as_json_: bool) -> None:  # noqa: FBT001 - click
                 record.user_name or "-",
                 record.client_id or "-",
                 record.api_domain or "-",
-                masked(record.access_token),
-                expiry_in_words(record, now),
-                masked(record.refresh_token),
-                lease_in_words(record, now),
+                mask(record.access_token),
+                format_expiry(record, now_ms),
+                mask(record.refresh_token),
+                format_lease(record, now_ms),
             )
             for record in records
         ),

@@ -1,53 +1,53 @@
-"""``show``: one token."""
+"""``show``: show one token."""
 
 from __future__ import annotations
 
 import click
 
-from zoho_keystore._cli.common import (
+from zoho_keystore._cli.output import (
     SECRETS,
-    Settings,
-    as_json,
-    complete_ids,
     console,
-    expiry_in_words,
-    lease_in_words,
-    masked,
-    now_ms,
-    pass_settings,
+    current_time_ms,
+    escape,
+    format_expiry,
+    format_lease,
+    mask,
     print_json,
-    printable,
+    record_as_json,
 )
+from zoho_keystore._cli.settings import Settings, complete_ids, pass_settings
 from zoho_keystore._records import CREDENTIAL_FIELDS
 from zoho_keystore.errors import TokenNotFoundError
 
 
 @click.command("show")
 @click.argument("id", shell_complete=complete_ids)
-@click.option("--reveal", is_flag=True, help="Show the secrets.")
-@click.option("--json", "as_json_", is_flag=True, help="Print JSON.")
+@click.option("--reveal", is_flag=True, help="Show the secrets in full.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_settings
-def command(settings: Settings, id: str, reveal: bool, as_json_: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Show one token; its secrets only with --reveal."""
+def command(settings: Settings, id: str, reveal: bool, as_json: bool) -> None:  # noqa: FBT001 - click passes by name
+    """Show one token; its secrets in full only with --reveal."""
     keystore = settings.open()
-    record = next((record for record in keystore.records() if record.id == id), None)
+    record = keystore.get(id)
     if record is None:
-        raise TokenNotFoundError(f"there is no token with the id {id!r}", "See: zoho-keystore list", keystore.path)
-    if as_json_:
-        print_json(as_json(record, reveal=reveal))
+        raise TokenNotFoundError(
+            f"no token has the id {id!r}", f"List the ids: {settings.command('list')}", keystore.path
+        )
+    shape = record_as_json(record, reveal=reveal)
+    if as_json:
+        print_json(shape)
         return
-    now = now_ms()
-    shape = as_json(record)
     lines = [("id", record.id)]
     for name in CREDENTIAL_FIELDS:
         value = getattr(record, name)
-        lines.append((name, masked(value) if name in SECRETS and not reveal else value or "-"))
+        lines.append((name, mask(value) if name in SECRETS and not reveal else value or "-"))
+    now_ms = current_time_ms()
     lines += [
-        ("expires", expiry_in_words(record, now)),
+        ("expires", format_expiry(record, now_ms)),
         ("created", shape["created_at"] or "-"),
         ("saved", shape["saved_at"] or "-"),
-        ("refreshed by", lease_in_words(record, now)),
+        ("refreshed by", format_lease(record, now_ms)),
     ]
     out = console()
     for name, value in lines:
-        out.print(f"{name:<14} {printable(value)}")
+        out.print(f"{name:<14} {escape(value)}")

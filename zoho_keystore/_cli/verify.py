@@ -1,25 +1,27 @@
-"""``verify``: whether the store is whole."""
+"""``verify``: check the integrity of the store."""
 
 from __future__ import annotations
 
 import click
 
-from zoho_keystore._cli.common import Settings, echo_escaped, pass_settings, tokens
+from zoho_keystore._cli.output import echo_escaped
+from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._operations.backup import inspect
+from zoho_keystore._text import count
 
 
 @click.command("verify")
-@click.option("--quiet", is_flag=True, help="Say nothing when all is well.")
+@click.option("--quiet", is_flag=True, help="Print nothing on success.")
 @pass_settings
 def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Check that the store is whole.
+    """Check that the store is intact.
 
-    It opens the store and looks at all that is in it; the exit code tells a monitor what is wrong.
+    It opens the store and checks every record; the exit code tells a monitor what is wrong.
     """
-    seen = inspect(settings.store, key=settings.key)
+    found = inspect(settings.store, key=settings.key)
     if not quiet:
-        number = tokens(len(seen.records))
+        number = count(len(found.records), "token")
         echo_escaped(
-            f"{settings.path}: whole, with {number}; sealed with the key {seen.fingerprint}, "
-            f"write {seen.header.generation}"
+            f"{settings.path}: intact, {number}, sealed with the key {found.fingerprint}, "
+            f"write {found.header.generation}"
         )

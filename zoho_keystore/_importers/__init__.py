@@ -1,15 +1,17 @@
-"""Tokens from elsewhere: the SDK's own stores, the SQLite sample, another keystore. Sources are read, never changed."""
+"""Readers of other token stores: the SDK's FileStore and DBStore, the SQLite sample, another keystore.
+
+A source is never changed.
+"""
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from zoho_keystore._fs import permissions
 from zoho_keystore._fs.paths import real_path
+from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._importers import filestore, mysql, sqlite
 from zoho_keystore._importers.rows import FIELDS, UnreadableError, to_records
 from zoho_keystore._keys.fernet_key import looks_like_key
@@ -22,24 +24,24 @@ if TYPE_CHECKING:
 
     from zoho_keystore._records import TokenRecord
 
-#: The largest file that is read, in bytes.
+#: The largest source file, in bytes.
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
-#: How every Fernet token begins: its version, and a time before the year 4147.
+#: The first characters of a Fernet token: the version byte, and a time before the year 4147.
 _KEYSTORE_MAGIC = b"gAAAA"
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a source holds.
+class ImportSource:
+    """A source and its tokens.
 
     Attributes:
-        kind: What it is, in words.
-        name: What messages call it; no password is in it.
+        kind: The kind of the source, for messages.
+        name: The name of the source, for messages; it holds no password.
         path: The file; None for a server.
-        records: The tokens in the order of the source, with their ids; empty fields are None, the times of saving 0.
+        records: The tokens in the order of the source, with their ids. Empty fields are None; the times of saving 0.
     """
 
     kind: str
@@ -48,65 +50,65 @@ class Found:
     records: list[TokenRecord] = field(repr=False)
 
 
-def read(source: str, *, from_key: str | None = None, password: Callable[[], str] | None = None) -> Found:
-    """Return the tokens of a source, all of them or none.
+def read(source: str, *, from_key: str | None = None, password: Callable[[], str] | None = None) -> ImportSource:
+    """Read all tokens of a source.
 
     Args:
-        source: ``mysql://USER@HOST/DATABASE``, as :mod:`zoho_keystore._importers.mysql` reads it, or a file: its
-            content tells what it is.
-        from_key: Where the key of a keystore comes from, as for :func:`zoho_keystore._keys.sources.key_source`.
-        password: Asks somebody for the password of a server, when it is set nowhere.
+        source: A file, whose kind is told by its content; or ``mysql://USER@HOST/DATABASE``, see
+            :mod:`zoho_keystore._importers.mysql`.
+        from_key: The key source of a keystore, as for :func:`zoho_keystore._keys.sources.key_source`.
+        password: Asks the user for a database password; called if none is set.
 
     Raises:
-        ConfigurationError: The source is neither, or a password is in it.
-        ImportSourceError: It cannot be read, or is not what an import takes.
-        KeystoreError: One of the other kinds, for a keystore that does not open.
+        ConfigurationError: The source is not a path or a known address, or has a password in it.
+        ImportSourceError: The source cannot be read, or is none that can be imported.
+        KeystoreError: The source is a keystore that does not open.
     """
     if looks_like_key(source):
         raise ConfigurationError("the source holds what looks like a key", f"Give the path of a file, or {mysql.FORM}")
     if mysql.is_address(source):
-        address = mysql.parsed(source)
-        records = _told(partial(mysql.read, address, password), address.name, None)
-        return Found(kind="MySQL table", name=address.name, path=None, records=records)
+        address = mysql.parse_address(source)
+        records = _read_or_raise(partial(mysql.read, address, password), f"{address.name}: ", None)
+        return ImportSource(kind="MySQL table", name=address.name, path=None, records=records)
     if "://" in source:
-        # Not repeated: the address of a server may hold a password.
+        # Not repeated in the message: an address may hold a password.
         raise ConfigurationError(
-            "the source is an address of no known kind", f"Give the path of a file, or write {mysql.FORM}"
+            "the source is an address of an unknown kind", f"Give the path of a file, or {mysql.FORM}"
         )
     path = real_path(source)
-    kind, records = _told(partial(_file, path, from_key), "", path)
-    return Found(kind=kind, name=str(path), path=path, records=records)
+    kind, records = _read_or_raise(partial(_read_file, path, from_key), "", path)
+    return ImportSource(kind=kind, name=str(path), path=path, records=records)
 
 
-def _told(take: Callable[[], _T], server: str, path: Path | None) -> _T:
-    # The error is raised where no row of the source, and no exception that has seen one, is within its reach.
+def _read_or_raise(read_source: Callable[[], _T], prefix: str, path: Path | None) -> _T:
     try:
-        return take()
+        return read_source()
     except UnreadableError as found:
-        where = f"{server}: " if server else ""
-        error = ImportSourceError(f"{where}{found.problem}", found.advice, path)
+        error = ImportSourceError(f"{prefix}{found.problem}", found.advice, path)
+    # Raised out here: the chain would lead to frames with the source's rows (see zoho_keystore.errors).
     raise error
 
 
-def _file(path: Path, from_key: str | None) -> tuple[str, list[TokenRecord]]:
+def _read_file(path: Path, from_key: str | None) -> tuple[str, list[TokenRecord]]:
     content = _content(path)
     if content.startswith(sqlite.MAGIC):
         return "SQLite database", sqlite.read(path)
     if content.startswith(_KEYSTORE_MAGIC):
-        return "keystore", _keystore(path, from_key)
+        return "keystore", _read_keystore(path, from_key)
     return "FileStore file", filestore.parse(content)
 
 
 def _content(path: Path) -> bytes:
-    """Return the content of a file; of a database, which another library reads, its beginning."""
+    """Return the content of a file; of a database, which the sqlite3 module reads itself, only the first bytes."""
     try:
-        with permissions.opened(path) as (fd, status), os.fdopen(fd, "rb", closefd=False) as file:
-            if status.st_size > MAX_FILE_BYTES:
-                raise UnreadableError(
-                    f"{status.st_size:,} bytes are more than an import reads ({MAX_FILE_BYTES:,})", "Check the path"
-                )
-            magic = file.read(len(sqlite.MAGIC))
-            return magic if magic == sqlite.MAGIC else magic + file.read(MAX_FILE_BYTES)
+        magic, status = read_prefix(path, len(sqlite.MAGIC))
+        if magic == sqlite.MAGIC and status.st_size <= MAX_FILE_BYTES:
+            return magic
+        return read_private_file(path, max_bytes=MAX_FILE_BYTES, check=None).content
+    except FileTooLargeError as error:
+        raise UnreadableError(
+            f"the file has {error.size:,} bytes, the limit of an import is {MAX_FILE_BYTES:,}", "Check the path"
+        ) from None
     except UnsafeFileError as error:
         raise UnreadableError(error.problem, error.advice) from None
     except OSError as error:
@@ -115,7 +117,7 @@ def _content(path: Path) -> bytes:
         ) from None
 
 
-def _keystore(path: Path, from_key: str | None) -> list[TokenRecord]:
+def _read_keystore(path: Path, from_key: str | None) -> list[TokenRecord]:
     with closing(open_keystore(path, key=from_key, create=False)) as keystore:
         stored = keystore.records()
     rows = [[getattr(record, name) for name in FIELDS] for record in stored]

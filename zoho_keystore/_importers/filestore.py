@@ -15,93 +15,91 @@ if TYPE_CHECKING:
     from zoho_keystore._records import TokenRecord
 
 #: The first line; files of older releases lack the last column.
-HEADING = tuple("redirect_uri" if name == "redirect_url" else name for name in COLUMNS)
-_HEADINGS = (HEADING, HEADING[:-1])
+HEADER = tuple("redirect_uri" if name == "redirect_url" else name for name in COLUMNS)
+_HEADERS = (HEADER, HEADER[:-1])
 
-_RESTORE = "Check the path; restore a damaged file from a backup, or take the line out"
+_RESTORE = "Check the path; restore a damaged file from a backup, or remove the line"
 
 
 def parse(content: bytes) -> list[TokenRecord]:
     """Return the records of a file.
 
-    Line ends of all kinds mean the same, inside of values too, since that is how the SDK reads its file.
+    As in the SDK, all kinds of line ends are equal, inside of values too.
 
     Raises:
-        UnreadableError: It is no such file, or a damaged one.
+        UnreadableError: The file is damaged, or not a FileStore file.
     """
-    text = _decoded(content)
+    text = _decode(content)
     rows = _rows(text)
-    _, heading = next(rows, (0, None))
-    if heading is None:
-        raise UnreadableError("the file is empty", "Check the path: a FileStore file has a heading at least")
-    if tuple(heading) not in _HEADINGS:
+    _, header = next(rows, (0, None))
+    if header is None:
+        raise UnreadableError("the file is empty", "Check the path: a FileStore file has at least a header")
+    if tuple(header) not in _HEADERS:
         raise UnreadableError(
-            "this is neither a file of the SDK's FileStore nor a keystore nor an SQLite database",
-            f"Check the path: line 1 of a FileStore file is {','.join(HEADING)}",
+            "this is not a file of the SDK's FileStore, nor a keystore, nor an SQLite database",
+            f"Check the path: line 1 of a FileStore file is {','.join(HEADER)}",
         )
     found = []
     for line, row in rows:
-        if len(row) != len(heading):
-            raise UnreadableError(f"line {line} has {len(row)} fields instead of {len(heading)}", _RESTORE)
+        if len(row) != len(header):
+            raise UnreadableError(f"line {line} has {len(row)} fields instead of {len(header)}", _RESTORE)
         found.append((f"line {line}", row))
-    # The SDK ends every line. What a killed or running save has cut off would be another server, or another secret.
+    # The SDK ends every line. A killed save may have cut the last value off: that would be a wrong server.
     if found and found[-1][1][-1] and not text.endswith(("\n", "\r")):
         raise UnreadableError(
-            f"{found[-1][0]}, the last one, has no line end, so it may have been cut off",
-            "If it is whole, add a line end",
+            f"{found[-1][0]}, the last one, has no line end and may have been cut off",
+            "If the line is complete, add a line end",
         )
     return to_records(found)
 
 
 def export(records: Iterable[TokenRecord]) -> bytes:
-    """Return the file that the SDK's FileStore would have written on Linux, had it these tokens.
+    """Return the file that the SDK's FileStore would write on Linux for these tokens.
 
     Raises:
-        InvalidTokenError: A token has text that no UTF-8 file can hold.
+        InvalidTokenError: A field has a lone surrogate, which UTF-8 cannot encode.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(HEADING)
+    writer.writerow(HEADER)
     for number, record in enumerate(records, 1):
         row = [getattr(record, name) for name in FIELDS]
-        if not all(map(_is_writable, row)):
-            del row
+        if any(map(_has_surrogate, row)):
+            del row  # Secrets must not be in a frame of the traceback (see zoho_keystore.errors).
             raise InvalidTokenError(
-                f"token {number} has half of a character, which a file cannot hold; nothing was exported",
-                "Look at the token: it came to the store with it, and Zoho does not use such characters",
+                f"token {number} has a lone surrogate character, which UTF-8 cannot encode; nothing was exported",
+                "Look at the token with: zoho-keystore list; Zoho does not use such characters",
             )
         writer.writerow(row)
     return text.getvalue().encode("utf-8")
 
 
-def _is_writable(value: str | None) -> bool:
-    # Asked beforehand: the exception of a failing encode() would carry the whole text with it.
-    return not any("\ud800" <= character <= "\udfff" for character in value or "")
+def _has_surrogate(value: str | None) -> bool:
+    # Checked before encode(): a UnicodeEncodeError would carry the whole text.
+    return any("\ud800" <= character <= "\udfff" for character in value or "")
 
 
-def _decoded(content: bytes) -> str:
+def _decode(content: bytes) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UnreadableError(
-            f"line {line} is not UTF-8 text: this is no file of the SDK's FileStore, or one in another encoding",
+            f"line {line} is not UTF-8 text: this is not a FileStore file, or it has another encoding",
             "Check the path, or convert the file to UTF-8",
         ) from None
-    place = text.find("\0")
-    if place >= 0:
-        line = text.count("\n", 0, place) + 1
-        raise UnreadableError(
-            f"line {line} has a NUL in it: this is no file of the SDK's FileStore, or a damaged one", _RESTORE
-        )
+    position = text.find("\0")
+    if position >= 0:
+        line = text.count("\n", 0, position) + 1
+        raise UnreadableError(f"line {line} contains a NUL: this is not a FileStore file, or it is damaged", _RESTORE)
     return text
 
 
 def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with the number of the line on which it begins.
+    """Yield the rows that are not blank, each with the number of its first line.
 
-    The SDK makes blank rows itself: one for each line that it ends with CR CR LF on Windows, which becomes one of a
-    single empty field when it widens a file of nine columns.
+    The SDK writes blank rows itself: on Windows it ends lines with CR CR LF, and when it widens such a file of nine
+    columns, it turns each blank line into a row of one empty field.
     """
     reader = csv.reader(io.StringIO(text, newline=None), strict=True)
     while True:
@@ -110,7 +108,7 @@ def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
             row = next(reader, None)
         except csv.Error:
             raise UnreadableError(
-                f"from line {line} on this is not CSV: a quote is missing, or a field is far too long", _RESTORE
+                f"from line {line} on this is not CSV: a quote is missing, or a field is too long", _RESTORE
             ) from None
         if row is None:
             return

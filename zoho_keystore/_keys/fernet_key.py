@@ -65,11 +65,7 @@ def is_comment(line: bytes) -> bool:
 
 
 def parse_keys(text: bytes, name: str) -> list[bytes]:
-    """Return the keys in a text: one a line or several with commas between them, with ``#`` comments.
-
-    Args:
-        text: The text.
-        name: What messages call the text.
+    """Return the keys in a text that messages call ``name``: on lines or between commas, with ``#`` comments.
 
     Raises:
         KeyUnavailableError: The text holds no key.
@@ -82,12 +78,7 @@ def parse_keys(text: bytes, name: str) -> list[bytes]:
 
 
 def validate_keys(keys: Sequence[bytes], name: str) -> list[bytes]:
-    """Return keys in their order, each once; raise MalformedKeyError for the first that is malformed.
-
-    Args:
-        keys: The keys.
-        name: What messages call the text that the keys come from.
-    """
+    """Return the keys of a text that messages call ``name``, each once; raise MalformedKeyError for a malformed one."""
     return dedupe(validate_key(key, f"key {number} of {len(keys)} in {name}") for number, key in enumerate(keys, 1))
 
 
@@ -99,13 +90,8 @@ def dedupe(keys: Iterable[bytes]) -> list[bytes]:
 def validate_key(key: bytes, name: str, path: Path | None = None) -> bytes:
     """Return a key that is exactly a Fernet key; Fernet itself accepts white space and stray characters.
 
-    Args:
-        key: The key.
-        name: What messages call it; no message contains the key.
-        path: The file that it comes from.
-
     Raises:
-        MalformedKeyError: It is not a Fernet key, or something stands around it.
+        MalformedKeyError: It is not a Fernet key, or something stands around it; the message says ``name`` instead.
     """
     if problem := _key_problem(key):
         raise MalformedKeyError(

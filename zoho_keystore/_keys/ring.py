@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from zoho_keystore._keys.fernet_key import is_canonical
 from zoho_keystore._keys.sources import key_source
+from zoho_keystore._text import plural
 from zoho_keystore.errors import CannotOpenError, KeyUnavailableError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class KeyRing:
 
     def _names(self) -> str:
         names = self.fingerprints
-        return f"{'key' if len(names) == 1 else 'keys'} {', '.join(names)}"
+        return f"{plural(len(names), 'key')} {', '.join(names)}"
 
     def __repr__(self) -> str:
         """Name the source and the fingerprints."""

@@ -15,7 +15,7 @@ from zoho_keystore._fs.paths import real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._storage.file import read_content, read_store
-from zoho_keystore.errors import KeystoreError, StoreFileError, storage_error
+from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,10 +58,10 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
     copy lies beside the store or ``keep_old=True`` is passed. Neither a lock nor a pause of running programs is needed.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`.
+        path: The store, as for :func:`open_keystore`.
         destination: A file that does not exist, or a directory, in which the copy is named after the store and the time
             (UTC).
-        key: Where the store's keys come from, as for :class:`EncryptedFileStore`.
+        key: Where the store's keys come from, as for :func:`open_keystore`.
 
     Returns:
         The path of the copy, which is durable and has mode 0600.
@@ -95,9 +95,9 @@ def restore(
     state was restored. Tokens that were saved after the copy was made are not in the store afterwards.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`.
+        path: The store, as for :func:`open_keystore`.
         source: The copy.
-        key: Where the store's keys come from, as for :class:`EncryptedFileStore`; one of them has to open the copy.
+        key: Where the store's keys come from, as for :func:`open_keystore`; one of them has to open the copy.
         lock_timeout: How many seconds to wait for the store's lock.
 
     Returns:
@@ -119,9 +119,7 @@ def restore(
         atomic.remove_stale_temp_files(held.directory, store.name)
         replaced = None
         if os.path.lexists(store):
-            replaced = _make_dated_file(
-                store.with_name(f"{store.name}.replaced-"), _existing(read_content, store).content
-            )
+            replaced = _keep_replaced(store)
         try:
             atomic.write(held.directory, store.name, content, create=replaced is None, pre_rename_check=held.verify)
         except atomic.AlreadyThereError:
@@ -182,6 +180,20 @@ def make_file(path: Path, content: bytes) -> None:
             atomic.write(directory, path.name, content, create=True)
         except atomic.AlreadyThereError:
             raise StoreFileError("there is a file already; it was left as it is", "Give another name", path) from None
+
+
+def _keep_replaced(store: Path) -> Path:
+    """Copy the file that is about to be replaced, and return the copy's path."""
+    content = _existing(read_content, store).content
+    try:
+        return _make_dated_file(store.with_name(f"{store.name}.replaced-"), content)
+    except DurabilityUnknownError as error:
+        # This error is about the copy: passed on, it would say that the store is restored.
+        raise StoreFileError(
+            f"nothing was restored, since the file that it replaces could not be kept safely: {error.problem}",
+            "Check the disk, then restore again",
+            store,
+        ) from error
 
 
 def _make_dated_file(prefix: Path, content: bytes) -> Path:

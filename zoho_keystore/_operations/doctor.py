@@ -1,4 +1,4 @@
-"""What is wrong around a store, and how to cure it."""
+"""Diagnosis of a store, its keys, and their surroundings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import shlex
 import stat
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,15 +17,13 @@ from zoho_keystore._fs import permissions
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import open_keystore, store_path
+from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from zoho_keystore._keys.sources import KeySource
-    from zoho_keystore._keystore import Keystore
-
-#: Folders of programs that copy all that is in them to other machines, by a part of their names.
+#: Parts of the names of directories that are synchronised with other machines.
 _SYNCHRONISED = re.compile(
     r"dropbox|onedrive|google ?drive|icloud|mobile documents|nextcloud|owncloud|pcloud|mega(sync)?|syncthing|box sync",
     re.IGNORECASE,
@@ -35,12 +34,12 @@ _GIT_TIMEOUT_S = 10.0
 
 
 class Diagnostic(NamedTuple):
-    """Something that was looked at.
+    """The result of a check.
 
     Attributes:
-        is_trouble: Whether something should be done; otherwise it is only told.
-        what: What was found.
-        cure: What to do; empty if nothing.
+        is_problem: Whether the user should act; otherwise this is for information.
+        what: What was found, and where.
+        fix: What to do; empty if this is not a problem.
     """
 
     is_problem: bool
@@ -49,11 +48,11 @@ class Diagnostic(NamedTuple):
 
 
 def diagnose(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> list[Diagnostic]:
-    """Look at a store, its keys, and what lies around them; nothing is changed but what opening the store tightens.
+    """Check a store, its keys, and their surroundings. Nothing is changed, except for modes that opening restricts.
 
     Args:
         path: The store, as for :class:`EncryptedFileStore`.
-        key: Where its keys come from, likewise.
+        key: The source of its keys, likewise.
     """
     return list(_diagnostics(path, key))
 
@@ -62,85 +61,89 @@ def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterat
     try:
         store = store_path(path)
     except KeystoreError as error:
-        yield _trouble(error)
+        yield _from_error(error)
         return
-    # The file is looked at first: opening it tightens modes.
-    yield from _modes(store)
-    source: KeySource | None = None
+    ring: Path | None = None
     has_keys = False
     try:
         source = key_source(key)
-        keys = source.load()
+        ring = getattr(source, "path", None)
+        number = len(source.load())
         has_keys = True
+        yield _info(f"the store's keys come from {_origin(key)}: {source} ({count(number, 'key')})")
     except KeystoreError as error:
-        yield _trouble(error)
-    else:
-        number = "1 key" if len(keys) == 1 else f"{len(keys)} keys"
-        yield Diagnostic(is_problem=False, what=f"the store's keys come from {_how(key)}: {source} ({number})")
-    ring: Path | None = getattr(source, "path", None)
+        yield _from_error(error)
+    # The value of --key may be a key by mistake, so fixes repeat it only if it is a spec that works.
+    command = partial(cli_command, store=None if path is None else os.fspath(path), key=key if has_keys else None)
+    # Before the store is opened: opening restricts modes.
+    yield from _check_modes(store, command)
     if ring is not None:
-        yield from _place_of_ring(ring, store)
-    yield from _place_of_store(store)
-    yield from _leftovers(store)
-    yield from _lock(store)
-    # Without keys it does not open, which was told already.
+        yield from _check_ring_location(ring, store)
+    yield from _check_store_location(store)
+    yield from _check_temp_files(store)
+    yield from _check_lock(store)
+    # Without keys the store does not open, which was reported above.
     if has_keys:
-        yield from _contents(store, key)
-    yield from _plain_text(store)
+        yield from _check_content(store, key, command)
+    yield from _check_plain_text(store, command)
+
+
+def _info(what: str) -> Diagnostic:
+    return Diagnostic(is_problem=False, what=what)
 
 
 def _problem(what: str, fix: str) -> Diagnostic:
     return Diagnostic(is_problem=True, what=what, fix=fix)
 
 
-def _trouble(error: KeystoreError) -> Diagnostic:
+def _from_error(error: KeystoreError) -> Diagnostic:
     where = f"{error.path}: " if error.path is not None else ""
     return _problem(where + error.problem, error.advice)
 
 
-def _how(key: str | None) -> str:
+def _origin(key: str | None) -> str:
     if key is not None:
         return "--key"
     for name in (KEY_VARIABLE, RING_VARIABLE):
         if os.environ.get(name):
             return f"the variable {name}"
-    return "the user's config folder"
+    return "the user's config directory"
 
 
-def _modes(store: Path) -> Iterator[Diagnostic]:
+def _check_modes(store: Path, command: Callable[..., str]) -> Iterator[Diagnostic]:
     if not permissions.HAS_OWNERS:
         return
-    for path, is_folder in ((store.parent, True), (store, False), (_lock_file(store), False)):
+    for path, is_directory in ((store.parent, True), (store, False), (_lock_file(store), False)):
         try:
             status = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
             if path == store:
-                yield _problem(f"{store}: there is no store", "Check the path, or make one: zoho-keystore init")
+                yield _problem(f"{store}: there is no store", f"Check the path, or create one: {command('init')}")
             continue
         except OSError as error:
-            yield _problem(f"{path}: {error.strerror}", "Check who may look into its folder")
+            yield _problem(f"{path}: {error.strerror}", "Check the permissions of its directory")
             continue
         if status.st_uid not in (os.geteuid(), 0):
             yield _problem(
                 f"{path}: belongs to user {status.st_uid}, and you are user {os.geteuid()}",
-                "Run as its owner, or give it to yourself (chown)",
+                "Run as its owner, or change the owner (chown)",
             )
-        loose = stat.S_IMODE(status.st_mode) & (0o022 if is_folder else 0o077)
-        if loose and not (is_folder and status.st_mode & stat.S_ISVTX):
-            mode = "go-w" if is_folder else "600"
+        loose = stat.S_IMODE(status.st_mode) & (0o022 if is_directory else 0o077)
+        if loose and not (is_directory and status.st_mode & stat.S_ISVTX):
+            mode = "go-w" if is_directory else "600"
             yield _problem(
-                f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets other users in",
+                f"{path}: mode {stat.S_IMODE(status.st_mode):04o} gives other users access",
                 f"chmod {mode} {shlex.quote(str(path))}",
             )
 
 
-def _place_of_ring(ring: Path, store: Path) -> Iterator[Diagnostic]:
+def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
     if ring.parent == store.parent:
         yield _problem(
-            f"{ring}: the key ring is in the same folder as the store, so whoever copies the folder has both",
-            f"Move it to another folder, such as {_another_folder(store)}, and set {RING_VARIABLE}",
+            f"{ring}: the key ring is in the same directory as the store, so a copy of the directory has both",
+            f"Move it to another directory, such as {_other_directory(store)}, and set {RING_VARIABLE}",
         )
-    yield from _copied_away(ring, "the key ring", "Move it to a folder that stays on this machine")
+    yield from _check_synchronised(ring, "the key ring", "Move it to a directory that stays on this machine")
     if (tree := _work_tree(ring)) is not None:
         yield _problem(
             f"{ring}: the key ring is in the git work tree {tree}",
@@ -148,15 +151,15 @@ def _place_of_ring(ring: Path, store: Path) -> Iterator[Diagnostic]:
         )
 
 
-def _another_folder(store: Path) -> Path:
-    # On some systems the user's folders for settings and for data are the same.
+def _other_directory(store: Path) -> Path:
+    # On some systems the user's config and data directories are the same.
     directory = default_key_ring().parent
     return directory if directory != store.parent else directory.with_name(f"{directory.name}-keys")
 
 
-def _place_of_store(store: Path) -> Iterator[Diagnostic]:
-    yield from _copied_away(
-        store, "the store", "Move it: two machines that write it overwrite each other's tokens, sealed or not"
+def _check_store_location(store: Path) -> Iterator[Diagnostic]:
+    yield from _check_synchronised(
+        store, "the store", "Move it: two machines that write it overwrite each other's tokens"
     )
     tree = _work_tree(store)
     if tree is not None and not _is_ignored(store, tree):
@@ -166,10 +169,10 @@ def _place_of_store(store: Path) -> Iterator[Diagnostic]:
         )
 
 
-def _copied_away(path: Path, what: str, fix: str) -> Iterator[Diagnostic]:
+def _check_synchronised(path: Path, what: str, fix: str) -> Iterator[Diagnostic]:
     for directory in path.parents:
         if _SYNCHRONISED.search(directory.name) or os.path.exists(directory / ".stfolder"):
-            yield _problem(f"{path}: {what} is in {directory}, which is copied to other machines", fix)
+            yield _problem(f"{path}: {what} is in {directory}, which is synchronised with other machines", fix)
             return
 
 
@@ -178,16 +181,16 @@ def _work_tree(path: Path) -> Path | None:
 
 
 def _is_ignored(path: Path, tree: Path) -> bool:
-    """Tell whether git ignores a file; where git cannot tell, whether a .gitignore names it."""
+    """Tell whether git ignores a file; if git fails, whether .gitignore names the file."""
     with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(  # noqa: S603 - a fixed program
-            ["git", "-C", str(tree), "check-ignore", "--quiet", str(path)],  # noqa: S607 - whatever git is the user's
+            ["git", "-C", str(tree), "check-ignore", "--quiet", str(path)],  # noqa: S607 - the git that the user runs
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
             timeout=_GIT_TIMEOUT_S,
         )
-        # Others say that it is broken, or does not trust the owner of the folder.
+        # Other codes: git is broken, or does not trust the owner of the directory.
         if done.returncode in (0, 1):
             return done.returncode == 0
     with suppress(OSError):
@@ -195,13 +198,13 @@ def _is_ignored(path: Path, tree: Path) -> bool:
     return False
 
 
-def _leftovers(store: Path) -> Iterator[Diagnostic]:
-    leftover = re.compile(rf"\.{re.escape(store.name)}\.[0-9a-f]{{16}}\.tmp")
+def _check_temp_files(store: Path) -> Iterator[Diagnostic]:
+    temporary = re.compile(rf"\.{re.escape(store.name)}\.[0-9a-f]{{16}}\.tmp")
     with suppress(OSError):
-        for name in sorted(filter(leftover.fullmatch, os.listdir(store.parent))):
+        for name in sorted(filter(temporary.fullmatch, os.listdir(store.parent))):
             yield _problem(
-                f"{store.parent / name}: a writer that was killed has left it",
-                "The next save removes it; it holds nothing but a sealed state",
+                f"{store.parent / name}: temporary file of a writer that was killed",
+                "The next save removes it; its content is sealed",
             )
 
 
@@ -209,22 +212,22 @@ def _lock_file(store: Path) -> Path:
     return store.with_name(f".{store.name}.lock")
 
 
-def _lock(store: Path) -> Iterator[Diagnostic]:
+def _check_lock(store: Path) -> Iterator[Diagnostic]:
     lock = _lock_file(store)
-    with suppress(OSError), permissions.opened(lock) as (_, status):
-        for pid in _holders(status):
+    with suppress(OSError):
+        for pid in _lock_holders(os.stat(lock, follow_symlinks=False)):
             yield _problem(
                 f"{lock}: process {pid} ({_program(pid)}) holds the lock",
-                "If it stays so, the process hangs: end it. Do not delete the lock file",
+                "If it keeps the lock, the process hangs: end it. Do not delete the lock file",
             )
 
 
-def _holders(status: os.stat_result) -> list[int]:
-    """Return the processes that hold a lock on a file, as far as this system tells."""
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+def _lock_holders(status: os.stat_result) -> list[int]:
+    """Return the processes that hold a lock on a file; empty where the system has no /proc/locks."""
+    file_id = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
         fields = [line.split() for line in locks]
-        return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == place and int(line[4]) > 0})
+        return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == file_id and int(line[4]) > 0})
     return []
 
 
@@ -234,41 +237,37 @@ def _program(pid: int) -> str:
     return "unknown"
 
 
-def _contents(store: Path, key: str | None) -> Iterator[Diagnostic]:
+def _check_content(store: Path, key: str | None, command: Callable[..., str]) -> Iterator[Diagnostic]:
+    # A missing store was reported by the check of its mode.
     if not os.path.lexists(store):
         return
     try:
-        keystore = open_keystore(store, key=key, create=False)
+        with closing(open_keystore(store, key=key, create=False)) as keystore:
+            records = keystore.records()
     except KeystoreError as error:
-        yield _trouble(error)
+        yield _from_error(error)
         return
-    yield Diagnostic(is_problem=False, what=f"{store}: opens, and holds {_count(keystore)}")
+    yield _info(f"{store}: opens, and holds {count(len(records), 'token')}")
     now_ms = time.time_ns() // 1_000_000
-    for record in keystore.records():
+    for record in records:
         expires_at_ms = record.expires_at_ms
         if not record.refresh_token and expires_at_ms is not None and expires_at_ms < now_ms:
             yield _problem(
                 f"token {record.id!r} has expired, and has no refresh token",
-                f"Sign in again with a grant token, or delete it: zoho-keystore delete {shlex.quote(record.id)}",
+                f"Sign in again with a grant token, or delete it: {command('delete', record.id)}",
             )
-    keystore.close()
 
 
-def _count(keystore: Keystore) -> str:
-    number = len(keystore.records())
-    return "1 token" if number == 1 else f"{number:,} tokens"
-
-
-def _plain_text(store: Path) -> Iterator[Diagnostic]:
+def _check_plain_text(store: Path, command: Callable[..., str]) -> Iterator[Diagnostic]:
     directories = {store.parent}
-    for place in (Path.cwd, Path.home):
-        # The one may have been removed, and the other may not be known.
+    for directory in (Path.cwd, Path.home):
+        # The current directory may have been deleted, and the user may have no home.
         with suppress(OSError, RuntimeError):
-            directories.add(place())
-    for directory in sorted(directories):
+            directories.add(directory())
+    for place in sorted(directories):
         for name in _PLAIN_TEXT_FILES:
-            if os.path.isfile(directory / name):
+            if os.path.isfile(place / name):
                 yield _problem(
-                    f"{directory / name}: tokens in plain text, of the SDK's own store or sample",
-                    f"zoho-keystore import --remove-source {shlex.quote(str(directory / name))}",
+                    f"{place / name}: tokens in plain text, of the SDK's own store or sample",
+                    command("import", "--remove-source", str(place / name)),
                 )

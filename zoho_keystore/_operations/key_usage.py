@@ -43,8 +43,8 @@ def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = N
     are not found.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`; it need not exist.
-        key: Where the keys come from, as for :class:`EncryptedFileStore`.
+        path: The store, as for :func:`open_keystore`; it need not exist.
+        key: Where the keys come from, as for :func:`open_keystore`.
 
     Returns:
         Each key of the source, newest first.

@@ -15,6 +15,7 @@ from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._operations.key_usage import usage_of
 from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._text import plural
 from zoho_keystore.errors import (
     ConfigurationError,
     DurabilityUnknownError,
@@ -56,10 +57,11 @@ class Rotation:
         """Return what was done and what the user has to do next, as lines of text."""
         lines = [f"{self.path} is sealed with the key {self.fingerprint}."]
         if self.dropped:
-            keys = ("key " if len(self.dropped) == 1 else "keys ") + ", ".join(self.dropped)
-            lines.append(f"Removed the old {keys} from {self.source}.")
+            keys = plural(len(self.dropped), "key")
+            lines.append(f"Removed the old {keys} {', '.join(self.dropped)} from {self.source}.")
         for name, files in self.kept:
-            lines.append(f"Kept the old key {name}: {', '.join(map(str, files))} is sealed with it, or cannot be read.")
+            names = ", ".join(map(str, files))
+            lines.append(f"Kept the old key {name}, since these files need it or cannot be read: {names}.")
         if self.manual_distribution:
             lines.append(f"Now hand out {self.fingerprint} alone, where you handed out {self.source}.")
         return "\n".join(lines)
@@ -84,8 +86,8 @@ def rotate(
     or on the disk, can still be decrypted with the old keys.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`; it has to exist.
-        key: Where its keys come from, as for :class:`EncryptedFileStore`, but not as bytes.
+        path: The store, as for :func:`open_keystore`; it has to exist.
+        key: Where its keys come from, as for :func:`open_keystore`, but not as bytes.
         new: Where the new key comes from, as a spec; its newest key is taken. None makes a key, or takes the newest key
             of the ring if the store is not encrypted with it. Sources that cannot be written (``env:``, ``command:``)
             need a new key that already exists.
@@ -144,8 +146,8 @@ def prune(
     """Remove the keys of a ring that no file needs, except for the newest; return their fingerprints.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`; it has to open. Files beside it count as well.
-        key: Where its keys come from, as for :class:`EncryptedFileStore`, but not as bytes.
+        path: The store, as for :func:`open_keystore`; it has to open. Files beside it count as well.
+        key: Where its keys come from, as for :func:`open_keystore`, but not as bytes.
         lock_timeout: How many seconds to wait for the lock of the ring.
 
     Raises:

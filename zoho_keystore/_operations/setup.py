@@ -1,4 +1,4 @@
-"""The first key ring and the first store."""
+"""Creation of the key ring and the store."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """What there is now.
+    """The state after :func:`init`.
 
     Attributes:
         store: The store's path.
-        source: Where its keys come from, as a spec.
-        fingerprints: The names of the keys.
-        made_key: Whether a key was made.
-        made_store: Whether the store was made.
-        is_default: Whether a store that is opened without arguments is this one, with these keys.
+        source: The spec of the key source.
+        fingerprints: The fingerprints of the keys, newest first.
+        made_key: Whether init() created a key.
+        made_store: Whether init() created the store.
+        is_default: Whether ``EncryptedFileStore()`` without arguments opens this store with these keys.
     """
 
     store: Path
@@ -39,24 +39,24 @@ class Setup:
 
 
 def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> Setup:
-    """Make a key ring with a key, and an empty store, where they are not there yet; nothing else is changed.
+    """Create a key ring with one key, and an empty store, if they do not exist. Nothing else is changed.
 
-    For a store that is there, no key is made.
+    No key is created for an existing store.
 
     Args:
         path: The store, as for :class:`EncryptedFileStore`.
-        key: Where its keys are to be, as a spec. None is what a store without arguments uses: the variables if they are
-            set, else the key ring in the user's config folder.
+        key: The spec of the key source. None is the default of a store: the environment variables if they are set, else
+            the key ring in the user's config directory.
 
     Raises:
-        KeystoreError: One of its kinds. What was made by then stays, and can be used.
+        KeystoreError: The key ring or the store could not be created or opened. A key that was created before stays.
     """
     is_set = os.environ.get(KEY_VARIABLE) or os.environ.get(RING_VARIABLE)
     spec = key if key is not None or is_set else f"file:{default_key_ring()}"
     source = key_source(spec)
     store = store_path(path)
     made_store = not os.path.lexists(store)
-    # A new key would not open a store that is there already, and would hide that its own is missing.
+    # A new key cannot open an existing store, and would hide that the store's own key is missing.
     made_key = made_store and isinstance(source, WritableKeySource) and source.create(new_key())
     ring = KeyRing(source)
     if made_store:

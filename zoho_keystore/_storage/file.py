@@ -377,11 +377,12 @@ class FileStorage:
     def _load(self, *, reload_keys: bool = True) -> tuple[FileState, str]:
         """Read the file, and return its state and the fingerprint of the key that decrypted it."""
         file = read_store(self.path, self._require_open(), reload_keys=reload_keys)
-        status = file.status
+        status, racy = file.status, file.is_racy
         if permissions.is_open_to_others(status):
             # Only now that it is known to be a keystore: another program's file is not ours to change.
             status = self._restrict_permissions(status)
-        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=file.is_racy)
+            racy = True  # The new status may be that of a content that was written after the reading.
+        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=racy)
         self._warn_if_replaced(state)
         self._adopt(state)
         return state, file.fingerprint
@@ -434,7 +435,8 @@ class FileStorage:
         """Count the write in a snapshot, and return it encrypted."""
         snapshot.header = snapshot.header._replace(generation=snapshot.header.generation + 1)
         try:
-            sealed = self._require_open().seal(codec.encode(snapshot.header, snapshot.records(), path=self.path))
+            payload = codec.encode(snapshot.header, snapshot.records(), encoded=snapshot.encoded, path=self.path)
+            sealed = self._require_open().seal(payload)
         except OSError as error:
             raise storage_error(error, "nothing was saved", self.path) from error
         if len(sealed) > MAX_SEALED_BYTES:
