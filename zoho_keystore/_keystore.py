@@ -289,7 +289,9 @@ class Keystore:
         else:
             self._require_usable(given)
             id = transaction.imported_id(given.id)
-            record = replace(created(given, id=id, now_ms=now_ms), saved_at=given.saved_at)
+            # A record of another keystore keeps its age; one of another source is older than what programs have saved.
+            age = {"created_at": given.created_at or now_ms, "saved_at": given.saved_at}
+            record = replace(created(given, id=id, now_ms=now_ms), **age)
         transaction.put(record)
         sign_ins.add(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)

@@ -319,7 +319,6 @@ def completed(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenR
 
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:
-    """Return the new record that a save or an import of the given token makes; one from a keystore keeps its age."""
+    """Return the new record that a save or an import of the given token makes."""
     fields = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
-    created_at = given.created_at or now_ms
-    return TokenRecord(**fields, id=id, created_at=created_at, saved_at=now_ms, unknown=given.unknown)
+    return TokenRecord(**fields, id=id, created_at=now_ms, saved_at=now_ms, unknown=given.unknown)

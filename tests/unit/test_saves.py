@@ -216,7 +216,7 @@ class TestUnknownId:
 
     @pytest.mark.parametrize("known", [{"user_name": "ada"}, {"refresh_token": "r1"}, {"grant_token": "g1"}])
     def test_find_for_use_of_unknown_id_goes_by_the_other_rules(
-        self, keystore: Keystore, known: dict[str, str]
+        self, keystore: Keystore, known: dict[str, Any]
     ) -> None:
         keystore.save(replace(ADA, expires_in=None))
         found = keystore.find_for_use(replace(TokenRecord(id="9", client_id="c", client_secret="s"), **known))
