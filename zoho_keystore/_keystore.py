@@ -290,8 +290,8 @@ class Keystore:
             self._require_usable(given)
             id = transaction.imported_id(given.id)
             # A record of another keystore keeps its age; one of another source is older than what programs have saved.
-            age = {"created_at": given.created_at or now_ms, "saved_at": given.saved_at}
-            record = replace(created(given, id=id, now_ms=now_ms), **age)
+            record = created(given, id=id, now_ms=now_ms)
+            record = replace(record, created_at=given.created_at or now_ms, saved_at=given.saved_at)
         transaction.put(record)
         sign_ins.add(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)

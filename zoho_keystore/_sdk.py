@@ -172,8 +172,10 @@ class EncryptedFileStore(_KeystoreTokenStore):
             (one or more keys, comma-separated, newest first), ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file)
             and the key ring in the user's config directory.
         lock_timeout: For how many seconds a write waits for the store's lock.
-        refresh_wait: For how many seconds a look-up of an expired token waits for another process or thread that
-            refreshes it, so that one refresh serves all; 0 switches this off.
+        refresh_wait: For how many seconds a look-up of an expired token waits for another process, thread or greenlet
+            that refreshes it, so that one refresh serves all; 0 switches this off. If that one has not saved a token
+            after 5 s, or after half of a shorter wait, one of the others takes over; and for a minute after a refresh
+            that failed, look-ups do not wait.
 
     Raises:
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
