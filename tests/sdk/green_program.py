@@ -67,7 +67,9 @@ def main() -> None:
     outcomes = [greenlet.get() if library == "gevent" else greenlet.wait() for greenlet in greenlets]
     is_over = True
     watcher.get() if library == "gevent" else watcher.wait()
-    print(json.dumps({"outcomes": outcomes, "blocked_s": blocked_s, "stored": len(store.get_tokens())}))
+    directory = importlib.import_module("zoho_keystore._fs.directory")
+    seen = {"outcomes": outcomes, "blocked_s": blocked_s, "stored": len(store.get_tokens())}
+    print(json.dumps({**seen, "has_directory_fds": directory.HAS_DIRECTORY_FDS}))
 
 
 if __name__ == "__main__":

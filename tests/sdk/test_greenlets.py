@@ -75,6 +75,7 @@ class TestGreenlets:
         assert zoho.count("refresh") == 1
         assert seen["stored"] == 1 + 24
         assert seen["blocked_s"] < LONGEST_BLOCK_S
+        assert seen["has_directory_fds"]  # Else saves would not sync the directory, and a power cut could undo them.
 
     def test_with_leases_off_zoho_denies_most(self, library: str, when: str, zoho: FakeZoho, setting: Setting) -> None:
         """Its limit is 10 access tokens in 10 minutes."""
