@@ -152,9 +152,12 @@ class Lease:
         return self.owner is not None and 0 < self.deadline_ms - now_ms <= LEASE_MS
 
     def recent_failure_ms(self, now_ms: int) -> int:
-        """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0."""
+        """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0.
+
+        An owner that was killed says nothing of Zoho: its successors have to refresh one at a time as ever.
+        """
         failed_at_ms = self.failed_at_ms
-        if self.owner is not None and self.deadline_ms <= now_ms:
+        if self.owner is not None and self.deadline_ms <= now_ms and self.owner.may_be_alive():
             failed_at_ms = max(failed_at_ms, self.deadline_ms)
         return failed_at_ms if 0 <= now_ms - failed_at_ms < FAILURE_MS else 0
 

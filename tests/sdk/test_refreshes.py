@@ -148,6 +148,25 @@ def test_when_the_refreshing_process_is_killed_another_takes_over(scene: Scene) 
     assert scene.zoho.count("refresh") == 2
 
 
+@pytest.mark.parametrize("scene", [4.0], indirect=True)
+def test_killed_refresher_is_not_taken_for_a_failed_refresh(scene: Scene) -> None:
+    """After its lease has ended, the others refresh one at a time as ever: Zoho would deny most of their requests."""
+    scene.zoho.delay_s = 60
+    with Crew(scene.setting, 8) as crew:
+        scene.setting.expire()
+        first, *others = crew.ends
+        first.send("go")
+        os.kill(scene.refresher(), signal.SIGKILL)
+        scene.zoho.delay_s = 0.3
+        time.sleep(2.1)
+        for end in others:
+            end.send("go")
+        outcomes = crew.outcomes(others)
+    assert errors(outcomes) == []
+    assert len(outcomes) == 7
+    assert scene.zoho.count("refresh") == 2
+
+
 @pytest.mark.parametrize("scene", [2.0], indirect=True)
 def test_when_the_refreshing_process_hangs_the_others_go_on(scene: Scene) -> None:
     """After its lease one of them takes over, and the others get its token."""
