@@ -204,25 +204,29 @@ class Crew:
 def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Connection) -> None:
     """Make requests as told, until nobody is there to tell."""
     initialize = partial(setting.initialize, setting.open(), token_id)
+    prepare: Callable[[], None] = initialize
     if setting.first_token is None:
         initialize()
+        prepare = _nothing
     end.send([])
     while True:
         try:
             end.recv()
         except EOFError:
             return
-        if setting.first_token is not None:
-            end.send(_in_threads(threads or 1, initialize))
-        elif threads:
-            end.send(_in_threads(threads))
+        if threads:
+            end.send(_in_threads(threads, prepare))
         elif forks:
             end.send(_in_children(forks))
         else:
-            end.send([_request()])
+            end.send([_request(prepare)])
 
 
-def _request(prepare: Callable[[], None] = lambda: None) -> Outcome:
+def _nothing() -> None:
+    """Stand for a preparation that has been made."""
+
+
+def _request(prepare: Callable[[], None] = _nothing) -> Outcome:
     started_s = ended_s = time.monotonic()
     try:
         prepare()
@@ -235,7 +239,7 @@ def _request(prepare: Callable[[], None] = lambda: None) -> Outcome:
         return Outcome(None, f"{type(error).__name__}: {error}", started_s, max(ended_s, time.monotonic()))
 
 
-def _in_threads(count: int, prepare: Callable[[], None] = lambda: None) -> list[Outcome]:
+def _in_threads(count: int, prepare: Callable[[], None]) -> list[Outcome]:
     with ThreadPoolExecutor(count) as pool:
         start = threading.Barrier(count)
 

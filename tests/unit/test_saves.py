@@ -172,6 +172,11 @@ class TestDeletedToken:
         assert keystore.save(ADA).id == "2"
         assert keystore.save(replace(ADA, id="2", access_token="a2", expires_in=later(1))).access_token == "a2"
 
+    def test_save_by_new_id_after_it_was_added_again_is_allowed(self, keystore: Keystore) -> None:
+        """It is no deleted token any more."""
+        keystore.save(ADA)
+        assert keystore.save(replace(ADA, id="mine")).id == "mine"
+
     def test_import_adds_it_again(self, keystore: Keystore) -> None:
         [imported] = keystore.import_records([replace(ADA, id="1")])
         assert (imported.result, imported.record.id) == (ImportResult.ADDED, "2")
@@ -370,6 +375,17 @@ class TestKeySource:
         rotate(store_path, key=command)
         assert set(asked()) == {"free"}
         assert len(open_keystore(store_path, key=command).records()) == 1
+
+    def test_source_is_asked_without_the_lock_when_a_rotation_cannot_open_the_store(
+        self, command: str, asked: Callable[[], list[str]], tmp_path: Path, store_path: Path, key: bytes
+    ) -> None:
+        """Because of another rotation, right before this one has the lock."""
+        write_private(tmp_path / "keys", key)
+        keystore = open_keystore(store_path, key=command)
+        store_path.write_bytes(Fernet(Fernet.generate_key()).encrypt(b"{}"))
+        with pytest.raises(CannotOpenError):
+            keystore._storage.reencrypt(pytest.fail)  # type: ignore[attr-defined]
+        assert set(asked()) == {"free"}
 
     def test_keys_that_change_at_each_attempt_end_in_an_error(
         self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
