@@ -11,14 +11,13 @@ import os
 import shlex
 import stat
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -44,23 +43,6 @@ _OTHER_USERS = stat.S_IRWXG | stat.S_IRWXO
 
 #: For :func:`require_owner`: root accepts the files of every user.
 ANY_UID = -1
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
-    """Open a file for reading, give its descriptor and status, and close it.
-
-    Raises:
-        OSError: It cannot be opened.
-        UnsafeFileError: It is not a regular file.
-    """
-    fd = os.open(path, READ_FLAGS)
-    try:
-        status = os.fstat(fd)
-        require_regular(status, path)
-        yield fd, status
-    finally:
-        os.close(fd)
 
 
 # --- Owners ---
