@@ -248,9 +248,8 @@ class RefreshCoordinator:
             return _View(current, is_ready, Lease.of(current.refresh))
 
         def put(transaction: Transaction, lease: Lease) -> None:
-            current = transaction.get(record.id)
-            if current is not None:
-                transaction.put(replace(current, refresh=lease.as_fields()))
+            # Only called where look() has found the record in the same transaction.
+            transaction.put(replace(transaction.get(record.id) or record, refresh=lease.as_fields()))
 
         return self._coordinate(look, put)
 

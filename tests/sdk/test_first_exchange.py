@@ -158,6 +158,13 @@ class TestUnknownId:
                 logging.WARNING
             ]
 
+    def test_find_token_by_id_of_unknown_id_raises_where_the_sdk_needs_a_record(
+        self, store: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_sdk, "_fails_without_record", lambda: True)
+        with pytest.raises(SDKException, match=r"there is no token '1' in .*which has 0 tokens"):
+            store.find_token_by_id("1")
+
     def test_program_with_unknown_id_names_the_store(self, zoho: FakeZoho, store_path: Path, key: bytes) -> None:
         setting = Setting(OURS, store_path, key, zoho.url, first_token={"id": "1"})
         with Crew(setting, 1) as crew:

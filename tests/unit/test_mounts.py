@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support import as_other_user
+from support import as_other_user, failing
 from zoho_keystore._fs import mounts
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
+from zoho_keystore._storage.file import read_content
 from zoho_keystore.errors import CannotOpenError, StoreFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from zoho_keystore._fs.private_file import PrivateFile
 
 privileged = [
     pytest.mark.privileged,
@@ -191,6 +196,87 @@ class TestOtherUser:
         outcome = as_other_user(lambda: open_keystore(shared, key=key))
         assert "the lock file cannot be opened: permission denied" in outcome
         assert ".t.keystore.lock" in outcome
+
+
+class TestWithoutPrivileges:
+    """The same obstacles, made up: mounts need root, and root may write everywhere."""
+
+    @pytest.fixture(autouse=True)
+    def _store(self, store_path: Path, key: bytes) -> None:
+        open_keystore(store_path, key=key)
+
+    def test_open_of_mounted_file_is_refused(
+        self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mounts, "_mount_id", str)  # Each descriptor is of a mount of its own.
+        with pytest.raises(StoreFileError, match="the file itself is mounted"):
+            open_keystore(store_path, key=key)
+        store_path.write_bytes(b"")
+        with pytest.raises(CannotOpenError, match="empty, and mounted by itself"):
+            open_keystore(store_path, key=key)
+
+    @pytest.mark.parametrize("of_directory", [False, True])
+    def test_open_on_read_only_disk_warns(
+        self,
+        store_path: Path,
+        key: bytes,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        *,
+        of_directory: bool,
+    ) -> None:
+        def is_read_only(fd: int) -> bool:
+            return stat.S_ISDIR(os.fstat(fd).st_mode) or not of_directory
+
+        monkeypatch.setattr(mounts, "_is_read_only", is_read_only)
+        open_keystore(store_path, key=key)
+        assert "tokens can be read, and not saved" in caplog.text
+
+    @pytest.mark.parametrize("is_stale_for", [3, 1000])
+    def test_read_of_file_without_a_name_is_repeated(
+        self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, is_stale_for: int
+    ) -> None:
+        """Another process replaced it right after it was opened; or it is mounted, and stays that way."""
+        reads: list[int] = []
+
+        def read(path: Path) -> PrivateFile:
+            file = read_content(path)
+            reads.append(1)
+            if len(reads) > is_stale_for:
+                return file
+            fields = [*file.status]
+            fields[stat.ST_NLINK] = 0
+            return file._replace(status=os.stat_result(fields))
+
+        monkeypatch.setattr("zoho_keystore._storage.file.read_content", read)
+        if is_stale_for > 5:
+            with pytest.raises(StoreFileError, match="an old state of the store"):
+                open_keystore(store_path, key=key)
+            assert len(reads) == 5
+        else:
+            open_keystore(store_path, key=key)
+            assert len(reads) == 4
+
+    def test_open_in_directory_without_rights_is_refused(
+        self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mounts, "_is_writable", lambda _directory: False)
+        with pytest.raises(StoreFileError, match="this user may not create files in"):
+            open_keystore(store_path, key=key)
+
+    def test_open_beside_lock_file_without_rights_is_refused(
+        self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("zoho_keystore._fs.lock.StoreLock._existing", failing(errno.EACCES))
+        with pytest.raises(StoreFileError, match="the lock file cannot be opened: permission denied"):
+            open_keystore(store_path, key=key)
+
+    def test_open_where_the_directory_cannot_be_examined_is_refused(
+        self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mounts, "_is_read_only", failing(errno.EIO))
+        with pytest.raises(StoreFileError, match="the directory cannot be examined: input/output error"):
+            open_keystore(store_path, key=key)
 
 
 def test_open_on_a_disk_without_obstacle_is_silent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import subprocess
@@ -22,7 +23,7 @@ from zoho_keystore._open import open_keystore, open_memory_keystore
 from zoho_keystore._records import TokenRecord, fingerprint
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
-from zoho_keystore.errors import CannotOpenError, TokenNotFoundError
+from zoho_keystore.errors import CannotOpenError, DocumentError, StoreFileError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -278,6 +279,12 @@ class TestImport:
         assert self.results(keystore, *rows) == [ImportResult.ADDED, ImportResult.UPDATED, ImportResult.UNCHANGED]
         assert stored(keystore) == [("1", "r1", "a3")]
 
+    def test_import_tells_sign_ins_with_one_access_token_apart(self, keystore: Keystore) -> None:
+        rows = [replace(ADA, refresh_token=f"r{n}", grant_token=None) for n in (1, 2)]
+        more = replace(rows[0], redirect_url="https://callback")
+        assert self.results(keystore, *rows, more) == [ImportResult.ADDED, ImportResult.ADDED, ImportResult.UPDATED]
+        assert [record.redirect_url for record in keystore.records()] == ["https://callback", None]
+
     def test_import_of_same_tokens_of_another_client_is_another_sign_in(self, keystore: Keystore) -> None:
         keystore.save(ADA)
         assert self.results(keystore, replace(ADA, client_id="c2")) == [ImportResult.ADDED]
@@ -405,6 +412,29 @@ class TestKeySource:
         with pytest.raises(CannotOpenError, match="rotated again"):
             keystore.save(ADA)
         assert attempts == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("exchanges", []), ("exchanges", {"key": 1}), ("retired", {}), ("retired", [1])]
+)
+def test_open_of_malformed_header_is_refused(store_path: Path, key: bytes, field: str, value: object) -> None:
+    open_keystore(store_path, key=key)
+    payload = json.loads(Fernet(key).decrypt(store_path.read_bytes()))
+    store_path.write_bytes(Fernet(key).encrypt(json.dumps({**payload, field: value}).encode()))
+    with pytest.raises(DocumentError, match=f"its {field}"):
+        open_keystore(store_path, key=key)
+
+
+def test_save_without_memory_for_the_newest_state_is_refused(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    keystore = open_keystore(store_path, key=key)
+    monkeypatch.setattr(keystore._storage, "_newest", fails)
+    with pytest.raises(StoreFileError, match="nothing was saved: not enough memory"):
+        keystore.save(ADA)
 
 
 def test_another_store_that_takes_the_place_is_logged(

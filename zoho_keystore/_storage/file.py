@@ -264,7 +264,9 @@ class FileStorage:
         After a rotation by another process the keys are loaded anew, which is done without the lock: a program that
         prints keys may take half a minute, and other processes would lose their saves to a timeout.
         """
-        for attempt in range(1, _KEY_ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             with self._lock.held(longest_wait_s) as held:
                 self._remove_leftovers(held)
                 base = None
