@@ -12,7 +12,7 @@ import os
 import shlex
 import time
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore._fs import atomic, permissions
@@ -260,18 +260,20 @@ class FileStorage:
         After a rotation by another process the keys are loaded anew, which is done without the lock: a program that
         prints keys may take half a minute, and other processes would lose their saves to a timeout.
         """
-        for attempt in range(1, _KEY_ATTEMPTS + 1):
-            with ExitStack() as stack:
-                held = stack.enter_context(self._lock.held(longest_wait_s))
+        attempt = 0
+        while True:
+            attempt += 1
+            with self._lock.held(longest_wait_s) as held:
                 self._remove_leftovers(held)
+                base = None
                 try:
-                    base = self._newest(reload_keys=attempt == _KEY_ATTEMPTS)
+                    base = self._newest()
                 except CannotOpenError:
                     if attempt == _KEY_ATTEMPTS:
                         raise
                 except MemoryError:
                     raise _no_memory(self.path, "nothing was saved") from None
-                else:
+                if base is not None:
                     yield held, base
                     return
             self._reload()
@@ -333,10 +335,11 @@ class FileStorage:
                 pass  # Fall through: reload reports the error with context.
         return self._reload()[0].snapshot
 
-    def _newest(self, *, reload_keys: bool) -> FileState:
+    def _newest(self) -> FileState:
         """Return the newest state for a writer, which must not overwrite a state that it has not seen.
 
         A program may write the file in place and set its times back, so the first bytes are compared at rest, too.
+        The keys are not loaded anew, since the caller holds the lock.
         """
         state = self._state
         if state is not None:
@@ -345,7 +348,7 @@ class FileStorage:
                     return state
             except OSError:
                 pass  # Fall through: reload reports the error with context.
-        return self._reload(reload_keys=reload_keys)[0]
+        return self._reload(reload_keys=False)[0]
 
     def _is_unchanged(self, state: FileState) -> bool:
         """Compare the status and the first bytes of the file with a state's."""
@@ -413,17 +416,18 @@ class FileStorage:
         self._last_generation = header.store_id, header.generation
 
     def _create(self) -> None:
-        with self._lock.held() as held:
-            self._remove_leftovers(held)
-            try:
+        try:
+            with self._lock.held() as held:
+                self._remove_leftovers(held)
                 snapshot = Snapshot(Header(store_id=str(uuid.uuid4())), {})
                 self._write(held, snapshot, self._sealed(snapshot), None)
-                # A cron job in another directory would make a store of its own, without anyone noticing.
-                _log.warning("created an empty store at %s", self.path)
-            except atomic.AlreadyThereError:
-                self._reload()  # Another process was faster.
-            except OSError as error:  # The system's source of random numbers may fail.
-                raise storage_error(error, "the store cannot be created", self.path) from error
+        except atomic.AlreadyThereError:
+            self._reload()  # Another process was faster.
+        except OSError as error:  # The system's source of random numbers may fail.
+            raise storage_error(error, "the store cannot be created", self.path) from error
+        else:
+            # A cron job in another directory makes a store of its own, and its tokens are missing in the other one.
+            _log.warning("created an empty store at %s", self.path)
 
     def _sealed(self, snapshot: Snapshot) -> bytes:
         """Count the write in a snapshot, and return it encrypted."""
