@@ -248,9 +248,9 @@ def _reencrypt(storage: FileStorage, writable: WritableKeySource | None, primary
         storage.reencrypt(ring)
         return
     writable.add(primary, retire=time.strftime("%Y-%m-%d", time.gmtime()))
-    if writable.load().active != (primary,):
-        raise KeyUnavailableError(f"{writable} does not hold the new key that was put there", "Check it")
     with _unfinished("a new key is in the ring, but the store is not sealed with it"):
+        if writable.load().active != (primary,):
+            raise KeyUnavailableError(f"{writable} does not hold the new key that was put there", "Check it")
         storage.reencrypt(ring)
 
 
