@@ -14,7 +14,7 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
-from zoho_keystore._storage.file import read_content, read_store
+from zoho_keystore._storage.store_file import read_content, read_store
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
-    from zoho_keystore._storage.file import StoreFile
+    from zoho_keystore._storage.store_file import StoreFile
 
 _T = TypeVar("_T")
 
