@@ -16,7 +16,7 @@ from support import as_other_user, failing
 from zoho_keystore._fs import mounts
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
-from zoho_keystore._storage.file import read_content
+from zoho_keystore._storage.store_file import read_content
 from zoho_keystore.errors import CannotOpenError, StoreFileError
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class TestWithoutPrivileges:
             fields[stat.ST_NLINK] = 0
             return file._replace(status=os.stat_result(fields))
 
-        monkeypatch.setattr("zoho_keystore._storage.file.read_content", read)
+        monkeypatch.setattr("zoho_keystore._storage.store_file.read_content", read)
         if is_stale_for > 5:
             with pytest.raises(StoreFileError, match="an old state of the store"):
                 open_keystore(store_path, key=key)
