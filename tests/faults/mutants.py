@@ -358,7 +358,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 def do_not_wait_to_read_again() -> None:
     """Do not wait before a file that does not open is read once more: no process is writing it."""
-    patch(file, _is_changing=lambda *_: False)
+    patch(store_file, _is_changing=lambda *_: False)
 
 
 def keep_no_modes() -> None:
