@@ -76,12 +76,21 @@ class Keystore:
         now_ms: The clock, in milliseconds since the epoch.
         refresh_wait: For how many seconds ``get_for_use`` and ``find_for_use`` wait for another thread or process that
             refreshes the token; 0 switches leases off.
+        named: The store's path and the spec of its keys, for commands in messages; None stands for the default.
     """
 
-    def __init__(self, storage: Storage, now_ms: Callable[[], int] = _now_ms, *, refresh_wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        now_ms: Callable[[], int] = _now_ms,
+        *,
+        refresh_wait: float = 0.0,
+        named: tuple[str | None, str | None] = (None, None),
+    ) -> None:
         self._storage = storage
         self._now_ms = now_ms
         self._refresh_wait_s = refresh_wait
+        self._named = named
         self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=now_ms)
 
     @property
@@ -277,6 +286,7 @@ class Keystore:
         else:
             self._require_usable(given)
             record = created(given, id=transaction.imported_id(given.id), now_ms=now_ms)
+            record = replace(record, created_at=given.created_at or now_ms)
         transaction.put(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
 
@@ -310,11 +320,11 @@ class Keystore:
         number = len(self._storage.records())
         place = "this store" if self.path is not None else "the store in memory"
         count = "1 token" if number == 1 else f"{number:,} tokens"
-        return TokenNotFoundError(
-            f"there is no token {id!r} in {place}, which has {count}{more}",
-            "List the ids with: zoho-keystore list",
-            self.path,
-        )
+        # A store in memory is not listed by a command.
+        advice = "List the ids with: zoho-keystore list" if self.path is not None else ""
+        error = TokenNotFoundError(f"there is no token {id!r} in {place}, which has {count}{more}", advice, self.path)
+        error.name_store(*self._named)
+        return error
 
     def _without_retired(self, transaction: Transaction, given: TokenRecord, stored: TokenRecord | None) -> TokenRecord:
         """Return what of a token may be saved by its id, when its refresh token was deleted or replaced meanwhile.

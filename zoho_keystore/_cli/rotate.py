@@ -24,4 +24,5 @@ def command(settings: Settings, keep_old: bool, new_key: str | None, quiet: bool
     """
     done = rotate(settings.store, key=settings.key, new=new_key, keep_old=keep_old)
     if not quiet:
-        echo_escaped(done.report())
+        for line in done.report().splitlines():
+            echo_escaped(line)

@@ -7,6 +7,7 @@ import click
 from zoho_keystore._cli.output import echo_escaped
 from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._operations.backup import inspect
+from zoho_keystore._storage.file import require_replaceable
 from zoho_keystore._text import count
 
 
@@ -14,9 +15,10 @@ from zoho_keystore._text import count
 @click.option("--quiet", is_flag=True, help="Print nothing on success.")
 @pass_settings
 def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Check that the store is intact.
+    """Check that the store is intact, and that it can be saved.
 
-    It opens the store and checks every record; the exit code tells a monitor what is wrong.
+    It opens the store, checks every record, and whether this user could replace the file; the exit code tells a monitor
+    what is wrong.
     """
     found = inspect(settings.store, key=settings.key)
     if not quiet:
@@ -25,3 +27,4 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
             f"{settings.path}: intact, {number}, sealed with the key {found.fingerprint}, "
             f"write {found.header.generation}"
         )
+    require_replaceable(settings.path)

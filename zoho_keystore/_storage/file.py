@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Logged as a warning: a cron job in another directory would make a store of its own, without anyone noticing.
+CREATED = "created an empty store at %s"
+
 #: How often to read a file that does not open while another program writes it in place, and the pause before it.
 _READ_ATTEMPTS = 5
 _READ_PAUSE_S = 0.02
@@ -113,7 +116,7 @@ def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreF
                 path,
             )
         try:
-            if problem := _not_a_keystore(path, file.content):
+            if problem := not_a_keystore(path, file.content):
                 raise problem
             decrypted = keys.open(file.content, path=path, reload=reload_keys)
             header, records = codec.decode(decrypted.payload, path=path)
@@ -187,7 +190,7 @@ class FileStorage:
             self._create()
         else:
             if create:
-                self.check_writable()
+                require_replaceable(path, allow_read_only=True)
 
     def get(self, id: str) -> TokenRecord | None:
         return self._current().get(id)
@@ -285,27 +288,6 @@ class FileStorage:
         if time.monotonic() >= self._next_sweep_s:
             atomic.remove_stale_temp_files(held.directory, self.path.name)
             self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
-
-    def check_writable(self) -> None:
-        """Make sure that a save can replace the file, as far as that can be known without one.
-
-        A read-only file system is logged as a warning: programs may only read there on purpose.
-
-        Raises:
-            StoreFileError: A save would fail.
-            UnsafeFileError: Other users can replace the file.
-        """
-        with Directory.opened(self.path.parent) as directory:
-            try:
-                reason = why_not_replaceable(directory, self.path.name)
-            except OSError as error:
-                raise storage_error(error, "the directory cannot be examined", self.path.parent) from error
-            if reason is None:
-                return self._lock.check(directory)
-        if reason.is_read_only:
-            _log.warning("%s: the file system is read-only: tokens can be read, and not saved", self.path)
-            return None
-        raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, self.path)
 
     def close(self) -> None:
         """Drop the keys and all records; the storage cannot be used afterwards."""
@@ -421,8 +403,7 @@ class FileStorage:
             try:
                 snapshot = Snapshot(Header(store_id=str(uuid.uuid4())), {})
                 self._write(held, snapshot, self._sealed(snapshot), None)
-                # A cron job in another directory would make a store of its own, without anyone noticing.
-                _log.warning("created an empty store at %s", self.path)
+                _log.warning(CREATED, self.path)
             except atomic.AlreadyThereError:
                 self._reload()  # Another process was faster.
             except OSError as error:  # The system's source of random numbers may fail.
@@ -487,7 +468,31 @@ class FileStorage:
         return FileState(status, sealed, snapshot, is_racy=True)
 
 
-def _not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
+def require_replaceable(path: Path, *, allow_read_only: bool = False) -> None:
+    """Make sure that a save can replace a store's file, as far as that can be known without one.
+
+    Args:
+        path: The file.
+        allow_read_only: Whether to log a read-only file system as a warning: programs may only read there on purpose.
+
+    Raises:
+        StoreFileError: A save would fail.
+        UnsafeFileError: Other users can replace the file.
+    """
+    with Directory.opened(path.parent) as directory:
+        try:
+            reason = why_not_replaceable(directory, path.name)
+        except OSError as error:
+            raise storage_error(error, "the directory cannot be examined", path.parent) from error
+        if reason is None:
+            return StoreLock(path.parent, path.name, 0).check(directory)
+    if reason.is_read_only and allow_read_only:
+        _log.warning("%s: the file system is read-only: tokens can be read, and not saved", path)
+        return None
+    raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, path)
+
+
+def not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
     """Return the error for what users put at a store's path; None for what may be a keystore."""
     heading = content[:512].splitlines()[0] if content else b""
     is_sqlite = content.startswith(b"SQLite format 3\0")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, validate_keys
 from zoho_keystore._keys.sources.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
-from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, MalformedKeyError
+from zoho_keystore.errors import ConfigurationError, MalformedKeyError, key_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ class EnvironmentVariable:
         where = f"the environment variable {self._name}"
         if not value:
             state = "is empty" if value == "" else "is not set"
-            raise KeyUnavailableError(
+            raise key_missing(
                 f"{where} {state}",
                 f"Put one or more keys into it, comma-separated, newest first. {HOW_TO_MAKE_A_KEY}",
             )

@@ -11,7 +11,7 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.permissions import require_key_ring
 from zoho_keystore._fs.private_file import FileTooLargeError, read_private_file
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, MAX_TEXT_BYTES, dedupe, is_comment, validate_key
-from zoho_keystore.errors import KeyUnavailableError, MalformedKeyError, UnsafeFileError, os_error_text
+from zoho_keystore.errors import KeyUnavailableError, MalformedKeyError, UnsafeFileError, key_missing, os_error_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,8 @@ class RingFile:
         except UnsafeFileError as error:
             raise KeyUnavailableError(f"the key ring is not safe: {error.problem}", error.advice, self.path) from None
         except OSError as error:
-            raise KeyUnavailableError(
+            made = key_missing if isinstance(error, FileNotFoundError) else KeyUnavailableError
+            raise made(
                 f"the key ring cannot be read: {os_error_text(error)}",
                 "Check the path, and who may read it",
                 self.path,
