@@ -116,8 +116,8 @@ def explained(error: KeystoreError, store: Path) -> KeystoreError:
     where = f"{error.path}: " if error.path is not None else ""
     return KeyUnavailableError(
         f"the store is there, and its key is not: {where}{error.problem}",
-        "Restore your copy of the key. Without one the store cannot be opened: "
-        f"mv -n {shlex.quote(str(store))} {shlex.quote(str(moved))} && zoho-keystore init; then sign in anew",
+        "Restore your copy of the key. Without one the store cannot be opened: move it away, and sign in anew: "
+        f"mv -n {shlex.quote(str(store))} {shlex.quote(str(moved))} && zoho-keystore init",
         store,
     )
 

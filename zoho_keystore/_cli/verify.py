@@ -15,9 +15,9 @@ from zoho_keystore._text import count
 @click.option("--quiet", is_flag=True, help="Print nothing on success.")
 @pass_settings
 def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Check that the store is intact, and that it can be saved.
+    """Check that the store is intact.
 
-    It opens the store, checks every record, and whether this user could replace the file; the exit code tells a monitor
+    It opens the store, checks every record, and whether a save could replace the file; the exit code tells a monitor
     what is wrong.
     """
     found = inspect(settings.store, key=settings.key)

@@ -60,7 +60,9 @@ def parse(content: bytes) -> Rows:
         )
     require_columns("the file", found)
     # The Python SDK ends every line. A killed save may have cut the last value off: that would be a wrong server.
-    if "redirect_uri" in header and len(rows) > 1 and rows[-1][1][-1] and not text.endswith(("\n", "\r")):
+    last = rows[-1][1]
+    has_end = text.endswith(("\n", "\r")) or (len(last) == len(header) and not last[-1])
+    if "redirect_uri" in header and last is not header and not has_end:
         skipped.append(
             UnreadableError(
                 f"line {rows.pop()[0]}, the last one, has no line end and may have been cut off",

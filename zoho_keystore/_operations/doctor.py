@@ -337,7 +337,8 @@ def _check_content(store: Path, key: str | None, problems: _Problems) -> Iterato
         if not record.refresh_token and expires_at_ms is not None and expires_at_ms < now_ms:
             yield _problem(
                 f"token {record.id!r} has expired, and has no refresh token",
-                f"Sign in again with a grant token, or delete it: {problems.command('delete', *_as_argument(record.id))}",
+                "Sign in again with a grant token, or delete it: "
+                + problems.command("delete", *_as_argument(record.id)),
             )
 
 
