@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import pwd
 import re
 import shlex
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import keyring
 import pytest
@@ -17,6 +20,7 @@ from keyrings.alt.file import PlaintextKeyring
 from support import Terminal, invoke, refused, run_program, run_python, usage_error
 from zoho_keystore import EncryptedFileStore, errors
 from zoho_keystore._cli import EXIT_CODES, Failure
+from zoho_keystore._fs import mounts
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import key_source
 from zoho_keystore._open import open_keystore
@@ -25,6 +29,9 @@ from zoho_keystore._records import TokenRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+PLAIN_TEXT = b"id,user_name,client_id,client_secret,refresh_token,access_token\r\n1,ann,c,s,r,a\r\n"
 
 
 def damage(path: Path) -> bytes:
@@ -93,7 +100,19 @@ def ready(store: Path, ring: Path) -> Path:
     [
         # What repairs the store, and what needs only the keys.
         ("damaged", 4, {"restore old --yes", "key list", "key new"}),
-        ("missing", 6, {"restore old --yes", "key list", "key new", "init"}),
+        (
+            "missing",
+            6,
+            {
+                "restore old --yes",
+                "key list",
+                "key new",
+                "init",
+                "import source.csv",
+                "import source.csv --dry-run",
+                "import source.csv --remove-source",
+            },
+        ),
         ("no key", 3, set()),
         ("malformed key", 3, set()),
         ("wrong key", 4, {"key list", "key new"}),
@@ -182,6 +201,56 @@ def test_wrong_usage_is_exit_code_2(store: Path) -> None:
 def test_version_and_short_help_option() -> None:
     assert re.fullmatch(r"zoho-keystore \d\S+\n", invoke("--version").stdout)
     assert invoke("-h").stdout == invoke("--help").stdout
+
+
+def test_options_of_the_store_may_stand_behind_the_command(work: Path, store: Path) -> None:
+    """Also of the commands of a group; the last one counts."""
+    for arguments in (["init", "--store", "a"], ["--store", "b", "init"], ["init", "--store", "c", "--key", "file:r"]):
+        assert "Created" in invoke(*arguments).stdout
+    assert [(work / name).exists() for name in "abcr"] == [True] * 4
+    invoke("--store", "none", "verify", "--store", "c", "--key", "file:r")
+    refused(4, "--key", "file:r", "verify", "--store", "a")
+    assert str(work / "c") in invoke("key", "list", "--store", "c", "--key", "file:r").stdout
+    assert str(work / "c") in invoke("key", "--store", "c", "--key", "file:r", "list").stdout
+    for command in ("list", "import", "key prune"):
+        shown = invoke(*command.split(), "--help").stdout
+        assert "--store PATH" in shown
+        assert "--key SPEC" in shown
+    assert store.exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["init", "list", "key list", "key new", "verify", "doctor", "backup copy", "rotate --quiet"]
+)
+def test_a_store_and_a_key_are_enough_without_a_home(command: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no entry in /etc/passwd."""
+    spec = f"file:{work.parent}/ring"
+    invoke("--store", "s", "--key", spec, "init")
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError))
+    invoke("--store", "s", "--key", spec, *command.split())
+    assert "no home directory" in invoke(*command.split(), code=12 if command == "doctor" else 2).output
+
+
+def test_a_directory_that_is_missing_does_not_become_a_file(store: Path, work: Path) -> None:
+    """Where the destination is written as a directory."""
+    for command in (["backup", "new/"], ["export", "new/", "--plaintext"]):
+        assert "there is no directory new/. Make it: mkdir -m 700 new/" in refused(6, *command)
+    assert not (work / "new").exists()
+    (work / "new").mkdir(mode=0o700)
+    invoke("backup", "new/")
+    assert len(list((work / "new").iterdir())) == 1
+    assert store.exists()
+
+
+def test_warnings_of_the_package_are_lines_on_stderr(store: Path) -> None:
+    """That a store was made, init and import say themselves."""
+    store.chmod(0o644)
+    done = run_program("list", "--json")
+    assert done.stderr == f"zoho-keystore: warning: {store}: mode was 0644 and let other users in; it is 0600 now\n"
+    assert run_program("--store", "new", "init").stderr == ""
+    assert logging.getLogger("zoho_keystore").handlers == []
 
 
 # --- init -----------------------------------------------------------------------------------------------------------
@@ -363,6 +432,21 @@ def test_verify_prints_one_line(store: Path, ring: Path) -> None:
     assert shown == f"{store}: intact, 2 tokens, sealed with the key {fingerprints(ring)[0]}, write 2\n"
 
 
+def test_verify_fails_where_a_save_would(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mounted file, and a read-only disk, where other commands only read."""
+    for name, problem in (
+        ("is_mounted", "the file itself is mounted"),
+        ("is_read_only", "the file system is read-only"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(mounts, name, lambda *_args: True)
+            result = invoke("verify", code=6)
+            assert result.stdout.startswith(f"{store}: intact, 2 tokens")
+            assert f"the store could be read, but not saved: {problem}" in result.stderr
+            assert "2 tokens" in invoke("doctor", code=12).stdout
+            invoke("list")
+
+
 def test_doctor_prints_information_and_problems(store: Path, ring: Path, work: Path) -> None:
     """The exit code is 12 if there is a problem; JSON has the documented shape."""
     information = [
@@ -371,7 +455,7 @@ def test_doctor_prints_information_and_problems(store: Path, ring: Path, work: P
     ]
     assert invoke("doctor").stdout.splitlines() == [*information, "No problems found."]
     plain = work / "sdk_tokens.txt"
-    plain.write_bytes(b"")
+    plain.write_bytes(PLAIN_TEXT)
     what = f"{plain}: tokens in plain text, of the SDK's own store or sample"
     fix = f"zoho-keystore import --remove-source {plain}"
     assert invoke("doctor", code=12).stdout.splitlines() == [
@@ -404,12 +488,15 @@ def completions(words: str) -> list[str]:
 def test_completion_offers_commands_and_ids(store: Path, tmp_path: Path) -> None:
     """The ids of the store that --store names; none if it does not open; none that would steer the terminal."""
     with closing(open_keystore()) as keystore:
-        for id in ("abc", "abd", "x\ny"):
+        for id in ("abc", "abd", "x\ny", "x$(id)", "x`id`", "x y", "x;y", "x'y", "-x"):
             keystore.save(TokenRecord(id=id, access_token="a"))
     assert completions("re") == ["restore"]
     assert completions("show a") == ["abc", "abd"]
     assert completions("delete x") == []
+    assert completions("delete -- ") == ["1", "2", "abc", "abd"]
     assert completions(f"--store {store} show abd") == ["abd"]
+    assert completions(f"show --store {store} abd") == ["abd"]
     assert completions(f"--store {tmp_path / 'none'} show a") == []
+    assert completions(f"show --store {tmp_path / 'none'} a") == []
     for shell in ("bash", "zsh", "fish"):
         assert "_ZOHO_KEYSTORE_COMPLETE" in run_program("", _ZOHO_KEYSTORE_COMPLETE=f"{shell}_source").stdout

@@ -95,9 +95,7 @@ def test_diagnose_reports_each_error_of_opening_once(store: Path, ring: Path, mo
     """No key ring, no key at all, a key as path, a wrong key, no store."""
     none = ring.with_name("none")
     what, fix = problem(store, none)
-    assert what == (
-        f"{store}: the store is there, and its key is not: {none}: the key ring cannot be read: no such file or directory"
-    )
+    assert what.startswith(f"{store}: the store is there, and its key is not: {none}: the key ring cannot be read: no ")
     assert fix.startswith("Restore your copy of the key. ")
     [found] = problems(store, None)
     assert found.what.startswith(f"{store}: the store is there, and its key is not: no key is set")
@@ -339,7 +337,7 @@ TOKEN = b"1000." + b"0123456789abcdef" * 2 + b"." + b"fedcba9876543210" * 2
     ],
 )
 def test_diagnose_finds_plain_text_by_its_content(
-    name: str, content: bytes, what: str | None, fix: str, store: Path, ring: Path
+    name: str, content: bytes, what: str | None, fix: str, *, store: Path, ring: Path
 ) -> None:
     """Beside the store, in the current directory, and at home."""
     path = store.parents[1] / name
