@@ -422,6 +422,8 @@ def test_rotate_with_distributed_keys_takes_the_new_key_from_a_spec(
     monkeypatch.setenv("NEW", Fernet.generate_key().decode())
     assert "NEW,OLD" in refused(2, "--key", "env:OLD", "rotate")
     refused(2, "--key", "env:OLD", "key", "new")
+    # The new key is missing, not the store's.
+    assert "the store is there" not in refused(3, "--key", "env:OLD", "rotate", "--new-key", "env:NOT_SET")
     assert "env:OLD" in invoke("--key", "env:OLD", "rotate", "--new-key", "env:NEW").stdout
     assert invoke("--key", "env:NEW", "verify", "--quiet").output == ""
     assert store.exists()

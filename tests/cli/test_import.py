@@ -156,6 +156,7 @@ def test_import_reads_whole_rows_names_the_others_and_keeps_the_source(work: Pat
     source.write_bytes(filestore.export([ADA, EVE]) + damaged.encode())
     assert "4 has 2 fields instead of 10" in invoke("import", source, "--dry-run", code=10).stderr
     assert stored() == []
+    assert "; and 2 more. Correct" in invoke("import", source, "--dry-run", code=10).stderr
     for options, more in ((["--remove-source"], "; the source was not deleted"), ([], "")):
         result = invoke("import", source, *options, code=10)
         assert "CANARY" not in result.output
@@ -166,6 +167,24 @@ def test_import_reads_whole_rows_names_the_others_and_keeps_the_source(work: Pat
         )
         assert stored() == credentials([ADA, EVE])
     assert source.exists()
+
+
+@pytest.mark.usefixtures("empty")
+def test_import_keeps_ids_in_any_order_and_reuses_none(work: Path) -> None:
+    """A deleted record's id is not given to another one."""
+    invoke("import", make_csv(work / "source", ADA, replace(EVE, id="5")))
+    assert [record[0] for record in stored()] == ["7", "5"]
+    invoke("delete", "7", "5", "--yes")
+    invoke("import", work / "source")
+    assert [record[0] for record in stored()] == ["8", "9"]
+
+
+@pytest.mark.usefixtures("empty")
+def test_import_names_the_only_row_that_cannot_be_read(work: Path) -> None:
+    source = work / "source"
+    source.write_bytes(filestore.export([ADA]) + b"1,2\n")
+    line = invoke("import", source, code=10).stderr
+    assert f"{source}: 1 row cannot be read: line 3 has 2 fields instead of 10; the other rows were imported." in line
 
 
 @pytest.mark.usefixtures("empty")
@@ -252,6 +271,21 @@ def test_export_and_import_keep_every_field(store: Path, work: Path) -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("has_unnamed", [True, False])
+def test_export_removes_what_a_killed_export_has_left(
+    work: Path, monkeypatch: pytest.MonkeyPatch, *, has_unnamed: bool
+) -> None:
+    """Without O_TMPFILE the content has a hidden name for a moment."""
+    left = work / f".plain.txt.{'0a' * 8}.tmp"
+    left.write_bytes(b"")
+    if not has_unnamed:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    invoke("export", "plain.txt", "--plaintext")
+    assert os.listdir(work) == ["plain.txt"]
+    assert "Give another name" in refused(6, "export", "plain.txt", "--plaintext")
+
+
+@pytest.mark.usefixtures("store")
 def test_export_needs_a_confirmation_and_replaces_no_file(work: Path) -> None:
     assert "Give --plaintext to confirm" in usage_error("export", "plain.txt")
     (work / "plain.txt").write_bytes(b"mine")
@@ -291,7 +325,8 @@ def test_import_exit_codes_tell_addresses_and_keystores_apart(work: Path) -> Non
     """An unknown address, a password in an address, a keystore without its key, and with a wrong key."""
     assert "address of an unknown kind" in refused(2, "import", "postgres://u:CANARY@h/d")
     assert "CANARY" not in refused(2, "import", "mysql://u:CANARY@h/d")
-    assert "key" in refused(3, "import", make_keystore(work / "source", ADA), "--from-key", "env:NOT_SET")
+    line = refused(3, "import", make_keystore(work / "source", ADA), "--from-key", "env:NOT_SET")
+    assert "NOT_SET is not set. Name the source of the other keystore's keys: --from-key SPEC" in line
     assert "the key is wrong" in refused(4, "import", work / "source")
 
 

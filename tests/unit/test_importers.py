@@ -314,6 +314,9 @@ def test_filestore_rows_that_are_whole_are_read_and_the_others_named(
     assert len(found.skipped) == len(problems)
     assert all(map(str.startswith, found.skipped, problems))
     assert SECRET not in repr(found)
+    parsed = filestore.parse(source.read_bytes())
+    assert repr(parsed) == f"<{len(taken)} records, {len(problems)} skipped>"
+    assert repr(rows.Row("line 2", {"id": SECRET})) == "<Row line 2>"
 
 
 def test_filestore_last_line_without_an_end_is_named(source: Path) -> None:
@@ -405,7 +408,7 @@ def test_keystore_that_vanishes_is_named(store_path: Path, key: bytes, monkeypat
     """Between the look at its first bytes and the reading."""
     open_keystore(store_path, key=key).close()
     monkeypatch.setenv("OTHER", key.decode())
-    original = _importers.key_ring
+    original: Any = vars(_importers)["key_ring"]
 
     def key_ring(spec: str) -> object:
         store_path.unlink()
@@ -875,6 +878,13 @@ def test_mysql_without_tls_is_refused_unless_it_is_switched_off(
         else:
             assert read(address).records == [ADA]
             assert connect.call_args.kwargs.get("ssl_disabled", False) is bool(parameter)
+
+
+def test_mysql_server_that_cannot_be_reached_is_reported_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mysql_importer, "_is_this_machine", lambda _options: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"mysql://ada@127.0.0.1:{server.getsockname()[1]}"
+    assert "the server cannot be reached" in refused(address)
 
 
 def test_mysql_option_file_that_switches_tls_off_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pkgutil
+import runpy
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 import zoho_keystore
+from zoho_keystore import _pyinstaller
 
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
@@ -53,3 +59,19 @@ def test_every_public_name_is_there() -> None:
     for name in zoho_keystore.__all__:
         assert getattr(zoho_keystore, name) is not None
     assert zoho_keystore.__all__ == sorted(zoho_keystore.__all__)
+
+
+def test_pyinstaller_hook_names_every_module_of_the_package() -> None:
+    """PyInstaller does not see modules that are imported by name; a frozen program would lack its commands."""
+    [directory] = _pyinstaller.get_hook_dirs()
+    found = runpy.run_path(str(Path(directory, "hook-zoho_keystore.py")))["hiddenimports"]
+    modules = {one.name for one in pkgutil.walk_packages(zoho_keystore.__path__, "zoho_keystore.")}
+    assert set(found) == {"zoho_keystore", *(name for name in modules if "-" not in name)}
+    assert {"zoho_keystore._cli.list_", "zoho_keystore._sdk", "zoho_keystore._importers.mysql"} <= set(found)
+
+
+def test_pyinstaller_finds_the_hook_by_the_entry_point() -> None:
+    """As the packaging declares it."""
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))
+    declared = project["project"]["entry-points"]["pyinstaller40"]["hook-dirs"]
+    assert EntryPoint("hook-dirs", declared, "pyinstaller40").load() is _pyinstaller.get_hook_dirs

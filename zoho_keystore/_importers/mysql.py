@@ -232,11 +232,13 @@ def _offers_tls(options: dict[str, Any]) -> bool:
     try:
         with socket.create_connection((options["host"], options.get("port") or 3306), CONNECT_TIMEOUT_S) as connection:
             connection.settimeout(CONNECT_TIMEOUT_S)
-            greeting = connection.recv(_MAX_GREETING_BYTES)
+            with connection.makefile("rb") as stream:
+                length = int.from_bytes(stream.read(4)[:3], "little")
+                greeting = stream.read(min(length, _MAX_GREETING_BYTES))
     except OSError:
         return True
-    # A packet's header of 4 bytes, the protocol's version, the server's version up to a NUL, a thread id, a scramble.
-    version, _, rest = greeting[5:].partition(b"\0")
+    # The protocol's version, the server's version up to a NUL, a thread id, a scramble, the capabilities.
+    version, _, rest = greeting[1:].partition(b"\0")
     capabilities = int.from_bytes(rest[_CAPABILITIES_OFFSET : _CAPABILITIES_OFFSET + 2], "little")
     return not version or bool(capabilities & _CLIENT_SSL)
 
