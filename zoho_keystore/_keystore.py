@@ -320,8 +320,8 @@ class Keystore:
         number = len(self._storage.records())
         place = "this store" if self.path is not None else "the store in memory"
         count = "1 token" if number == 1 else f"{number:,} tokens"
-        # A store in memory is not listed by a command.
-        advice = "List the ids with: zoho-keystore list" if self.path is not None else ""
+        # No command lists a store in memory.
+        advice = f"List the ids with: {'zoho-keystore list' if self.path is not None else 'get_tokens()'}"
         error = TokenNotFoundError(f"there is no token {id!r} in {place}, which has {count}{more}", advice, self.path)
         error.name_store(*self._named)
         return error

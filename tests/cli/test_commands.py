@@ -198,6 +198,23 @@ def test_wrong_usage_is_exit_code_2(store: Path) -> None:
     assert store.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b"a program's settings\n", b"", b"gAAAA", PLAIN_TEXT, b"SQLite format 3\0"])
+def test_no_command_touches_the_mode_of_another_file(content: bytes, work: Path, store: Path) -> None:
+    """Whichever user runs them: as the store, as a source, as a copy."""
+    (work / "copy").write_bytes(content)
+    (work / "copy").chmod(0o640)
+    before = (work / "copy").stat()
+    for command in COMMANDS:
+        if not command.startswith(("import", "restore")):
+            invoke("--store", "copy", *shlex.split(command), code=-1)
+    for command in ("import copy", "import copy --dry-run", "restore copy --yes", "backup copy"):
+        invoke(*shlex.split(command), code=-1)
+    after = (work / "copy").stat()
+    assert (after.st_mode, after.st_ino, after.st_ctime_ns) == (before.st_mode, before.st_ino, before.st_ctime_ns)
+    assert (work / "copy").read_bytes() == content
+    assert store.exists()
+
+
 def test_version_and_short_help_option() -> None:
     assert re.fullmatch(r"zoho-keystore \d\S+\n", invoke("--version").stdout)
     assert invoke("-h").stdout == invoke("--help").stdout

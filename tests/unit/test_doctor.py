@@ -445,6 +445,11 @@ def test_diagnose_reports_what_a_save_would_meet(store: Path, ring: Path, monkey
         with monkeypatch.context() as patch:
             patch.setattr(mounts, name, lambda *_args: True)
             assert problem(store, ring)[1].startswith(fix)
+    lock = store.with_name(f".{store.name}.lock")
+    lock.unlink()
+    lock.mkdir(mode=0o700)
+    assert "lock" in problem(store, ring)[0]
+    lock.rmdir()
     monkeypatch.setattr(mounts, "is_writable", lambda *_args: False)
     assert "Let the user that runs this own the directory" in problem(store, ring)[1]
     store.parent.chmod(0o777)

@@ -44,14 +44,15 @@ _RESULTS = {
 @click.argument("source", metavar="SOURCE")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and store nothing.")
 @click.option("--from-key", metavar="SPEC", help="The source of the other keystore's keys.")
-@click.option("--remove-source", is_flag=True, help="Delete the source after its tokens were read back from the store.")
+@click.option("--remove-source", is_flag=True, help="Delete the source once the store holds each of its secrets.")
 @pass_settings
 def command(settings: Settings, source: str, dry_run: bool, from_key: str | None, remove_source: bool) -> None:  # noqa: FBT001 - by name
     """Import the tokens of another store.
 
     SOURCE is a file of the SDK's FileStore, a database of the SQLite sample, another keystore, or the table of the
     SDK's DBStore in MySQL or MariaDB: mysql://USER@HOST:3306/DATABASE?table=oauthtoken. The database password comes
-    from ZOHO_KEYSTORE_MYSQL_PASSWORD or an option file, or is asked for.
+    from ZOHO_KEYSTORE_MYSQL_PASSWORD or an option file, or is asked for. A server on another machine has to offer TLS,
+    unless the address says ssl=off.
 
     A missing store is created. All tokens that can be read are imported, or none. Running it again changes nothing.
     The source is only read.
