@@ -50,6 +50,14 @@ def stored() -> list[list[str | None]]:
         return credentials(keystore.records())
 
 
+def put(record: TokenRecord) -> None:
+    """Put a record into the user's store as it is."""
+    with closing(open_keystore(create=False)) as keystore:
+        storage: Any = keystore._storage
+        with storage.transaction() as transaction:
+            transaction.put(record)
+
+
 def make_csv(path: Path, *records: TokenRecord) -> Path:
     """Write a FileStore file."""
     path.write_bytes(filestore.export(records))
@@ -237,6 +245,15 @@ def test_import_remove_source_deletes_the_files_beside_a_database(work: Path) ->
 
 
 @pytest.mark.usefixtures("empty")
+def test_import_remove_source_deletes_no_other_file(work: Path) -> None:
+    """Only databases have side files."""
+    source = make_csv(work / "source", ADA)
+    (work / "source-journal").write_bytes(b"my diary")
+    assert f"Deleted {source}. Copies" in invoke("import", source, "--remove-source").stdout
+    assert os.listdir(work) == ["source-journal"]
+
+
+@pytest.mark.usefixtures("empty")
 def test_import_of_a_keystore_keeps_its_mode_and_the_time_of_creation(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,8 +379,12 @@ def test_import_remove_source_is_refused_where_it_cannot_work(
             lambda _source: open_keystore().delete("7"),
             "the store does not hold the client_secret of the token '7', the refresh_token of the token '7'",
         ),
+        (
+            lambda _source: put(replace(ADA, access_token="old", expires_in="1000")),
+            "the store does not hold the access_token of the token '7' of the source",
+        ),
     ],
-    ids=["source changes", "token is deleted"],
+    ids=["source changes", "token is deleted", "older state is put back"],
 )
 def test_import_remove_source_keeps_a_source_after_a_change(
     change: Callable[[Path], object], message: str, work: Path, monkeypatch: pytest.MonkeyPatch

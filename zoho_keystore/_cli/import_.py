@@ -168,11 +168,10 @@ def _require_stored(settings: Settings, found: ImportSource, imported: list[Impo
 
 
 def _is_superseded(given: TokenRecord, stored: TokenRecord | None) -> bool:
-    """Tell whether an access token was replaced by one of the same refresh token that expires later."""
+    """Tell whether an access token was replaced by one that expires later; the refresh token is compared by itself."""
     if stored is None or given.expires_at_ms is None or not stored.access_token:
         return False
-    is_same = (given.refresh_token or None) == (stored.refresh_token or None)
-    return is_same and (stored.expires_at_ms or 0) >= given.expires_at_ms
+    return (stored.expires_at_ms or 0) >= given.expires_at_ms
 
 
 def _remove(found: ImportSource, path: Path, from_key: str | None) -> list[Path]:

@@ -65,12 +65,11 @@ class Settings:
         return error
 
     def _explained(self, error: KeyUnavailableError) -> KeystoreError:
-        # A command may have other keys as well, such as those of an import's source.
+        # The missing key may be another one than the store's, such as the new one of a rotation.
         try:
             key_ring(self.key)
-        except KeystoreError as own:
-            if own.args == error.args:
-                return explained(error, self.path)
+        except KeyUnavailableError as own:
+            return explained(own, self.path)
         return error
 
     def open(self) -> Keystore:
