@@ -146,6 +146,21 @@ def test_diagnose_reports_what_it_may_not_look_at(store: Path, ring: Path) -> No
     assert "Error:" not in shown
 
 
+@pytest.mark.skipif(not permissions.is_root(), reason="only root can become another user")
+def test_diagnose_reports_a_directory_in_which_the_user_cannot_save(public_directory: Path, store: Path) -> None:
+    """The store can be read, and each save would fail."""
+    moved, ring = public_directory / "store", public_directory / "ring"
+    shutil.copy(store, moved)
+    shutil.copy(store.parents[1] / "keys" / "ring", ring)
+    for path in (moved, ring):
+        os.chown(path, OTHER_UID, OTHER_UID)
+    os.chdir("/")
+    shown = as_other_user(lambda: [(one.what, one.fix) for one in diagnose(moved, key=f"file:{ring}")])
+    assert f"this user may not create files in {public_directory}" in shown
+    assert "Let the user that runs this own the directory" in shown
+    assert "opens, and holds 1 token" in shown
+
+
 def test_diagnose_accepts_a_sticky_directory_and_reports_other_errors(store: Path, ring: Path) -> None:
     store.parent.chmod(0o1777)
     assert problems(store, ring) == []
