@@ -57,7 +57,7 @@ def made_key(name: str) -> bytes:
 
 
 def write_private(path: Path, *lines: bytes) -> Path:
-    """Write lines to a file of mode 0600, in a folder that is made if need be, and return its path."""
+    """Write lines to a file of mode 0600, in a directory that is made if need be, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     path.chmod(0o600)

@@ -13,7 +13,7 @@ from zoho_keystore._fs.paths import default_store, real_path
 from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._keys.sources.spec import split_spec
+from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._storage.file import FileStorage, not_a_keystore
 from zoho_keystore._storage.memory import MemoryStorage

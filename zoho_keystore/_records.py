@@ -164,7 +164,7 @@ class Match(NamedTuple):
 
     Attributes:
         rule: The rule that found them.
-        records: The records, at least one, in the order in which they were first saved.
+        records: The records, at least one, in no particular order; the list is the caller's own.
     """
 
     rule: MatchRule

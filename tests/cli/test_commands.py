@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shlex
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
@@ -73,8 +74,8 @@ COMMANDS = (
     "import source.csv --remove-source",
     "export plain --plaintext",
     "rotate",
-    "rotate --keep-old --quiet",
-    "key prune --yes",
+    "rotate --drop-old --quiet",
+    "key prune --all-retired --yes",
     "verify",
     "verify --quiet",
     "backup copy",
@@ -383,8 +384,10 @@ def test_restore_lists_the_changes_and_keeps_the_replaced_file(store: Path, work
     [kept] = store.parent.glob("tokens.keystore.replaced-*")
     assert done.stdout == f"Restored {store}. The replaced file is kept as {kept}\n"
     assert kept.read_bytes() == before
-    assert store.read_bytes() == copy.read_bytes()
+    assert ids() == ["1", "2"]
     assert invoke("restore", copy, "--yes").stderr.splitlines()[1:] == ["No token would change."]
+    with closing(open_keystore()) as keystore:
+        assert keystore.save(TokenRecord(access_token="newer")).id == "4"
 
 
 def test_restore_replaces_a_damaged_and_a_missing_store(store: Path, work: Path) -> None:
@@ -406,23 +409,67 @@ def test_restore_replaces_a_damaged_and_a_missing_store(store: Path, work: Path)
 # --- rotate, key, verify, doctor ------------------------------------------------------------------------------------
 
 
-def test_rotate_and_key_commands_change_the_ring(store: Path, ring: Path) -> None:
-    """Keys are added by rotate and key new, and dropped by key prune after a confirmation, and by rotate."""
+def test_rotate_retires_and_key_prune_drops_what_is_named(store: Path, ring: Path) -> None:
+    """After a confirmation; nothing is dropped that was not named."""
     [old] = fingerprints(ring)
-    assert invoke("rotate", "--keep-old").stdout == f"{store} is sealed with the key {fingerprints(ring)[0]}.\n"
+    done = invoke("rotate")
     new = fingerprints(ring)[0]
-    assert "Give --yes to confirm" in invoke("key", "prune", code=2).stderr
+    prune = f"zoho-keystore --store {store} --key file:{ring} key prune {old}"
+    assert done.stdout == (
+        f"{store} is sealed with the key {new}.\nRetired the old key {old}: other stores and backups may need it, so "
+        f"file:{ring} keeps it for opening only.\nWhen nothing needs it any more, drop it: {prune}\n"
+    )
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    columns = [line.split() for line in invoke("key", "list").stdout.splitlines()]
+    assert columns == [
+        ["KEY", "STATE", "SEALS"],
+        [new, "primary", str(store)],
+        [old, "retired", today, "no", "file", "found"],
+    ]
+    for arguments in ((), ("--yes",)):
+        message = invoke("key", "prune", *arguments, code=2).stderr
+        assert f"{old} (retired {today}) seals: no file found\n" in message
+        assert "Give the keys to drop, or --all-retired." in message
+    assert "exclude each other" in usage_error("key", "prune", old, "--all-retired")
+    assert "Give --yes to confirm" in invoke("key", "prune", old, code=2).stderr
+    assert "seals this store; nothing was dropped" in refused_at_last(2, "key", "prune", new, "--yes")
+    assert "has no key 01234567" in refused_at_last(2, "key", "prune", "01234567", "--yes")
     assert fingerprints(ring) == [new, old]
-    done = invoke("key", "prune", "--yes")
-    assert (done.stdout, done.stderr) == (f"Dropped {old}\n", f"No file was found that needs: {old}\n")
+    done = invoke(*shlex.split(prune)[1:], "--yes")
+    assert (done.stdout, done.stderr) == (f"Dropped {old}\n", f"{old} (retired {today}) seals: no file found\n")
     assert fingerprints(ring) == [new]
-    assert invoke("key", "prune", "--yes").stdout == "All keys are in use.\n"
-    done = invoke("key", "new")
-    newest = fingerprints(ring)[0]
-    assert done.stdout == f"Added the key {newest} to file:{ring}\n"
-    assert invoke("rotate", "--quiet").output == ""
-    assert fingerprints(ring) == [newest]
+    assert invoke("key", "prune", "--yes").stdout == "The ring holds no old keys.\n"
     assert ids() == ["1", "2"]
+
+
+def test_key_prune_all_retired_keeps_what_a_backup_needs(store: Path, ring: Path) -> None:
+    """And says so; a key that is not retired stays too."""
+    copy = store.with_name("copy")
+    invoke("backup", copy)
+    [old] = fingerprints(ring)
+    invoke("rotate")
+    assert invoke("key", "prune", "--all-retired", "--yes").stdout == (
+        "Nothing was dropped: there is no retired key that no file needs. See: zoho-keystore key list\n"
+    )
+    assert f"{old} retired" in " ".join(invoke("key", "list").stdout.split())
+    copy.unlink()
+    assert invoke("key", "prune", "--all-retired", "--yes").stdout == f"Dropped {old}\n"
+    done = invoke("key", "new")
+    newest, before = fingerprints(ring)
+    assert done.stdout == f"Added the key {newest} to file:{ring}\n"
+    assert "Nothing was dropped" in invoke("key", "prune", "--all-retired", "--yes").stdout
+    assert fingerprints(ring) == [newest, before]
+    assert invoke("rotate", "--quiet").output == ""
+    assert "Dropped the old key" in invoke("rotate", "--drop-old").stdout
+    assert len(fingerprints(ring)) == 1
+    assert ids() == ["1", "2"]
+
+
+def refused_at_last(code: int, *arguments: object) -> str:
+    """Run a command that fails after it has told something, and return its message."""
+    message = invoke(*arguments, code=code).stderr.splitlines()[-1]
+    assert message.startswith("zoho-keystore: ")
+    return message
 
 
 def test_key_new_print_stores_nothing(work: Path) -> None:
@@ -459,9 +506,7 @@ def test_verify_fails_where_a_save_would(store: Path, monkeypatch: pytest.Monkey
     ):
         with monkeypatch.context() as patch:
             patch.setattr(mounts, name, lambda *_args: True)
-            result = invoke("verify", code=6)
-            assert result.stdout.startswith(f"{store}: intact, 2 tokens")
-            assert f"the store could be read, but not saved: {problem}" in result.stderr
+            assert f"{store}: the store could be read, but not saved: {problem}" in refused(6, "verify")
             assert "2 tokens" in invoke("doctor", code=12).stdout
             invoke("list")
 

@@ -124,7 +124,11 @@ def test_key_list_prints_the_whole_table(store: Path, ring: Path) -> None:
     old = ring.read_bytes().split()[-1]
     invoke("key", "new")
     new = next(line for line in ring.read_bytes().splitlines() if line and not line.startswith(b"#"))
-    rows = (("KEY", "SEALS"), (fingerprint(new), "no file found"), (fingerprint(old), str(store)))
+    rows = (
+        ("KEY", "STATE", "SEALS"),
+        (fingerprint(new), "primary", "no file found"),
+        (fingerprint(old), "old", str(store)),
+    )
     require_table(rows, ["key", "list"])
 
 
@@ -256,10 +260,10 @@ def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Pa
         ("import", f"{odd}2"),
         ("delete", "1", EVIL, "--yes"),
         ("restore", odd, "--yes"),
-        ("rotate", "--keep-old"),
+        ("rotate",),
         ("key", "list"),
         ("key", "new"),
-        ("key", "prune", "--yes"),
+        ("key", "prune", "--all-retired", "--yes"),
         ("delete", "--all", "--yes"),
         ("import", f"{odd}2", "--remove-source"),
     ]

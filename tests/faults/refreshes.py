@@ -1,7 +1,7 @@
-"""How often an expired token is refreshed when many meet it at once, with each store, by the real SDK.
+"""How often an expired token is refreshed when processes or threads meet it at once, with each store, by the real SDK.
 
-Processes and threads that share one store make an API request at the same moment; the stand-in for Zoho counts how
-often it is asked for a new access token. Run as a script, it prints the table of the README.
+They make an API request at the same moment; the fake server counts how often it is asked for a new access token. Run as
+a script, it prints the table of the README.
 """
 
 from __future__ import annotations
@@ -49,15 +49,7 @@ _PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore._sdk"]
 
 @dataclass(frozen=True)
 class Setting:
-    """Which store, and which server.
-
-    Attributes:
-        kind: The kind of store.
-        path: Its file.
-        key: The key of ours.
-        url: The stand-in for Zoho.
-        refresh_wait: That of ours, in seconds.
-    """
+    """Which kind of store, in which file and with which key, and the address of the fake server."""
 
     kind: str
     path: Path
@@ -73,13 +65,13 @@ class Setting:
         return EncryptedFileStore(self.path, key=self.key, refresh_wait=wait_s)
 
     def environment(self) -> Any:
-        """Return the SDK's environment that leads to the stand-in."""
+        """Return the SDK's environment that leads to the fake server."""
         arguments = [self.url, self.url + "/oauth/v2/token", self.url]
         wants_name = "name" in inspect.signature(DataCenter.Environment).parameters  # 5_0
         return DataCenter.Environment(*arguments, *(["fake_zoho"] if wants_name else []))
 
     def initialize(self, store: Any, token_id: str) -> None:
-        """Prepare the SDK as a program does that knows nothing but the id of its token."""
+        """Prepare the SDK as a program does that knows only the id of its token."""
         Initializer.LOCAL.init = None
         Initializer.initialize(
             self.environment(), OAuthToken(id=token_id), store=store, resource_path=str(self.path.parent)
@@ -103,14 +95,7 @@ class Setting:
 
 
 class Outcome(NamedTuple):
-    """What came of one API request.
-
-    Attributes:
-        access_token: The access token that it was made with, or None.
-        error: What the SDK raised instead, or None.
-        started_s: When it began, by the clock that all processes share.
-        ended_s: When it was over.
-    """
+    """What came of one API request: its access token, or what the SDK raised; the times are of one clock for all."""
 
     access_token: str | None
     error: str | None
@@ -126,9 +111,7 @@ class Outcome(NamedTuple):
 class Crew:
     """Processes that have opened a store, and make a request each whenever they are told to.
 
-    Attributes:
-        processes: The processes.
-        ends: The connections to them, in the same order.
+    The attribute ``ends`` has the connections to the processes, in the same order.
 
     Args:
         setting: Which store.
@@ -201,7 +184,7 @@ class Crew:
 
 
 def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Connection) -> None:
-    """Make requests as told, until nobody is there to tell."""
+    """Make requests as told, until the parent is gone."""
     initialize = partial(setting.initialize, setting.open(), token_id)
     initialize()
     end.send([])
@@ -257,14 +240,7 @@ def _in_ms(milliseconds: int) -> str:
 
 
 class Meeting(NamedTuple):
-    """Who meets an expired token.
-
-    Attributes:
-        who: In words.
-        make: Starts them.
-        tokens: How many tokens there are.
-        delay_s: How long Zoho takes to answer, in seconds.
-    """
+    """Which processes or threads meet an expired token; the fake server answers after a delay."""
 
     who: str
     make: Callable[[Setting], Crew]
@@ -284,12 +260,7 @@ MEETINGS = (
 
 
 class Seen(NamedTuple):
-    """What came of a meeting.
-
-    Attributes:
-        refreshes: How many new access tokens Zoho was asked for.
-        outcomes: What came of each request.
-    """
+    """How many new access tokens the server was asked for in a meeting, and what came of each request."""
 
     refreshes: int
     outcomes: list[Outcome]

@@ -69,7 +69,7 @@ class Fields(NamedTuple):
 
     @property
     def can_be_made(self) -> bool:
-        """Whether the SDK lets anybody make such a token without an id."""
+        """Whether the SDK makes such a token without an id."""
         has_client = self.client_id is not None and self.client_secret is not None
         has_code = self.refresh_token is not None or self.grant_token is not None
         return self.access_token is not None or self.user_name is not None or (has_client and has_code)

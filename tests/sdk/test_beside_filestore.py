@@ -75,8 +75,8 @@ def keeps_one_user_under_two_clients_apart(case: Case) -> bool:
     return {token.get_refresh_token() for token in store.get_tokens()} == {"r1", "r2"}
 
 
-def never_gives_an_id_twice(case: Case) -> bool:
-    """Whoever kept the id of a deleted token must not get another one."""
+def never_uses_an_id_twice(case: Case) -> bool:
+    """A program that kept the id of a deleted token must not get another one."""
     store = case.open()
     first, second = make(refresh_token="r1"), make(refresh_token="r2")
     store.save_token(first)
@@ -172,7 +172,7 @@ for number in itertools.count():
 
 SCENARIOS = [
     keeps_one_user_under_two_clients_apart,
-    never_gives_an_id_twice,
+    never_uses_an_id_twice,
     saves_on_after_an_id_that_is_not_a_number,
     knows_a_token_again_once_it_has_a_user_name,
     shows_nothing_to_others,
@@ -182,13 +182,13 @@ SCENARIOS = [
 
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, survives_kills], ids=lambda scenario: scenario.__name__)
-def test_ours(scenario: Callable[[Case], bool], store_path: Path, key: bytes) -> None:
-    """Gets it right."""
+def test_encrypted_file_store_gets_it_right(scenario: Callable[[Case], bool], store_path: Path, key: bytes) -> None:
+    """In the very steps that FileStore gets wrong."""
     assert scenario(Case(OURS, store_path, key))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_filestore_does_not(scenario: Callable[[Case], bool], store_path: Path, key: bytes) -> None:
+def test_filestore_gets_it_wrong(scenario: Callable[[Case], bool], store_path: Path, key: bytes) -> None:
     """So the scenario tells the two apart."""
     assert not scenario(Case(THEIRS, store_path, key))
 

@@ -1,4 +1,4 @@
-"""The unpatched SDK on our store, in all of its flows, against a stand-in for Zoho on loopback.
+"""The unpatched SDK on our store, in all of its flows, against a fake Zoho server on loopback.
 
 The suite runs with whichever of 5_0 to 8_0 is installed; where the versions differ, the test says so.
 """
@@ -42,7 +42,7 @@ CLIENT = {"client_id": "client-1", "client_secret": "secret-1"}
 
 @pytest.fixture
 def zoho() -> Iterator[FakeZoho]:
-    """Give a stand-in that serves."""
+    """Give a fake server."""
     with FakeZoho() as fake_zoho:
         yield fake_zoho
 
@@ -54,7 +54,7 @@ def store(request: pytest.FixtureRequest, store_path: Path, key: bytes) -> Encry
 
 
 def environment(zoho: FakeZoho) -> Any:
-    """Return the SDK's environment that leads to the stand-in."""
+    """Return the SDK's environment that leads to the fake server."""
     arguments = [zoho.url, zoho.token_url, zoho.url, *(["fake_zoho"] if SDK == 5 else [])]
     return DataCenter.Environment(*arguments)
 
@@ -74,7 +74,7 @@ def ask(zoho: FakeZoho) -> None:
     assert zoho.count("org") == before + 1
 
 
-def test_a_grant_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_grant_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """Also for further requests, and for the same script run again with the same grant."""
     grant = zoho.new_grant("ada@example.com")
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_a_grant_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, tmp_path
         assert kept.get_user_signature().get_name() == "ada@example.com:60001234567"
 
 
-def test_a_refresh_token_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_refresh_token_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The access token serves all requests until it expires."""
     refresh = zoho.new_refresh_token()
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_a_refresh_token_is_exchanged_once_and_kept(zoho: FakeZoho, store: Any, 
     assert len(store.get_tokens()) == 1
 
 
-def test_an_expired_token_is_refreshed_and_the_new_one_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_expired_token_is_refreshed_and_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The SDK refreshes 5 s before the expiry."""
     zoho.token_life_s = 4
     initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant()), tmp_path)
@@ -118,8 +118,8 @@ def test_an_expired_token_is_refreshed_and_the_new_one_kept(zoho: FakeZoho, stor
     assert after.get_id() == before.get_id()
 
 
-def test_an_access_token_alone_is_kept_and_used(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
-    """There is nothing to refresh it with, and nobody knows when it expires."""
+def test_access_token_alone_is_kept_and_used(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+    """There is nothing to refresh it with, and its expiry is unknown."""
     refresher = OAuthToken(**CLIENT, refresh_token=zoho.new_refresh_token())
     access = initialize(zoho, InMemoryStore(), refresher, tmp_path).get_access_token()
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_an_access_token_alone_is_kept_and_used(zoho: FakeZoho, store: Any, tmp_
     assert zoho.count("refresh") == 1
 
 
-def test_an_id_alone_is_enough_for_what_is_stored(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_stored_token_is_used_by_id_alone(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """A script needs no secret in its source."""
     initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant()), tmp_path)
     asked = zoho.counts
@@ -140,7 +140,7 @@ def test_an_id_alone_is_enough_for_what_is_stored(zoho: FakeZoho, store: Any, tm
     assert zoho.counts == {**asked, "org": asked["org"] + 1}
 
 
-def test_a_user_signature_alone_is_enough_for_what_is_stored(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_stored_token_is_used_by_user_alone(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """By the name that the SDK gave the user, or that the caller gave."""
     token = OAuthToken(**CLIENT, grant_token=zoho.new_grant(), user_signature=UserSignature("ada"))
     initialize(zoho, store, token, tmp_path)
@@ -150,7 +150,7 @@ def test_a_user_signature_alone_is_enough_for_what_is_stored(zoho: FakeZoho, sto
     assert zoho.count("grant") == 1
 
 
-def test_an_id_that_the_caller_names_on_the_first_run_is_the_id(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_id_of_the_caller_on_the_first_run_is_kept(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """8_0 asks for the id, hears None and signs in; 5_0 to 7_0 cannot go on from None, whatever the store is."""
     token = OAuthToken(**CLIENT, grant_token=zoho.new_grant(), id="production")
     if SDK < 8:
@@ -165,7 +165,7 @@ def test_an_id_that_the_caller_names_on_the_first_run_is_the_id(zoho: FakeZoho, 
     assert zoho.count("grant") == 1
 
 
-def test_remove_deletes_the_token_and_says_whether_it_did(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_remove_deletes_the_token_once(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The SDK turns our error into False."""
     token = initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant()), tmp_path)
     assert token.remove() is True
@@ -173,7 +173,7 @@ def test_remove_deletes_the_token_and_says_whether_it_did(zoho: FakeZoho, store:
     assert token.remove() is False
 
 
-def test_revoke_revokes_the_token_that_was_named(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_revoke_revokes_the_token_of_the_id(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """FileStore revokes nothing, the samples revoke user 1's; before 8_0 the SDK fails before it asks the store."""
     for user in ("ada@example.com", "bob@example.com"):
         token = initialize(zoho, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant(user)), tmp_path)
@@ -186,7 +186,7 @@ def test_revoke_revokes_the_token_that_was_named(zoho: FakeZoho, store: Any, tmp
     assert zoho.revoked == [second]
 
 
-def test_filestore_revokes_nothing(zoho: FakeZoho, tmp_path: Path) -> None:
+def test_revoke_with_filestore_revokes_nothing(zoho: FakeZoho, tmp_path: Path) -> None:
     """What the test above is compared with."""
     if SDK < 8:
         pytest.skip("revoke() of the SDK before 8_0 fails before it asks any store")
@@ -211,7 +211,7 @@ def test_switch_user_takes_every_token_of_get_tokens(zoho: FakeZoho, store: Any,
     assert len(store.get_tokens()) == 2
 
 
-def test_filestores_tokens_cannot_be_switched_to(zoho: FakeZoho, tmp_path: Path) -> None:
+def test_switch_user_fails_with_filestores_tokens(zoho: FakeZoho, tmp_path: Path) -> None:
     """What the test above is compared with: get_tokens() makes them without the constructor."""
     if SDK == 5:
         pytest.skip("the SDK looks for find_user, which such a token lacks, from 6_0 on")
@@ -222,7 +222,7 @@ def test_filestores_tokens_cannot_be_switched_to(zoho: FakeZoho, tmp_path: Path)
         Initializer.switch_user(environment(zoho), file_store.get_tokens()[0])
 
 
-def test_a_second_process_finds_the_token_without_a_request(
+def test_second_process_finds_the_token_without_a_request(
     zoho: FakeZoho, store_path: Path, key: bytes, tmp_path: Path
 ) -> None:
     """The key comes from the environment, as in a script."""
@@ -238,10 +238,10 @@ from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
 
-path, grant, folder, *environment = sys.argv[1:]
+path, grant, directory, *environment = sys.argv[1:]
 token = OAuthToken(client_id="client-1", client_secret="secret-1", grant_token=grant)
 store = EncryptedFileStore(path)
-Initializer.initialize(DataCenter.Environment(*environment), token, store=store, resource_path=folder)
+Initializer.initialize(DataCenter.Environment(*environment), token, store=store, resource_path=directory)
 print(json.dumps([token.get_id(), token.get_access_token()]))
 """
     arguments = [zoho.url, zoho.token_url, zoho.url, *(["fake_zoho"] if SDK == 5 else [])]
@@ -256,7 +256,7 @@ print(json.dumps([token.get_id(), token.get_access_token()]))
     assert zoho.counts == asked
 
 
-def test_a_refresh_that_fails_leaves_the_stored_token_as_it_was(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
+def test_failed_refresh_leaves_the_stored_token(zoho: FakeZoho, store: Any, tmp_path: Path) -> None:
     """The SDK never calls save_token then, and the next request succeeds."""
     zoho.token_life_s = 4
     initialize(zoho, store, OAuthToken(**CLIENT, refresh_token=zoho.new_refresh_token()), tmp_path)

@@ -16,8 +16,8 @@ from cryptography.fernet import Fernet
 
 from fake_zoho import FakeZoho
 from faults.refreshes import FILE_STORE, MEETINGS, OURS, WITHOUT_LEASES, Crew, Meeting, Outcome, Setting, meet
-from zoho_keystore._open import open_keystore
 from zoho_keystore._leases import Lease
+from zoho_keystore._open import open_keystore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

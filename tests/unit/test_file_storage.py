@@ -1,31 +1,25 @@
-"""The store in a file: what it makes, what it refuses, and that what it refuses stays byte for byte as it was."""
+"""The storage in a file: what it creates, what it refuses, and that a refused file stays byte for byte as it was."""
 
 from __future__ import annotations
 
 import errno
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+import signal
 import stat
 import time
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.fernet import Fernet
 
-from zoho_keystore import (
-    CannotOpenError,
-    DocumentError,
-    DurabilityUnknownError,
-    KeystoreError,
-    NewerVersionError,
-    StoreClosedError,
-    StoreFileError,
-    UnsafeFileError,
-)
-from zoho_keystore._fs import atomic, permissions
+from support import failing
+from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, key_ring
 from zoho_keystore._keystore import Keystore
@@ -33,12 +27,24 @@ from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 from zoho_keystore._storage import file as file_module
-from zoho_keystore._storage import state as state_module
-from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.file import FileStorage, read_store
+from zoho_keystore.errors import (
+    CannotOpenError,
+    DocumentError,
+    DurabilityUnknownError,
+    KeystoreError,
+    LockTimeoutError,
+    NewerVersionError,
+    StoreClosedError,
+    StoreFileError,
+    UnsafeFileError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 
 def token(number: int) -> TokenRecord:
@@ -47,75 +53,167 @@ def token(number: int) -> TokenRecord:
 
 
 @pytest.fixture
-def store(store_path: Path, key: bytes) -> Keystore:
-    """Give a store with two tokens."""
-    store = open_keystore(store_path, key=key)
-    store.save(token(1))
-    store.save(token(2))
-    return store
+def storage(store_path: Path, key: bytes) -> FileStorage:
+    """Give a storage with two tokens."""
+    storage = FileStorage(store_path, key_ring(key), lock_timeout=20)
+    for number in (1, 2):
+        Keystore(storage).save(token(number))
+    return storage
 
 
-def content(path: Path, key: bytes) -> dict[str, Any]:
+@pytest.fixture
+def store(storage: FileStorage) -> Keystore:
+    """Give the service on the storage."""
+    return Keystore(storage)
+
+
+def payload(path: Path, key: bytes) -> dict[str, Any]:
     """Open the file without this package, as the README shows."""
-    document: dict[str, Any] = json.loads(Fernet(key).decrypt(path.read_bytes()))
-    return document
+    payload: dict[str, Any] = json.loads(Fernet(key).decrypt(path.read_bytes()))
+    return payload
 
 
-def test_a_missing_file_is_made_empty_sealed_and_private(store_path: Path, key: bytes) -> None:
-    """At once, so that a folder that cannot be written shows at the start."""
+def seal(key: bytes, text: str) -> bytes:
+    """Encrypt a text as a store would."""
+    return Fernet(key).encrypt(text.encode())
+
+
+def refresh_tokens(store: Keystore | FileStorage) -> list[str | None]:
+    """Return the refresh tokens of all records."""
+    return [record.refresh_token for record in store.records()]
+
+
+def fail(error: BaseException) -> Callable[..., Any]:
+    """Return a function that raises an error."""
+
+    def fails(*_: object, **__: object) -> Any:
+        raise error
+
+    return fails
+
+
+# --- Creating, reading and writing ---
+
+
+def test_missing_file_is_created_empty_and_private(store_path: Path, key: bytes) -> None:
+    """At once, so that a directory that cannot be written shows at the start; no temporary file is left."""
     open_keystore(store_path, key=key)
-    made = content(store_path, key)
-    assert made.pop("store_id")
-    assert made == {"format": "zoho-keystore", "version": 1, "generation": 1, "next_id": 1, "tokens": []}
-    assert stat.S_IMODE(store_path.stat().st_mode) == 0o600
-
-
-@pytest.mark.usefixtures("store")
-def test_only_the_store_and_its_lock_file_are_left_in_the_folder(store_path: Path) -> None:
-    """No temporary file, and both of them are private."""
+    created = payload(store_path, key)
+    assert created.pop("store_id")
+    assert created == {"format": "zoho-keystore", "version": 1, "generation": 1, "next_id": 1, "tokens": []}
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in store_path.parent.iterdir()}
     assert modes == {"tokens.keystore": 0o600, ".tokens.keystore.lock": 0o600}
 
 
+def test_missing_file_is_not_created_on_request(store_path: Path, key: bytes) -> None:
+    with pytest.raises(StoreFileError, match="there is no store: no such file"):
+        open_keystore(store_path, key=key, create=False)
+    assert not list(store_path.parent.iterdir())
+
+
+def test_file_created_by_two_processes_at_once_is_shared(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower one opens what the faster one has created."""
+    write = atomic.write
+
+    def write_slowly(*arguments: Any, **options: Any) -> os.stat_result:
+        monkeypatch.setattr(atomic, "write", write)
+        shutil.copy(other, store_path)
+        return write(*arguments, **options)
+
+    other = store_path.with_name("other")
+    open_keystore(other, key=key).save(token(1))
+    monkeypatch.setattr(atomic, "write", write_slowly)
+    assert refresh_tokens(open_keystore(store_path, key=key)) == ["r1"]
+
+
 @pytest.mark.usefixtures("store")
-def test_opening_and_reading_leave_the_file_alone(store_path: Path, key: bytes) -> None:
-    """Not even its time changes, and no lock is taken."""
-    os.unlink(store_path.with_name(".tokens.keystore.lock"))
+def test_reading_takes_no_lock_and_leaves_the_file_alone(store_path: Path, key: bytes) -> None:
+    """A store on a read-only file system can be read."""
+    store_path.with_name(".tokens.keystore.lock").unlink()
     before = store_path.stat()
     other = open_keystore(store_path, key=key)
-    assert other.find(token(1)) is not None
-    assert other.get("2") is not None
+    assert other.find(token(1))
+    assert other.get("2")
     assert store_path.stat() == before
-    assert not store_path.with_name(".tokens.keystore.lock").exists()
+    assert [path.name for path in store_path.parent.iterdir()] == ["tokens.keystore"]
 
 
-def test_every_write_counts_the_generation_and_keeps_the_store_id(
+def test_write_increments_the_generation_and_keeps_unknown_fields(
     store: Keystore, store_path: Path, key: bytes
 ) -> None:
-    """So that an old file that is put back can be told."""
-    before = content(store_path, key)
+    """A later release of the same format version may have added some."""
+    before = payload(store_path, key)
+    before["added"] = {"a": [1, None]}
+    before["tokens"][1]["added"] = {"b": True}
+    store_path.write_bytes(seal(key, json.dumps(before)))
     store.delete("1")
-    after = content(store_path, key)
-    assert after["generation"] == before["generation"] + 1
-    assert after["store_id"] == before["store_id"]
+    after = payload(store_path, key)
+    assert len(after.pop("retired")) == 1
+    assert after == {**before, "generation": 4, "tokens": before["tokens"][1:]}
 
 
-def test_a_transaction_that_fails_writes_nothing(store: Keystore, store_path: Path) -> None:
-    """Not the change before the failure either."""
+def test_written_state_is_not_read_back(store: Keystore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "decode", fail(AssertionError("read back")))
+    store.save(token(3))
+    store.save(token(4))
+    assert refresh_tokens(store) == ["r1", "r2", "r3", "r4"]
+
+
+def test_transaction_that_fails_writes_nothing(storage: FileStorage, store_path: Path) -> None:
     before = store_path.read_bytes()
-    storage: Any = store._storage
-    failing = pytest.raises(ZeroDivisionError)
-    with failing, storage.transaction() as transaction:
+    with suppress(ZeroDivisionError), storage.transaction() as transaction:
         transaction.remove("1")
         raise ZeroDivisionError
     assert store_path.read_bytes() == before
-    assert len(store.records()) == 2
+    assert refresh_tokens(storage) == ["r1", "r2"]
 
 
-def seal(key: bytes, text: str) -> bytes:
-    """Seal a text as a store would."""
-    return Fernet(key).encrypt(text.encode())
+def test_save_from_signal_handler_inside_save_is_refused(storage: FileStorage, store: Keystore) -> None:
+    """It would wait for the save that it interrupts, which goes on and is committed."""
+    refusals: list[KeystoreError] = []
 
+    def handle(*_: object) -> None:
+        try:
+            store.save(token(9))
+        except KeystoreError as error:
+            refusals.append(error)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with storage.transaction() as transaction:
+            transaction.remove("1")
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [type(error) for error in refusals] == [LockTimeoutError]
+    assert "this thread is saving already" in str(refusals[0])
+    assert refresh_tokens(store) == ["r2"]
+
+
+def test_transaction_is_not_committed_by_a_child_forked_inside(storage: FileStorage, store_path: Path) -> None:
+    """Parent and child would both write, the child without the lock."""
+    before = store_path.read_bytes()
+    block = storage.transaction()
+    block.__enter__().remove("1")
+
+    def commit() -> None:
+        with pytest.raises(StoreFileError, match="the lock is lost; nothing was saved"):
+            block.__exit__(None, None, None)
+
+    child = multiprocessing.get_context("fork").Process(target=commit)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert store_path.read_bytes() == before
+    assert not list(store_path.parent.glob(".*.tmp"))
+    block.__exit__(None, None, None)
+    assert refresh_tokens(storage) == ["r2"]
+    child.close()
+
+
+# --- Files that are refused ---
 
 BAD_CONTENT: dict[str, tuple[Callable[[bytes, bytes], bytes], type[KeystoreError]]] = {
     "empty": (lambda _old, _key: b"", CannotOpenError),
@@ -133,105 +231,66 @@ BAD_CONTENT: dict[str, tuple[Callable[[bytes, bytes], bytes], type[KeystoreError
     "malformed": (lambda _old, key: seal(key, '{"format": "zoho-keystore", "version": 1}'), DocumentError),
     "of a newer version": (lambda _old, key: seal(key, '{"format": "zoho-keystore", "version": 2}'), NewerVersionError),
 }
+CALLS: dict[str, Callable[[Keystore, bytes], object]] = {
+    "save": lambda store, _key: store.save(token(3)),
+    "delete": lambda store, _key: store.delete("1"),
+    "clear": lambda store, _key: store.clear(),
+    "get": lambda store, _key: store.get("1"),
+    "find": lambda store, _key: store.find(token(1)),
+    "records": lambda store, _key: store.records(),
+    "open": lambda store, key: open_keystore(store.path, key=key),
+}
 
 
-@pytest.mark.parametrize("name", BAD_CONTENT)
-def test_a_bad_file_is_refused_when_it_is_opened_and_stays_as_it_was(
-    name: str, store: Keystore, store_path: Path, key: bytes
+@pytest.mark.parametrize("content", BAD_CONTENT)
+@pytest.mark.parametrize("call", CALLS)
+def test_bad_file_is_refused_and_stays_as_it_is(
+    content: str, call: str, store: Keystore, store_path: Path, key: bytes
 ) -> None:
-    """A file that cannot be opened is never treated as an empty store."""
-    store.close()
-    make, kind = BAD_CONTENT[name]
+    """A file that does not open is never treated as an empty store."""
+    make, kind = BAD_CONTENT[content]
     bad = make(store_path.read_bytes(), key)
     store_path.write_bytes(bad)
     with pytest.raises(kind) as caught:
-        open_keystore(store_path, key=key)
-    assert caught.value.path == store_path
-    assert str(store_path) in str(caught.value)
+        CALLS[call](store, key)
+    assert (type(caught.value), caught.value.path) == (kind, store_path)
     assert caught.value.advice
-    assert store_path.read_bytes() == bad
-
-
-@pytest.mark.parametrize("name", BAD_CONTENT)
-@pytest.mark.parametrize("call", ["save", "delete", "clear", "get", "find", "records"])
-def test_a_file_that_goes_bad_while_the_store_is_open_stays_as_it_is(
-    name: str, call: str, store: Keystore, store_path: Path, key: bytes
-) -> None:
-    """Reading and writing both refuse it."""
-    make, kind = BAD_CONTENT[name]
-    bad = make(store_path.read_bytes(), key)
-    store_path.write_bytes(bad)
-    arguments: dict[str, tuple[Any, ...]] = {
-        "save": (token(3),),
-        "delete": ("1",),
-        "get": ("1",),
-        "find": (token(1),),
-    }
-    with pytest.raises(kind):
-        getattr(store, call)(*arguments.get(call, ()))
     assert store_path.read_bytes() == bad
     assert {path.name for path in store_path.parent.iterdir()} <= {"tokens.keystore", ".tokens.keystore.lock"}
 
 
-def test_the_wrong_key_and_damage_are_both_named_since_they_cannot_be_told_apart(
-    store: Keystore, store_path: Path
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("make", "name", "message"),
+    [
+        (os.mkdir, "path", "this is a directory, not a file"),
+        (os.mkfifo, "path", "this is a FIFO, not a file"),
+        (lambda _path: None, "path/store", "no such file or directory.*the directory has to exist"),
+        (lambda path: path.touch(), "path/store", "not a directory"),
+    ],
+)
+def test_path_that_cannot_be_a_store_is_refused(
+    tmp_path: Path, key: bytes, make: Callable[[Path], object], name: str, message: str
 ) -> None:
-    """With what to check."""
-    store.close()
-    with pytest.raises(CannotOpenError, match=r"key is wrong or the file is damaged") as caught:
-        open_keystore(store_path, key=Fernet.generate_key())
-    assert "Check that the key" in caught.value.advice
-    assert "backup" in caught.value.advice
+    make(tmp_path / "path")
+    before = [path.lstat() for path in tmp_path.rglob("*")]
+    with pytest.raises(StoreFileError, match=message):
+        open_keystore(tmp_path / name, key=key)
+    assert [path.lstat() for path in tmp_path.rglob("*")] == before
 
 
-def test_a_folder_at_the_path_is_refused(tmp_path: Path, key: bytes) -> None:
-    """It is not replaced."""
-    with pytest.raises(UnsafeFileError, match="folder, not a file"):
-        open_keystore(tmp_path, key=key)
-    assert tmp_path.is_dir()
-
-
-def test_a_fifo_at_the_path_is_refused_without_waiting_for_its_other_end(store_path: Path, key: bytes) -> None:
-    """Opening one blocks as a rule."""
-    os.mkfifo(store_path, 0o600)
-    with pytest.raises(UnsafeFileError, match="FIFO"):
-        open_keystore(store_path, key=key)
-
-
-def test_a_path_in_a_missing_folder_is_refused(tmp_path: Path, key: bytes) -> None:
-    """Such a path is a typing error more often than not."""
-    with pytest.raises(StoreFileError, match=r"no such file or directory.*folder has to be there"):
-        open_keystore(tmp_path / "missing" / "tokens.keystore", key=key)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_path_through_a_file_is_refused(tmp_path: Path, key: bytes) -> None:
-    """A part of the path is no folder."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreFileError, match="not a directory"):
-        open_keystore(tmp_path / "file" / "tokens.keystore", key=key)
-
-
-def test_a_symbolic_link_is_followed_once_when_the_store_is_opened(
+def test_symlink_is_followed_once_when_the_store_is_opened(
     store: Keystore, store_path: Path, tmp_path: Path, key: bytes
 ) -> None:
-    """A save must replace the file, not the link to it."""
+    """A save must replace the file and not the link; a link that takes the file's place later is refused."""
     link = tmp_path / "link.keystore"
     link.symlink_to(store_path)
     linked = open_keystore(link, key=key)
     linked.save(token(3))
     assert linked.path == store_path
     assert link.is_symlink()
-    assert len(store.records()) == 3
-
-
-def test_a_symbolic_link_that_takes_the_place_of_the_store_is_refused(
-    store: Keystore, store_path: Path, tmp_path: Path
-) -> None:
-    """Somebody may lead us elsewhere."""
     elsewhere = tmp_path / "elsewhere"
-    shutil.copy(store_path, elsewhere)
-    store_path.unlink()
+    store_path.rename(elsewhere)
     store_path.symlink_to(elsewhere)
     before = elsewhere.read_bytes()
     for call in (store.records, store.clear):
@@ -240,8 +299,8 @@ def test_a_symbolic_link_that_takes_the_place_of_the_store_is_refused(
     assert elsewhere.read_bytes() == before
 
 
-def test_a_store_that_is_gone_is_an_error_and_not_an_empty_store(store: Keystore, store_path: Path) -> None:
-    """Whoever moved it away may put it back."""
+def test_file_removed_while_open_is_an_error(store: Keystore, store_path: Path) -> None:
+    """A new, empty store would hide that the tokens are gone."""
     store_path.unlink()
     for call in (store.records, store.clear):
         with pytest.raises(StoreFileError, match="the store is gone"):
@@ -249,20 +308,16 @@ def test_a_store_that_is_gone_is_an_error_and_not_an_empty_store(store: Keystore
     assert not store_path.exists()
 
 
-def test_a_file_that_is_too_large_is_refused_before_it_is_read(
+def test_file_too_large_is_refused_before_it_is_read(
     store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """256 MiB, shown here with a smaller limit and a file with a hole."""
     os.truncate(store_path, codec.MAX_SEALED_BYTES + 1)
-    monkeypatch.setattr(os, "read", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(os, "read", fail(AssertionError("read")))
     with pytest.raises(StoreFileError, match="more than a store may have"):
         store.records()
 
 
-def test_a_state_that_would_be_too_large_is_not_written(
-    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It could not be read again."""
+def test_state_too_large_is_not_written(store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = store_path.read_bytes()
     monkeypatch.setattr(file_module, "MAX_SEALED_BYTES", len(before))
     with pytest.raises(StoreFileError, match="more than a store may have"):
@@ -270,331 +325,241 @@ def test_a_state_that_would_be_too_large_is_not_written(
     assert store_path.read_bytes() == before
 
 
-def test_a_file_put_in_place_by_others_is_seen_at_once(store: Keystore, store_path: Path, key: bytes) -> None:
-    """A backup copied over the store, with the same size and times."""
-    other = store_path.with_name("other.keystore")
-    shutil.copy2(store_path, other)
-    open_keystore(other, key=key).delete("1")
-    open_keystore(other, key=key).save(TokenRecord(id="1", client_id="c", client_secret="s", refresh_token="rX"))
-    times = (store_path.stat().st_atime_ns, store_path.stat().st_mtime_ns)
-    with store_path.open("r+b") as file:
-        file.write(other.read_bytes())
-        file.truncate()
-    os.utime(store_path, ns=times)
-    found = store.get("1")
-    assert found is not None
-    assert found.refresh_token == "rX"
+# --- Other programs that change the file ---
 
 
-def test_a_writer_looks_at_the_content_when_the_status_is_the_same(
-    store: Keystore, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gone_for_a_moment", [False, True])
+def test_file_being_written_in_place_is_read_again(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, *, gone_for_a_moment: bool
 ) -> None:
-    """Written in place, with its times set to what they were, a file shows the same status."""
-    other = store_path.with_name("other.keystore")
-    shutil.copy2(store_path, other)
-    open_keystore(other, key=key).save(token(3))
-    monkeypatch.setattr(file_module, "stamp", lambda _status: (0, 0, 0, 0, 0))
-    monkeypatch.setattr(state_module, "stamp", lambda _status: (0, 0, 0, 0, 0))
-    store_path.write_bytes(other.read_bytes())
-    storage: Any = store._storage
-    storage._state.stamp = (0, 0, 0, 0, 0)
-    store.save(token(4))
-    assert [record.refresh_token for record in store.records()] == ["r1", "r2", "r3", "r4"]
-
-
-def test_a_file_that_is_just_being_written_in_place_is_read_again(
-    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``cp`` truncates and then writes; a reader between the two must not take it for damage."""
-    whole = store_path.read_bytes()
+    """``cp`` truncates and then writes; a reader between the two must not report damage."""
+    whole, system_stat = store_path.read_bytes(), os.stat
     store_path.write_bytes(whole[:50])
-    monkeypatch.setattr(time, "sleep", lambda _s: store_path.write_bytes(whole))
-    assert len(store.records()) == 2
+
+    def stat_once(path: Any, **_: Any) -> os.stat_result:
+        monkeypatch.setattr(os, "stat", system_stat)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    def sleep(_seconds: float) -> None:
+        store_path.write_bytes(whole)
+        if gone_for_a_moment:
+            monkeypatch.setattr(os, "stat", stat_once)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert refresh_tokens(store) == ["r1", "r2"]
 
 
-def test_an_older_state_that_is_put_back_is_used_and_warned_of(
+def test_file_put_back_to_an_older_state_is_used_with_one_warning(
     store: Keystore, store_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was saved since is gone, and somebody should know."""
+    """What was saved since is gone, and the administrator should know."""
     old = store_path.with_name("old")
     shutil.copy2(store_path, old)
     store.save(token(3))
     old.replace(store_path)
-    with caplog.at_level(logging.WARNING):
-        assert len(store.records()) == 2
-        assert len(store.records()) == 2
+    assert refresh_tokens(store) == refresh_tokens(store) == ["r1", "r2"]
     [record] = caplog.records
+    assert record.levelno == logging.WARNING
     assert "older state was put back (write 3 after write 4)" in record.getMessage()
 
 
-def test_unknown_fields_survive_a_save(store: Keystore, store_path: Path, key: bytes) -> None:
-    """A later release of the same format version may have added them."""
-    changed = content(store_path, key)
-    changed["added"] = {"a": [1, None]}
-    changed["tokens"][0]["added"] = {"b": True}
-    store_path.write_bytes(seal(key, json.dumps(changed)))
-    store.save(token(3))
-    after = content(store_path, key)
-    assert after["added"] == {"a": [1, None]}
-    assert after["tokens"][0] == changed["tokens"][0]
+def in_decode(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Do some work while the next state that was read is being decoded."""
+    decode = codec.decode
+
+    def decode_slowly(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(codec, "decode", decode)
+        work()
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(codec, "decode", decode_slowly)
 
 
-def test_a_save_gives_the_file_a_later_time_than_it_had(store: Keystore, store_path: Path) -> None:
-    """Also when the clock has gone back since: two states with one time could be taken for each other."""
-    ahead_ns = time.time_ns() + 9 * 10**8
-    os.utime(store_path, ns=(ahead_ns, ahead_ns))
-    for number in range(3, 6):
-        store.save(token(number))
-        before_ns, ahead_ns = ahead_ns, store_path.stat().st_mtime_ns
-        assert before_ns < ahead_ns < before_ns + 10**6
-
-
-def test_a_saved_state_is_not_read_back(store: Keystore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is known already."""
-    store.save(token(3))
-    monkeypatch.setattr(FileStorage, "_load", lambda _self: pytest.fail("read back"))
-    assert len(store.records()) == 3
-    store.save(token(4))
-    assert len(store.records()) == 4
-
-
-def test_a_save_is_done_even_if_the_new_file_cannot_be_opened_again(
-    store: Keystore, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("removed", [False, True])
+def test_reader_slower_than_a_save_does_not_warn(
+    store: Keystore,
+    store_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    removed: bool,
 ) -> None:
-    """The process may have no descriptor left; the next call reads the file."""
-    storage: Any = store._storage
-    monkeypatch.setattr(storage, "_state_written", lambda *_: None)
-    store.save(token(3))
-    assert len(store.records()) == 3
-    assert len(content(store_path, key)["tokens"]) == 3
+    """It has an older state than the storage has seen, and the path shows a newer one, or none."""
 
-
-def test_two_that_make_the_store_at_once_get_the_same_one(
-    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second one opens what the first one made."""
-    created = FileStorage._created
-
-    def slow(self: FileStorage) -> Any:
-        monkeypatch.setattr(FileStorage, "_created", created)
-        open_keystore(store_path, key=key).save(token(1))
-        return created(self)
-
-    monkeypatch.setattr(FileStorage, "_created", slow)
-    assert len(open_keystore(store_path, key=key).records()) == 1
-
-
-def test_no_descriptor_is_left_open_by_states_that_came_and_went(store: Keystore, store_path: Path, key: bytes) -> None:
-    """None is open but while something is read or written."""
-    other = open_keystore(store_path, key=key)
-    for number in range(3, 30):
-        other.save(token(number))
-        assert len(store.records()) == number
-    open_ones = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
-    assert not {path for path in open_ones if path.startswith(str(store_path.parent))}
-
-
-@pytest.mark.parametrize("happens", ["it is replaced", "it is gone"])
-def test_a_file_that_is_not_the_one_that_was_read_is_not_made_private(
-    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, happens: str
-) -> None:
-    """Whatever has taken its place may be anything."""
-    store_path.chmod(0o644)
-    really_decode = codec.decode
-
-    def decode(*arguments: Any, **options: Any) -> Any:
-        if happens == "it is gone":
-            store_path.unlink()
-        else:
-            other = store_path.with_name("other")
-            other.write_bytes(b"not ours")
-            other.chmod(0o644)
-            other.replace(store_path)
-        return really_decode(*arguments, **options)
-
-    monkeypatch.setattr(codec, "decode", decode)
-    assert len(store.records()) == 2
-    if happens == "it is replaced":
-        assert stat.S_IMODE(store_path.stat().st_mode) == 0o644
-
-
-def test_the_vault_never_asks_for_a_key_itself(store_path: Path, key: bytes) -> None:
-    """It is given the ring."""
-    storage = FileStorage(store_path, key_ring(key), lock_timeout=1)
-    assert storage.records() == []
-
-
-def failing(error: BaseException) -> Callable[..., Any]:
-    """Return a function that fails with an error."""
-
-    def fail(*_: object, **__: object) -> Any:
-        raise error
-
-    return fail
-
-
-def test_memory_that_runs_out_during_a_save_is_a_typed_error(
-    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And nothing is saved."""
-    before = store_path.read_bytes()
-    monkeypatch.setattr(codec, "encode", failing(MemoryError()))
-    with pytest.raises(StoreFileError, match="nothing was saved: not enough memory"):
+    def save() -> None:
         store.save(token(3))
-    assert store_path.read_bytes() == before
+        if removed:
+            store_path.unlink()
 
-
-@pytest.mark.parametrize(("owner", "name"), [(codec, "decode"), (os, "read")], ids=["decoding", "reading"])
-def test_memory_that_runs_out_during_a_find_is_a_typed_error(
-    owner: object, name: str, store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It must not be taken for damage."""
     os.utime(store_path)
-    monkeypatch.setattr(owner, name, failing(MemoryError()))
-    with pytest.raises(StoreFileError, match="not enough memory"):
-        store.records()
+    in_decode(monkeypatch, save)
+    assert refresh_tokens(store) == ["r1", "r2"]
+    assert caplog.records == []
 
 
-def test_a_disk_that_cannot_be_read_is_a_typed_error(
-    store_path: Path, key: bytes, store: Keystore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("removed", [False, True])
+def test_file_replaced_after_reading_keeps_its_mode(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, *, removed: bool
 ) -> None:
-    """With what the system says."""
-    store.close()
-    monkeypatch.setattr(os, "read", failing(OSError(errno.EIO, "Input/output error")))
-    with pytest.raises(StoreFileError, match="the store cannot be read: input/output error"):
-        open_keystore(store_path, key=key)
+    """Only what is known to be a keystore gets mode 0600."""
+
+    def replace() -> None:
+        store_path.unlink()
+        if not removed:
+            store_path.write_bytes(b"not ours")
+            store_path.chmod(0o644)
+
+    store_path.chmod(0o644)
+    in_decode(monkeypatch, replace)
+    assert refresh_tokens(store) == ["r1", "r2"]
+    assert removed or stat.S_IMODE(store_path.stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("seal", "nothing was saved"), ("uuid4", "the store cannot be made")], ids=["seal", "uuid4"]
-)
-def test_a_system_without_random_numbers_is_a_typed_error(
-    name: str, message: str, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No store is made then."""
-    owner: object = KeyRing if name == "seal" else uuid
-    monkeypatch.setattr(owner, name, failing(OSError(errno.EIO, "Input/output error")))
-    with pytest.raises(StoreFileError, match=message):
-        open_keystore(store_path, key=key)
-    assert not store_path.exists()
-
-
-def test_a_file_that_is_changed_during_a_save_is_not_overwritten(
+def test_file_changed_during_a_save_is_not_overwritten(
     store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody copies a backup over it while the new state is on its way to the disk."""
+    """A backup is copied over it while the new state is on its way to the disk."""
     backup = store_path.read_bytes()
     store.save(token(3))
     sync = atomic._sync_file
     monkeypatch.setattr(atomic, "_sync_file", lambda fd: (sync(fd), store_path.write_bytes(backup)))
-    with pytest.raises(StoreFileError, match="somebody else has changed the file meanwhile"):
+    with pytest.raises(StoreFileError, match="another program has changed the file meanwhile"):
         store.save(token(4))
     assert store_path.read_bytes() == backup
 
 
-def test_a_file_that_is_changed_right_after_a_save_is_read(
-    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_file_changed_right_after_a_save_is_read(
+    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_cut_off: bool
 ) -> None:
-    """What was written is not what is there any more."""
-    backup = store_path.read_bytes()
-    sync = Directory.sync
-    monkeypatch.setattr(Directory, "sync", lambda self: (sync(self), store_path.write_bytes(backup)))
+    """What was written is not what is there any more, although the first bytes may be the same."""
+    backup, sync = store_path.read_bytes(), Directory.sync
+
+    def change(directory: Directory) -> None:
+        sync(directory)
+        if is_cut_off:
+            os.truncate(store_path, 40)
+        else:
+            store_path.write_bytes(backup)
+
+    monkeypatch.setattr(Directory, "sync", change)
     store.save(token(3))
-    assert len(store.records()) == 2
+    if is_cut_off:
+        with pytest.raises(CannotOpenError):
+            store.records()
+    else:
+        assert refresh_tokens(store) == ["r1", "r2"]
 
 
-def test_a_save_is_done_even_if_the_new_file_cannot_be_looked_at(
-    store: Keystore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next call reads the file."""
-    sync, status = Directory.sync, Directory.status
-
-    def synced(self: Directory) -> None:
-        sync(self)
-        monkeypatch.setattr(Directory, "status", failing(OSError(errno.EIO, "Input/output error")))
-
-    monkeypatch.setattr(Directory, "sync", synced)
-    store.save(token(3))
-    monkeypatch.setattr(Directory, "sync", sync)
-    monkeypatch.setattr(Directory, "status", status)
-    assert len(store.records()) == 3
-
-
-def test_a_save_whose_durability_is_unknown_is_seen_and_can_be_repeated(
-    store: Keystore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And the caller hears of the record all the same."""
-    sync, saved = Directory.sync, list[TokenRecord]()
-    monkeypatch.setattr(Directory, "sync", failing(OSError(errno.EIO, "Input/output error")))
-    with pytest.raises(DurabilityUnknownError, match="saved, but may not survive a power cut"):
-        store.save(token(3), saved=saved.append)
-    assert [record.id for record in saved] == ["3"]
-    monkeypatch.setattr(Directory, "sync", sync)
-    store.save(token(4))
-    assert [record.refresh_token for record in store.records()] == ["r1", "r2", "r3", "r4"]
-
-
-def test_a_store_that_is_closed_during_a_save_stays_closed(
+def test_storage_closed_during_a_save_stays_closed(
     store: Keystore, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The save is done, and nothing of it stays in memory."""
-    write = atomic.write
+    """The save is done, and no record of it stays in memory."""
+    sync = Directory.sync
 
-    def closing(*arguments: Any, **options: Any) -> os.stat_result:
+    def close(directory: Directory) -> None:
+        sync(directory)
         store.close()
-        return write(*arguments, **options)
 
-    monkeypatch.setattr(atomic, "write", closing)
+    monkeypatch.setattr(Directory, "sync", close)
     store.save(token(3))
+    for call in (store.records, store.clear):
+        with pytest.raises(StoreClosedError):
+            call()
+    assert len(payload(store_path, key)["tokens"]) == 3
+
+
+# --- System calls that fail ---
+
+EIO = OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize(
+    ("call", "fault", "message"),
+    [
+        ("records", (codec, "decode", MemoryError()), "cannot be decrypted: not enough memory"),
+        ("records", (os, "read", MemoryError()), "the file cannot be read: not enough memory"),
+        ("records", (os, "read", EIO), "the store cannot be read: input/output error"),
+        ("save", (codec, "encode", MemoryError()), "nothing was saved: not enough memory"),
+        ("save", (KeyRing, "seal", EIO), "nothing was saved: input/output error"),
+    ],
+)
+def test_call_that_fails_in_the_system_is_a_store_file_error(
+    call: str, fault: tuple[Any, str, Exception], message: str, store: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be reported as damage, and nothing is written."""
+    path = store.path or pytest.fail("no file")
+    before = path.read_bytes()
+    os.utime(path)
+    owner, name, error = fault
+    monkeypatch.setattr(owner, name, fail(error))
+    with pytest.raises(StoreFileError, match=message):
+        CALLS[call](store, b"")
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+
+
+def test_create_without_random_numbers_is_a_store_file_error(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uuid, "uuid4", failing(errno.EIO))
+    with pytest.raises(StoreFileError, match="the store cannot be created"):
+        open_keystore(store_path, key=key)
+    assert not store_path.exists()
+
+
+def test_save_without_status_of_the_new_file_succeeds(store: Keystore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The save is done, and the next find reads the file."""
+    sync = Directory.sync
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Directory, "sync", lambda self: (sync(self), patch.setattr(Directory, "status", failing(errno.EIO)))
+        )
+        store.save(token(3))
+    assert refresh_tokens(store) == ["r1", "r2", "r3"]
+
+
+def test_save_whose_durability_is_unknown_is_visible_and_can_be_repeated(
+    store: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[TokenRecord] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "sync", failing(errno.EIO))
+        with pytest.raises(DurabilityUnknownError, match="saved, but may not survive a power cut"):
+            store.save(token(3), on_saved=saved.append)
+    assert [record.id for record in saved] == ["3"]
+    store.save(token(4))
+    assert refresh_tokens(store) == ["r1", "r2", "r3", "r4"]
+
+
+# --- Encrypting anew ---
+
+
+def test_reencrypt_uses_the_new_ring_from_then_on(storage: FileStorage, store_path: Path) -> None:
+    """Saves too."""
+    new = Fernet.generate_key()
+    storage.reencrypt(key_ring(new))
+    Keystore(storage).save(token(3))
+    assert repr(read_store(store_path, key_ring(new))) == "<StoreFile of 3 records, write 5>"
+    assert len(payload(store_path, new)["tokens"]) == 3
+
+
+def test_reencrypt_that_fails_leaves_the_file_as_it_is(
+    storage: FileStorage, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result does not decrypt or has other records, memory runs out, or another thread closes the storage."""
+    before, ring = store_path.read_bytes(), key_ring(key)
+    for result in (None, json.dumps({**payload(store_path, key), "tokens": []}).encode()):
+        with monkeypatch.context() as patch:
+            patch.setattr(KeyRing, "decrypt_with_primary", lambda *_, result=result: result)
+            with pytest.raises(StoreFileError, match="does not decrypt to the same records"):
+                storage.reencrypt(ring)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyRing, "seal", fail(MemoryError()))
+        with pytest.raises(StoreFileError, match="nothing was encrypted anew: not enough memory"):
+            storage.reencrypt(ring)
+    storage._next_sweep_s = 0.0
+    monkeypatch.setattr(atomic, "remove_stale_temp_files", lambda *_: storage.close())
     with pytest.raises(StoreClosedError):
-        store.records()
-    assert len(content(store_path, key)["tokens"]) == 3
-
-
-@pytest.mark.parametrize("where", ["on a network file system", "where times of files are not kept"])
-def test_where_a_status_cannot_be_relied_on_a_file_is_known_by_its_content(
-    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """What others save is seen, and what stays is not read again."""
-    if "network" in where:
-        monkeypatch.setattr(permissions, "is_remote", lambda _path: True)
-    else:
-        monkeypatch.setattr(os, "supports_fd", os.supports_fd - {os.utime})
-    first, second = open_keystore(store_path, key=key), open_keystore(store_path, key=key)
-    for module in (file_module, state_module):
-        monkeypatch.setattr(module, "stamp", lambda _status: (0, 0, 0, 0, 0))
-    for number in range(1, 4):
-        first.save(token(number))
-        assert len(second.records()) == number
-    monkeypatch.setattr(FileStorage, "_load", lambda _self: pytest.fail("read again"))
-    assert len(second.records()) == 3
-
-
-def test_a_reader_that_was_slower_than_another_one_warns_of_nothing(
-    store: Keystore, store_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It has an older state than was seen, and nobody has put it back: the path shows a newer one, or none."""
-    storage: Any = store._storage
-    slow, _ = storage._load()
-    store.save(token(3))
-    storage._warn_if_older(slow)
-    store_path.unlink()
-    storage._warn_if_older(slow)
-    assert caplog.records == []
-
-
-def test_a_bad_file_that_vanishes_is_looked_at_again(
-    store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may just be replaced."""
-    whole = store_path.read_bytes()
-    store_path.write_bytes(whole[:50])
-    really_stat = os.stat
-
-    def stat_once(path: Any) -> os.stat_result:
-        monkeypatch.setattr(os, "stat", really_stat)
-        store_path.write_bytes(whole)
-        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
-
-    monkeypatch.setattr(time, "sleep", lambda _s: monkeypatch.setattr(os, "stat", stat_once))
-    assert len(store.records()) == 2
+        storage.reencrypt(ring)
+    assert store_path.read_bytes() == before

@@ -1,23 +1,27 @@
-"""Leases: who refreshes, who waits, for how long, and when a lease ends; with clocks that the tests move."""
+"""Leases: which thread refreshes, which ones wait and for how long, and when a lease ends."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from zoho_keystore import _leases
+from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keystore import Keystore
-from zoho_keystore._open import open_keystore, open_memory_keystore
-from zoho_keystore._leases import LEASE_MS, SDK_MARGIN_MS, Lease, Owner, RefreshCoordinator, needs_refresh
+from zoho_keystore._leases import FAILURE_MS, LEASE_MS, SDK_MARGIN_MS, Lease, Owner, RefreshCoordinator, needs_refresh
+from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
+from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore.errors import LockTimeoutError, StoreFileError
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOW_MS = 1_800_000_000_000
-STALE = TokenRecord(
+EXPIRED = TokenRecord(
     id="1",
     client_id="c",
     client_secret="s",
@@ -34,13 +38,14 @@ STALE = TokenRecord(
     access_token="old",
     expires_in=str(NOW_MS + SDK_MARGIN_MS - 1),
 )
-FRESH = replace(STALE, access_token="new", expires_in=str(NOW_MS + 3_600_000))
+REFRESHED = replace(EXPIRED, access_token="new", expires_in=str(NOW_MS + 3_600_000))
+TIMEOUT_S = 20
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="only /proc tells when threads started")
 
 
 class World:
-    """Both clocks, which only sleeping moves, and what happens at times of it."""
+    """Both clocks, which only sleeping advances, and events at times of it."""
 
     def __init__(self) -> None:
         self.elapsed_s = 0.0
@@ -52,12 +57,8 @@ class World:
         """Return the time that the system shows."""
         return NOW_MS + int(self.elapsed_s * 1000) + self.jump_ms
 
-    def monotonic_s(self) -> float:
-        """Return the time since the start."""
-        return self.elapsed_s
-
     def sleep(self, seconds: float) -> None:
-        """Let time go by."""
+        """Advance the clocks."""
         assert seconds > 0
         self.pauses.append(seconds)
         self.elapsed_s += seconds
@@ -65,9 +66,15 @@ class World:
             self.events.remove(event)
             event[1]()
 
-    def turns(self, storage: Any, wait_s: float = 10.0) -> RefreshCoordinator:
-        """Return the turns of a vault in this world."""
-        return RefreshCoordinator(storage, wait_s, now_ms=self.now_ms, monotonic_s=self.monotonic_s, sleep=self.sleep)
+    def acquire(self, storage: Any, wait_s: float = 10.0) -> TokenRecord | None:
+        """Ask for the record, as a thread does that read it when it had expired."""
+        return self.coordinator(storage, wait_s).acquire(EXPIRED)
+
+    def coordinator(self, storage: Any, wait_s: float = 10.0) -> RefreshCoordinator:
+        """Return a coordinator in this world."""
+        return RefreshCoordinator(
+            storage, wait_s, now_ms=self.now_ms, monotonic_s=lambda: self.elapsed_s, sleep=self.sleep
+        )
 
 
 @pytest.fixture
@@ -78,9 +85,9 @@ def world() -> World:
 
 @pytest.fixture
 def storage() -> MemoryStorage:
-    """Give a vault with a record that is due."""
+    """Give a storage with a record whose token has expired."""
     storage = MemoryStorage()
-    put(storage, STALE)
+    put(storage, EXPIRED)
     return storage
 
 
@@ -90,33 +97,38 @@ def put(storage: Any, record: TokenRecord) -> None:
         transaction.put(record)
 
 
-def another(**fields: Any) -> Owner:
-    """Return another thread of this process, which may be alive, or what the fields make of it."""
-    # Its main thread is alive for sure, and is asked for as if it were not the one that calls.
+def clear(storage: Any) -> None:
+    """Delete all records."""
+    with storage.transaction() as transaction:
+        transaction.clear()
+
+
+def other_owner(**fields: Any) -> Owner:
+    """Return a thread on another host, or what the fields make of it."""
     return replace(Owner.current(), **{"host": "another", **fields})
 
 
-def lend(storage: Any, owner: Owner, *, ms: int = LEASE_MS, now_ms: int = NOW_MS) -> None:
-    """Give somebody the lease."""
-    put(storage, replace(STALE, refresh=Lease(owner, now_ms + ms).as_fields()))
+def lend(storage: Any, owner: Owner, *, ms: int = LEASE_MS) -> None:
+    """Write a lease of an owner into the record."""
+    put(storage, replace(EXPIRED, refresh=Lease(owner, NOW_MS + ms).as_fields()))
 
 
-def plain(record: TokenRecord | None) -> TokenRecord | None:
-    """Return the record without its lease."""
-    return record and replace(record, refresh=None)
+def lease_in(storage: Any) -> Lease | None:
+    """Return the lease that the record carries."""
+    return Lease.of(storage.get("1").refresh)
 
 
-def owner_of(storage: Any) -> Owner | None:
-    """Return whose lease the record carries."""
-    lease = Lease.of(storage.get("1"))
+def owner_in(storage: Any) -> Owner | None:
+    """Return the owner of the lease that the record carries."""
+    lease = lease_in(storage)
     return lease.owner if lease else None
 
 
-# --- which tokens are due -------------------------------------------------------------------------------------------
+# --- Which tokens need a refresh ---
 
 
 @pytest.mark.parametrize(
-    ("changes", "due"),
+    ("changes", "expected"),
     [
         ({}, True),
         ({"expires_in": str(NOW_MS + SDK_MARGIN_MS)}, False),
@@ -130,167 +142,119 @@ def owner_of(storage: Any) -> Owner | None:
         ({"refresh_token": None, "access_token": None, "grant_token": "g"}, False),
     ],
 )
-def test_a_token_is_due_when_the_sdk_would_refresh_it(changes: dict[str, Any], *, due: bool) -> None:
+def test_needs_refresh_is_the_rule_of_the_sdk(changes: dict[str, Any], *, expected: bool) -> None:
     """With a refresh token, and no access token or one that expires in less than 5 s."""
-    assert needs_refresh(replace(STALE, **changes), NOW_MS) is due
+    assert needs_refresh(replace(EXPIRED, **changes), NOW_MS) is expected
 
 
-# --- taking a lease -------------------------------------------------------------------------------------------------
+# --- Taking a lease ---
 
 
-def test_who_comes_first_gets_the_lease_and_the_record(world: World, storage: MemoryStorage) -> None:
-    """Without waiting; the lease names this thread and ends in 10 s."""
-    assert world.turns(storage).acquire(STALE) == STALE
-    assert Lease.of(storage.get("1") or STALE) == Lease(Owner.current(), NOW_MS + LEASE_MS)
+def test_lease_is_taken_by_the_first_thread_without_waiting(world: World, storage: MemoryStorage) -> None:
+    """A lease on another record does not block; and a lease is no save, whose time decides between matching tokens."""
+    put(storage, replace(EXPIRED, id="2", refresh=Lease(other_owner(), NOW_MS + LEASE_MS).as_fields()))
+    assert world.acquire(storage) == EXPIRED
+    assert lease_in(storage) == Lease(Owner.current(), NOW_MS + LEASE_MS)
+    assert replace(storage.get("1") or REFRESHED, refresh=None) == EXPIRED
     assert world.pauses == []
 
 
-def test_a_lease_is_no_save(world: World, storage: MemoryStorage) -> None:
-    """The time of the last save tells which of several tokens is meant."""
-    world.turns(storage).acquire(STALE)
-    assert plain(storage.get("1")) == STALE
-
-
-def test_the_thread_that_has_the_lease_does_not_wait_for_itself(world: World, storage: MemoryStorage) -> None:
-    """Its refresh has failed, and it tries again."""
-    turns = world.turns(storage)
-    turns.acquire(STALE)
+def test_lease_ends_when_its_owner_asks_again_and_by_a_save(world: World, storage: MemoryStorage) -> None:
+    """The owner's refresh has failed: it does not prolong its lease, and others do not wait for a minute."""
+    world.acquire(storage)
     world.elapsed_s = 3
-    assert plain(turns.acquire(STALE)) == STALE
-    assert Lease.of(storage.get("1") or STALE) == Lease(Owner.current(), NOW_MS + 3000 + LEASE_MS)
+    world.acquire(storage)
+    assert lease_in(storage) == Lease(None, failed_at_ms=NOW_MS + 3000)
+    world.elapsed_s = 62
+    world.acquire(storage)
+    assert lease_in(storage) == Lease(None, failed_at_ms=NOW_MS + 3000)
+    world.elapsed_s = 64
+    world.acquire(storage)
+    assert lease_in(storage) == Lease(Owner.current(), NOW_MS + 64_000 + LEASE_MS)
+    assert world.pauses == []
+    Keystore(storage, world.now_ms).save(replace(EXPIRED, access_token="new"))
+    assert lease_in(storage) is None
+
+
+def test_lease_is_neither_taken_nor_waited_for_without_a_wait(world: World, storage: MemoryStorage) -> None:
+    lend(storage, other_owner())
+    assert world.acquire(storage, wait_s=0) == storage.get("1")
+    assert owner_in(storage) == other_owner()
     assert world.pauses == []
 
 
-def test_a_save_ends_the_lease(world: World, storage: MemoryStorage) -> None:
-    """Whoever saves."""
-    world.turns(storage).acquire(STALE)
-    Keystore(storage, world.now_ms).save(replace(STALE, access_token="new"))
-    assert owner_of(storage) is None
+# --- Waiting ---
 
 
-def test_nobody_takes_a_lease_with_leases_switched_off(world: World, storage: MemoryStorage) -> None:
-    """Nor waits for one."""
-    lend(storage, another())
-    assert world.turns(storage, wait_s=0).acquire(STALE) == STALE
-    assert owner_of(storage) == another()
-    assert world.pauses == []
-
-
-def test_leases_are_per_record(world: World, storage: MemoryStorage) -> None:
-    """Different tokens are refreshed side by side."""
-    lend(storage, another())
-    put(storage, replace(STALE, id="2"))
-    assert world.turns(storage).acquire(replace(STALE, id="2")) == replace(STALE, id="2")
-    assert world.pauses == []
-
-
-# --- waiting --------------------------------------------------------------------------------------------------------
-
-
-def test_who_waits_gets_the_renewed_record(world: World, storage: MemoryStorage) -> None:
-    """As soon as it is there."""
-    lend(storage, another())
-    world.events.append((0.3, lambda: put(storage, FRESH)))
-    assert world.turns(storage).acquire(STALE) == FRESH
+@pytest.mark.parametrize("has_seen_lease", [False, True])
+def test_waiting_thread_gets_the_refreshed_record(
+    world: World, storage: MemoryStorage, *, has_seen_lease: bool
+) -> None:
+    """Soon after it is saved, and also when the lease was taken after the record was read."""
+    lend(storage, other_owner())
+    world.events.append((0.3, lambda: put(storage, REFRESHED)))
+    record = storage.get("1") if has_seen_lease else EXPIRED
+    assert world.coordinator(storage).acquire(record or REFRESHED) == REFRESHED
     assert 0.3 <= world.elapsed_s <= 0.36
-
-
-def test_pauses_grow_up_to_a_limit(world: World, storage: MemoryStorage) -> None:
-    """Short ones at first, since a refresh may be about to end."""
-    lend(storage, another())
-    world.turns(storage, wait_s=3).acquire(STALE)
     assert world.pauses[0] <= 0.01
-    assert world.pauses[:-1] == sorted(world.pauses[:-1])
-    assert max(world.pauses) <= 0.05
 
 
-@pytest.mark.parametrize("wait_s", [0.001, 2.0, 9.0])
-def test_nobody_waits_longer_than_the_refresh_wait(world: World, storage: MemoryStorage, wait_s: float) -> None:
+@pytest.mark.parametrize("wait_s", [0.001, 2.0, 4.9])
+def test_wait_is_bounded_by_the_refresh_wait(world: World, storage: MemoryStorage, wait_s: float) -> None:
     """Then the record is returned as it is, and the lease stays its owner's."""
-    lend(storage, another())
-    assert world.turns(storage, wait_s).acquire(STALE) == storage.get("1")
+    lend(storage, other_owner())
+    assert world.acquire(storage, wait_s) == storage.get("1")
     assert world.elapsed_s == pytest.approx(wait_s)
-    assert owner_of(storage) == another()
+    assert owner_in(storage) == other_owner()
 
 
-def test_a_lease_that_nobody_ends_ends_at_its_deadline(world: World, storage: MemoryStorage) -> None:
-    """The next one takes it over; the owner's refresh has failed."""
-    lend(storage, another(), ms=4000)
-    world.turns(storage).acquire(STALE)
+def test_lease_is_taken_over_at_its_deadline(world: World, storage: MemoryStorage) -> None:
+    """The refresh of its owner on another host has failed."""
+    lend(storage, other_owner(), ms=4000)
+    world.acquire(storage)
     assert 4.0 <= world.elapsed_s <= 4.1
-    assert owner_of(storage) == Owner.current()
+    assert owner_in(storage) == Owner.current()
 
 
-def test_a_record_that_is_deleted_meanwhile_is_no_more(world: World, storage: MemoryStorage) -> None:
-    """And not waited for."""
-
-    def delete() -> None:
-        with storage.transaction() as transaction:
-            transaction.remove("1")
-
-    lend(storage, another())
-    world.events.append((0.5, delete))
-    assert world.turns(storage).acquire(STALE) is None
-    assert world.elapsed_s < 0.6
-
-
-def test_a_record_that_was_deleted_before_the_lease_is_no_more(world: World) -> None:
-    """Somebody was faster than the lock."""
-    assert world.turns(MemoryStorage()).acquire(STALE) is None
+@pytest.mark.parametrize("at_s", [0, 0.5])
+def test_wait_ends_when_the_record_is_deleted(world: World, storage: MemoryStorage, at_s: float) -> None:
+    """Before the lease is written, or while another thread has it."""
+    lend(storage, other_owner())
+    if at_s:
+        world.events.append((at_s, lambda: clear(storage)))
+    else:
+        clear(storage)
+    assert world.acquire(storage) is None
+    assert world.elapsed_s == pytest.approx(at_s, abs=0.06)
 
 
-def test_a_record_that_was_renewed_before_the_lease_needs_none(world: World, storage: MemoryStorage) -> None:
-    """Somebody was faster than the lock."""
-    put(storage, FRESH)
-    assert world.turns(storage).acquire(STALE) == FRESH
-    assert owner_of(storage) is None
-
-
-def test_a_lease_that_was_taken_before_ours_is_waited_for(world: World, storage: MemoryStorage) -> None:
-    """Somebody was faster than the lock."""
-    lend(storage, another())
-    world.events.append((0.2, lambda: put(storage, FRESH)))
-    assert world.turns(storage).acquire(STALE) == FRESH
-    assert world.elapsed_s >= 0.2
+def test_lease_is_not_taken_on_a_record_refreshed_meanwhile(world: World, storage: MemoryStorage) -> None:
+    """Another thread was faster between the read and the lock."""
+    put(storage, REFRESHED)
+    assert world.acquire(storage) == REFRESHED
+    assert lease_in(storage) is None
 
 
 @pytest.mark.parametrize("jump_ms", [-3_600_000, -1, 9_000, 3_600_000])
-def test_a_clock_that_is_set_holds_nobody_up_for_longer(world: World, storage: MemoryStorage, jump_ms: int) -> None:
-    """Waiting is measured by a clock that nobody can set, and a deadline too far away is void."""
-
-    def jump() -> None:
-        world.jump_ms = jump_ms
-
-    lend(storage, another())
-    world.events.append((0.5, jump))
-    world.turns(storage, wait_s=5).acquire(STALE)
+def test_wait_is_bounded_when_the_clock_is_set(world: World, storage: MemoryStorage, jump_ms: int) -> None:
+    lend(storage, other_owner())
+    world.events.append((0.5, lambda: setattr(world, "jump_ms", jump_ms)))
+    world.acquire(storage, wait_s=5)
     assert world.elapsed_s <= 5.001
 
 
-def test_a_deadline_further_away_than_a_lease_lasts_is_void(world: World, storage: MemoryStorage) -> None:
-    """The clock that it was taken from has been set back since."""
-    lend(storage, another(), ms=LEASE_MS + 1)
-    world.turns(storage).acquire(STALE)
-    assert owner_of(storage) == Owner.current()
-    assert world.pauses == []
+# --- Storages and leases that cannot be used ---
 
 
-# --- trouble is never an error --------------------------------------------------------------------------------------
-
-
-class Unwritable:
-    """A vault that can be read only."""
+class ReadOnly:
+    """A storage that can only be read."""
 
     path = None
 
     def __init__(self, storage: MemoryStorage, error: Exception) -> None:
-        self._storage = storage
+        self.get = storage.get
         self._error = error
         self.waits: list[float] = []
-
-    def get(self, id: str) -> TokenRecord | None:
-        """Read."""
-        return self._storage.get(id)
 
     def transaction(self, longest_wait_s: float) -> Any:
         """Fail."""
@@ -299,126 +263,128 @@ class Unwritable:
 
 
 @pytest.mark.parametrize("error", [StoreFileError("the file system is read-only"), LockTimeoutError("taken")])
-def test_a_store_that_cannot_be_written_has_no_leases(
+def test_lease_that_cannot_be_written_is_skipped(
     world: World, storage: MemoryStorage, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """That is logged once, at debug: nothing is lost by it but a request."""
     caplog.set_level(logging.DEBUG)
-    turns = world.turns(Unwritable(storage, error))
-    assert turns.acquire(STALE) == turns.acquire(STALE) == STALE
+    coordinator = world.coordinator(ReadOnly(storage, error))
+    assert coordinator.acquire(EXPIRED) == coordinator.acquire(EXPIRED) == EXPIRED
     assert [(entry.levelname, str(error) in entry.getMessage()) for entry in caplog.records] == [("DEBUG", True)]
     assert world.pauses == []
 
 
-def test_the_lock_is_waited_for_no_longer_than_the_refresh(world: World, storage: MemoryStorage) -> None:
-    """What was waited before counts."""
-    lend(storage, another(), ms=4000)
-    unwritable = Unwritable(storage, LockTimeoutError("taken"))
-    world.turns(unwritable, wait_s=6).acquire(storage.get("1") or STALE)
-    assert unwritable.waits == [pytest.approx(2.0, abs=0.1)]
+def test_wait_for_the_lock_is_bounded_by_what_is_left_of_the_wait(world: World, storage: MemoryStorage) -> None:
+    """The time that the lease of another thread took counts."""
+    lend(storage, other_owner(), ms=4000)
+    read_only = ReadOnly(storage, LockTimeoutError("taken"))
+    world.coordinator(read_only, wait_s=6).acquire(storage.get("1") or EXPIRED)
+    assert read_only.waits == [pytest.approx(2.0, abs=0.1)]
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {},
-        {"owner": "host:1", "deadline": NOW_MS + 5000},
         {"owner": {}, "deadline": NOW_MS + 5000},
-        {"owner": asdict(another()), "deadline": str(NOW_MS + 5000)},
-        {"owner": asdict(another()), "deadline": None},
-        {"owner": {**asdict(another()), "pid": "../../1\0"}, "deadline": NOW_MS + 5000},
-        {"owner": {**asdict(another()), "boot": []}, "deadline": NOW_MS + 5000},
+        {"owner": asdict(other_owner()), "deadline": str(NOW_MS + 5000)},
+        {"owner": {**asdict(other_owner()), "pid": "../../1\0"}, "deadline": NOW_MS + 5000},
+        Lease(other_owner(), NOW_MS - FAILURE_MS).as_fields(),
+        Lease(other_owner(), NOW_MS + LEASE_MS + 1).as_fields(),
+        pytest.param(Lease(replace(Owner.current(), started=1), NOW_MS + 5000).as_fields(), marks=needs_proc),
+    ],
+    ids=[
+        "empty",
+        "no owner",
+        "deadline as text",
+        "pid as text",
+        "ended a minute ago",
+        "before the clock was set back",
+        "owner dead",
     ],
 )
-def test_a_lease_that_cannot_be_understood_is_none(
-    world: World, storage: MemoryStorage, fields: dict[str, object]
+def test_lease_that_is_void_is_taken_over_at_once(world: World, storage: MemoryStorage, fields: dict[str, Any]) -> None:
+    """Another program may have written it, or its owner cannot end it by a save."""
+    put(storage, replace(EXPIRED, refresh=fields))
+    world.acquire(storage)
+    assert owner_in(storage) == Owner.current()
+    assert world.pauses == []
+
+
+@pytest.mark.parametrize("owner", [other_owner(), None])
+def test_lease_that_ended_without_a_save_is_not_waited_for(
+    world: World, storage: MemoryStorage, owner: Owner | None
 ) -> None:
-    """Another program may have written it."""
-    put(storage, replace(STALE, refresh=fields))
-    assert world.turns(storage).acquire(STALE) is not None
-    assert owner_of(storage) == Owner.current()
+    """While refreshes fail, each request would otherwise wait for the next process that tries."""
+    lease = Lease(owner, NOW_MS - 1) if owner else Lease(None, failed_at_ms=NOW_MS - 1)
+    put(storage, replace(EXPIRED, refresh=lease.as_fields()))
+    world.acquire(storage)
+    assert lease_in(storage) == lease
+    assert world.pauses == []
 
 
-def test_a_lease_with_more_in_it_than_this_release_writes_is_understood(world: World, storage: MemoryStorage) -> None:
-    """A later release may add something."""
-    lease = {"owner": {**asdict(another()), "user": 5}, "deadline": NOW_MS + 5000, "since": 1}
-    put(storage, replace(STALE, refresh=lease))
-    world.turns(storage).acquire(STALE)
+def test_lease_with_unknown_fields_is_respected(world: World, storage: MemoryStorage) -> None:
+    lease = {"owner": {**asdict(other_owner()), "user": 5}, "deadline": NOW_MS + 5000, "since": 1}
+    put(storage, replace(EXPIRED, refresh=lease))
+    world.acquire(storage)
     assert world.elapsed_s >= 5
 
 
-# --- owners ---------------------------------------------------------------------------------------------------------
+# --- Owners ---
 
 
-def test_an_owner_survives_the_document() -> None:
-    """The lease that is read is the lease that was written."""
-    lease = Lease(Owner.current(), 5)
-    assert Lease.of(replace(STALE, refresh=lease.as_fields())) == lease
+def owner_in_ended_thread() -> Owner:
+    """Return a thread that has ended."""
+    found: list[Owner] = []
+    thread = threading.Thread(target=lambda: found.append(Owner.current()))
+    thread.start()
+    thread.join()
+    return found[0]
 
 
-def test_the_thread_that_calls_is_alive() -> None:
-    """As far as it knows."""
-    assert Owner.current().may_be_alive()
+def is_soon_dead(owner: Owner) -> bool:
+    """Tell whether an owner is found dead within some seconds: the kernel removes a thread a moment after Python."""
+    ends = time.monotonic() + TIMEOUT_S
+    while owner.may_be_alive() and time.monotonic() < ends:
+        time.sleep(0.005)
+    return not owner.may_be_alive()
+
+
+def test_owner_is_a_thread_and_survives_the_codec() -> None:
     assert Owner.current() == Owner.current()
-
-
-def test_two_threads_are_two_owners() -> None:
-    """The SDK refreshes in each of them."""
-    found: list[Owner] = []
-    thread = threading.Thread(target=lambda: found.append(Owner.current()))
-    thread.start()
-    thread.join()
-    assert found != [Owner.current()]
-    assert found[0].pid == os.getpid()
+    assert Owner.current().may_be_alive()
+    assert owner_in_ended_thread() != Owner.current()
+    lease = Lease(Owner.current(), 5)
+    assert Lease.of(lease.as_fields()) == lease
 
 
 @needs_proc
-@pytest.mark.parametrize("end", ["killed and asked for", "killed"])
-def test_a_process_that_was_killed_is_dead(end: str) -> None:
-    """Also while its parent has not asked for its end."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
-        owner = another(host=Owner.current().host, pid=child.pid, thread=child.pid)
-        owner = replace(owner, started=_leases._started(child.pid, child.pid) or 0)
-        assert owner.may_be_alive()
-        child.kill()
-        if end == "killed":
-            ends = time.monotonic() + 10
-            while owner.may_be_alive() and time.monotonic() < ends:
-                time.sleep(0.005)
-            assert os.path.exists(f"/proc/{child.pid}")
-        else:
-            child.wait()
-        assert not owner.may_be_alive()
-
-
-@needs_proc
-def test_a_thread_that_has_ended_is_dead() -> None:
-    """Though its process goes on."""
-    found: list[Owner] = []
-    thread = threading.Thread(target=lambda: found.append(Owner.current()))
-    thread.start()
-    thread.join()
-    # The system is done with a thread a moment after Python is.
-    ends = time.monotonic() + 10
-    while found[0].may_be_alive() and time.monotonic() < ends:
-        time.sleep(0.001)
-    assert not found[0].may_be_alive()
-
-
-@needs_proc
-def test_another_process_with_the_same_number_is_not_the_owner() -> None:
-    """Numbers come back; the time of the start does not."""
+def test_owner_that_has_ended_is_dead() -> None:
+    """A thread of a process that goes on, and a process with the same number as an earlier one."""
+    assert is_soon_dead(owner_in_ended_thread())
     assert not replace(Owner.current(), started=Owner.current().started - 1).may_be_alive()
 
 
+@needs_proc
+def test_owner_that_was_killed_is_dead_before_its_parent_waits_for_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        started = _leases._started(child.pid, child.pid) or 0
+        owner = replace(Owner.current(), pid=child.pid, thread=child.pid, started=started)
+        assert owner.may_be_alive()
+        child.kill()
+        assert is_soon_dead(owner)
+        assert os.path.exists(f"/proc/{child.pid}")
+        child.wait()
+        assert not owner.may_be_alive()
+
+
 @pytest.mark.parametrize("fields", [{"host": "another"}, {"boot": "another"}, {"boot": ""}])
-def test_of_an_owner_elsewhere_nobody_can_say_that_it_is_dead(fields: dict[str, Any]) -> None:
-    """Another host, another container, or a system that does not tell: its lease ends at its deadline."""
+def test_owner_elsewhere_may_be_alive(fields: dict[str, Any]) -> None:
+    """On another host, in another container, or on a system that does not tell: its lease ends at its deadline."""
     assert replace(Owner.current(), started=1, **fields).may_be_alive()
 
 
-def test_without_proc_owners_count_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on macOS and Windows."""
+def test_owner_without_proc_may_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def no_proc(*_args: object, **_kwargs: object) -> None:
         raise FileNotFoundError
@@ -429,156 +395,118 @@ def test_without_proc_owners_count_as_alive(monkeypatch: pytest.MonkeyPatch) -> 
     assert owner.may_be_alive()
 
 
-@needs_proc
-def test_the_lease_of_the_dead_is_taken_over_at_once(world: World, storage: MemoryStorage) -> None:
-    """Nobody will end it."""
-    lend(storage, replace(Owner.current(), started=1))
-    world.turns(storage).acquire(STALE)
-    assert owner_of(storage) == Owner.current()
-    assert world.pauses == []
+# --- The service ---
+
+WANTED = TokenRecord(client_id="c", client_secret="s", refresh_token="r")
+FOR_USE: dict[str, Callable[[Keystore], TokenRecord | None]] = {
+    "get_for_use": lambda keystore: keystore.get_for_use("1"),
+    "find_for_use": lambda keystore: keystore.find_for_use(WANTED),
+}
 
 
-# --- the service ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("call", FOR_USE)
+def test_call_for_use_takes_the_lease_only_if_needed(call: str, world: World, storage: MemoryStorage) -> None:
+    """A lease on a token that is still valid would be a write for nothing."""
+    record = FOR_USE[call](Keystore(storage, world.now_ms, refresh_wait=0.05))
+    assert record is not None
+    assert record.access_token == "old"
+    assert owner_in(storage) == Owner.current()
+    put(storage, REFRESHED)
+    assert FOR_USE[call](Keystore(storage, world.now_ms, refresh_wait=0.05)) == REFRESHED
+    assert storage.get("1") == REFRESHED
 
 
-@pytest.fixture
-def patient(world: World, storage: MemoryStorage) -> Keystore:
-    """Give a keystore with leases; the record in it is due."""
-    return Keystore(storage, world.now_ms, refresh_wait=0.05)
-
-
-def test_getting_a_record_that_is_due_takes_the_lease(patient: Keystore, storage: MemoryStorage) -> None:
-    """The SDK does so before each request."""
-    assert patient.get("1") == STALE
-    assert owner_of(storage) == Owner.current()
-
-
-def test_finding_a_record_that_is_due_takes_the_lease(patient: Keystore, storage: MemoryStorage) -> None:
-    """The SDK does so at its start."""
-    found = patient.find(TokenRecord(client_id="c", client_secret="s", refresh_token="r"))
-    assert found is not None
-    assert found.access_token == "old"
-    assert owner_of(storage) == Owner.current()
+@pytest.mark.parametrize("call", FOR_USE)
+def test_call_for_use_waits_for_the_thread_that_refreshes(call: str, world: World, storage: MemoryStorage) -> None:
+    """It gets the new token, and none if the record is deleted meanwhile."""
+    keystore = Keystore(storage, world.now_ms, refresh_wait=TIMEOUT_S)
+    for end, expected in ((lambda: put(storage, REFRESHED), "new"), (lambda: clear(storage), None)):
+        lend(storage, other_owner())
+        timer = threading.Timer(0.05, end)
+        timer.start()
+        record = FOR_USE[call](keystore)
+        timer.join()
+        assert (record and record.access_token) == expected
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "read",
     [
+        lambda keystore: keystore.get("1"),
+        lambda keystore: keystore.find(WANTED),
         lambda keystore: keystore.records(),
-        lambda keystore: keystore.find(TokenRecord(id="1")),
-        lambda keystore: keystore.find(
-            TokenRecord(access_token="own", refresh_token="r", client_id="c", client_secret="s")
-        ),
+        lambda keystore: keystore.find_for_use(TokenRecord(id="1")),
+        lambda keystore: keystore.find_for_use(replace(WANTED, access_token="own")),
     ],
-    ids=["listing", "looking up an id, as revoke does", "with an access token that the SDK goes on with"],
+    ids=["get", "find", "records", "find_for_use of an id, as revoke does", "find_for_use with a valid token"],
 )
-def test_who_is_not_about_to_refresh_takes_no_lease(
-    patient: Keystore, storage: MemoryStorage, ask: Callable[[Keystore], Any]
+def test_call_that_only_reads_never_writes(
+    read: Callable[[Keystore], Any], world: World, key: bytes, store_path: Path
 ) -> None:
-    """Others would wait for nothing."""
-    assert ask(patient)
-    assert owner_of(storage) is None
+    """Other processes would wait for a refresh that does not come."""
+    storage = FileStorage(store_path, key_ring(key), lock_timeout=TIMEOUT_S)
+    put(storage, EXPIRED)
+    before = store_path.read_bytes()
+    store_path.with_name(f".{store_path.name}.lock").unlink()
+    assert read(Keystore(storage, world.now_ms, refresh_wait=TIMEOUT_S))
+    assert store_path.read_bytes() == before
+    assert [path.name for path in store_path.parent.iterdir()] == [store_path.name]
 
 
-def test_no_lease_is_taken_on_a_record_that_is_not_due(patient: Keystore, storage: MemoryStorage) -> None:
-    """That would be a write for nothing."""
-    put(storage, FRESH)
-    patient.get("1")
-    patient.find(TokenRecord(client_id="c", client_secret="s", refresh_token="r"))
-    assert storage.get("1") == FRESH
+def refresh(keystore: Keystore, requests: list[str]) -> None:
+    """Do as the SDK before a request: ask for the token, and refresh it if it has expired."""
+    record = keystore.get_for_use("1")
+    assert record is not None
+    if needs_refresh(record, time.time_ns() // 1_000_000):
+        requests.append("refresh")
+        time.sleep(0.1)
+        keystore.save(replace(record, access_token="new", expires_in=str(time.time_ns() // 1_000_000 + 3_600_000)))
 
 
-def test_a_keystore_takes_no_leases_unless_it_is_told_to(world: World, storage: MemoryStorage) -> None:
-    """As the command line, which only looks."""
-    Keystore(storage, world.now_ms).get("1")
-    assert owner_of(storage) is None
-
-
-def test_who_finds_a_token_that_another_thread_refreshes_gets_its_result(world: World, storage: MemoryStorage) -> None:
-    """The renewed pair replaces the caller's own."""
-    lend(storage, another())
-    keystore = Keystore(storage, world.now_ms, refresh_wait=20)
-    threading.Timer(0.1, lambda: put(storage, FRESH)).start()
-    wanted = replace(STALE, id="")
-    found = keystore.find(wanted)
-    assert found is not None
-    assert (found.access_token, found.expires_in) == (FRESH.access_token, FRESH.expires_in)
-
-
-@pytest.mark.parametrize("ask", [lambda k: k.get("1"), lambda k: k.find(replace(STALE, id=""))], ids=["get", "find"])
-def test_a_token_that_is_deleted_while_somebody_waits_is_not_found(
-    world: World, storage: MemoryStorage, ask: Callable[[Keystore], Any]
-) -> None:
-    """As if it had never been there."""
-    lend(storage, another())
-    keystore = Keystore(storage, world.now_ms, refresh_wait=20)
-
-    def delete() -> None:
-        with storage.transaction() as transaction:
-            transaction.clear()
-
-    threading.Timer(0.1, delete).start()
-    assert ask(keystore) is None
-
-
-def test_a_lease_is_durable_in_a_file(store_path: Path, key: bytes) -> None:
-    """Another keystore sees it, and its own save ends it."""
-    with_leases = open_keystore(store_path, key=key, refresh_wait=5)
-    other = open_keystore(store_path, key=key)
-    with_leases.save(replace(STALE, id="1", expires_in="1"))
-    assert with_leases.get("1") is not None
-    [record] = other.records()
-    lease = Lease.of(record)
-    assert lease is not None
-    assert lease.owner == Owner.current()
-    other.save(FRESH)
-    [record] = with_leases.records()
-    assert record.refresh is None
-
-
-def test_memory_has_leases_between_threads() -> None:
-    """One thread refreshes, and the other gets its result."""
-    keystore = open_memory_keystore(refresh_wait=20)
-    keystore.save(replace(STALE, id="1", expires_in="1"))
-    keystore.get("1")
-    later = str(time.time_ns() // 1_000_000 + 3_600_000)
-    got: list[TokenRecord | None] = []
-    thread = threading.Thread(target=lambda: got.append(keystore.get("1")))
-    thread.start()
-    thread.join(0.2)
-    assert got == []
-    keystore.save(TokenRecord(id="1", access_token="new", expires_in=later))
-    thread.join(20)
-    assert [record and record.access_token for record in got] == ["new"]
-
-
-@pytest.mark.parametrize("kind", ["file", "memory"])
-def test_a_lease_is_given_up_when_the_lock_is_taken_for_too_long(
-    kind: str, store_path: Path, key: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The refresh wait counts then, and not the longer one of the lock."""
-    caplog.set_level(logging.DEBUG)
-    keystore = (
-        open_keystore(store_path, key=key, refresh_wait=0.2)
-        if kind == "file"
-        else open_memory_keystore(refresh_wait=0.2)
-    )
-    keystore.save(replace(STALE, id="1", expires_in="1"))
-    acquire, done = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        with keystore._storage.transaction():
-            acquire.set()
-            done.wait(20)
-
-    thread = threading.Thread(target=hang)
-    thread.start()
-    acquire.wait(20)
-    try:
-        record = keystore.get("1")
-    finally:
-        done.set()
+def refresh_in_threads(keystore: Keystore) -> list[str]:
+    """Do so in four threads, and return the requests that were sent."""
+    requests: list[str] = []
+    threads = [threading.Thread(target=partial(refresh, keystore, requests)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
         thread.join()
+    return requests
+
+
+def test_processes_refresh_once(store_path: Path, key: bytes) -> None:
+    """Three processes of four threads each meet an expired token at once."""
+    open_keystore(store_path, key=key).save(replace(EXPIRED, expires_in="1"))
+    fork = multiprocessing.get_context("fork")
+    start = fork.Barrier(3)
+    requests = fork.SimpleQueue()
+
+    def work() -> None:
+        keystore = open_keystore(store_path, key=key, refresh_wait=TIMEOUT_S)
+        start.wait(TIMEOUT_S)
+        requests.put(refresh_in_threads(keystore))
+
+    children = [fork.Process(target=work) for _ in range(3)]
+    for child in children:
+        child.start()
+    sent = [request for _ in children for request in requests.get()]
+    for child in children:
+        child.join()
+    assert sent == ["refresh"]
+    record = open_keystore(store_path, key=key).get("1")
+    assert record is not None
+    assert (record.access_token, record.refresh) == ("new", None)
+
+
+def test_lease_is_skipped_when_the_lock_is_held_for_the_refresh_wait(
+    store_path: Path, key: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refresh wait counts, and not the longer wait for the lock of a save."""
+    caplog.set_level(logging.DEBUG)
+    storage = FileStorage(store_path, key_ring(key), lock_timeout=TIMEOUT_S)
+    put(storage, replace(EXPIRED, expires_in="1"))
+    with FileStorage(store_path, key_ring(key), lock_timeout=TIMEOUT_S).transaction():
+        record = Keystore(storage, refresh_wait=0.1).get_for_use("1")
     assert record is not None
     assert record.access_token == "old"
-    assert "was not to be had within 0.2 s: another thread" in caplog.text
+    assert "could not acquire the store's lock within 0.1 s" in caplog.text

@@ -1,8 +1,9 @@
-"""The package as a whole: what importing it costs, and what it says without an SDK."""
+"""The package as a whole: what it exports, what importing it costs, and what it reports without an SDK."""
 
 from __future__ import annotations
 
 import pkgutil
+import re
 import runpy
 import subprocess
 import sys
@@ -13,52 +14,55 @@ from pathlib import Path
 import pytest
 
 import zoho_keystore
-from zoho_keystore import _pyinstaller
+from zoho_keystore import _pyinstaller, errors
 
 
-def run(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter."""
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+def run(script: str) -> str:
+    """Run a script in a fresh interpreter, and return its output."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_importing_the_package_imports_nothing_of_weight() -> None:
-    """The SDK takes 0.7 s, and the others are needed by the stores alone."""
-    done = run(
+def test_package_exports_its_public_names_and_no_other() -> None:
+    """Every error is one of them, and the one that the modules raise."""
+    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and name.endswith("Error")}
+    functions = {"backup", "diagnose", "open_keystore", "restore", "rotate"}
+    classes = {"Diagnostic", "EncryptedFileStore", "InMemoryStore", "Keystore", "Rotation", "TokenRecord"}
+    assert set(zoho_keystore.__all__) == {*kinds, *functions, *classes, "__version__"}
+    assert zoho_keystore.__all__ == sorted(zoho_keystore.__all__) == dir(zoho_keystore)
+    for name in zoho_keystore.__all__:
+        assert getattr(zoho_keystore, name) is kinds.get(name, getattr(zoho_keystore, name))
+    assert re.fullmatch(r"\d+\.\d+\.\d+([.+]?[a-z]+\d*)?", zoho_keystore.__version__)
+
+
+def test_package_without_a_name_raises_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = zoho_keystore.no_such_name
+
+
+def test_import_of_the_package_loads_no_dependency() -> None:
+    """The SDK alone takes 0.7 s; the dependencies are loaded when a store is constructed."""
+    run(
         "import sys, zoho_keystore\n"
         "heavy = {'zohocrmsdk', 'cryptography', 'filelock', 'platformdirs', 'requests', 'logging'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    assert done.returncode == 0, done.stderr
 
 
-def test_without_an_sdk_a_store_class_names_the_extras() -> None:
-    """Whoever installed the package without an extra reads what to install."""
-    done = run(
+def test_store_class_without_an_sdk_names_the_extras() -> None:
+    """A user who installed the package without an extra reads what to install; the rest works without."""
+    output = run(
         "import sys; sys.modules['zohocrmsdk'] = None\n"
         "import zoho_keystore\n"
-        "zoho_keystore.TokenRecord\n"
+        "zoho_keystore.open_keystore, zoho_keystore.TokenRecord\n"
         "try:\n"
         "    from zoho_keystore import EncryptedFileStore\n"
         "except ImportError as error:\n"
         "    assert isinstance(error, zoho_keystore.SDKNotInstalledError)\n"
         "    print(error)\n"
     )
-    assert done.returncode == 0, done.stderr
-    for extra in ("crm5", "crm6", "crm7", "crm8"):
-        assert extra in done.stdout
-
-
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    """As for any module."""
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = zoho_keystore.no_such_name
-
-
-def test_every_public_name_is_there() -> None:
-    """And nothing else is exported."""
-    for name in zoho_keystore.__all__:
-        assert getattr(zoho_keystore, name) is not None
-    assert zoho_keystore.__all__ == sorted(zoho_keystore.__all__)
+    assert all(extra in output for extra in ("crm5", "crm6", "crm7", "crm8"))
 
 
 def test_pyinstaller_hook_names_every_module_of_the_package() -> None:

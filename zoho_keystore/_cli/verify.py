@@ -7,7 +7,6 @@ import click
 from zoho_keystore._cli.output import echo_escaped
 from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._operations.backup import inspect
-from zoho_keystore._storage.file import require_replaceable
 from zoho_keystore._text import count
 
 
@@ -27,4 +26,3 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
             f"{settings.path}: intact, {number}, sealed with the key {found.fingerprint}, "
             f"write {found.header.generation}"
         )
-    require_replaceable(settings.path)

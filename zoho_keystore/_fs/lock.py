@@ -84,7 +84,9 @@ class StoreLock:
         self._store_name = name
         self._timeout_s = timeout_s
         self._lock_descriptor, self._unlock_descriptor = lock_descriptor, unlock_descriptor
-        self._holding_threads: set[int] = set()
+        # The directory that each holding thread has opened: the reference dies with the frame of the hold, should the
+        # exception of a signal handler strike before the hold can remove its entry.
+        self._holds: dict[int, weakref.ref[Directory]] = {}
         self._open_fds: weakref.WeakSet[OwnedFd] = weakref.WeakSet()
         _locks.add(self)
 
@@ -101,24 +103,23 @@ class StoreLock:
             UnsafeFileError: The lock file or its directory belongs to, or can be changed by, another user.
         """
         thread = threading.get_ident()
-        if thread in self._holding_threads:
+        hold = self._holds.get(thread)
+        if hold is not None and hold() is not None:
             raise LockTimeoutError(
                 "this thread is saving already; nothing was saved",
                 "A handler of the log or of a signal must not save to the store whose save it interrupts",
                 self.path,
             )
-        try:
-            # Inside the try: the exception of a signal handler can strike after any call, and would lock this thread
-            # out for good.
-            self._holding_threads.add(thread)
-            with Directory.opened(self.path.parent) as directory:
+        with Directory.opened(self.path.parent) as directory:
+            try:
+                self._holds[thread] = weakref.ref(directory)
                 lock_fd = self._acquire(directory, min(self._timeout_s, longest_wait_s))
                 try:
                     yield HeldLock(directory, self.path.name, lock_fd)
                 finally:
                     self._release(lock_fd)
-        finally:
-            self._holding_threads.discard(thread)
+            finally:
+                self._holds.pop(thread, None)
 
     def _acquire(self, directory: Directory, timeout_s: float) -> OwnedFd:
         deadline_s = time.monotonic() + timeout_s
@@ -128,9 +129,14 @@ class StoreLock:
             try:
                 lock_fd = self._opened(directory)
                 if lock_fd is not None:
-                    self._wait(lock_fd, deadline_s, timeout_s)
-                    if directory.is_same_file(self.path.name, lock_fd.status):
-                        return lock_fd
+                    try:
+                        self._wait(lock_fd, deadline_s, timeout_s)
+                        if directory.is_same_file(self.path.name, lock_fd.status):
+                            return lock_fd
+                    except BaseException:
+                        # The frames of a traceback that the caller keeps would keep the descriptor, and the lock.
+                        self._release(lock_fd)
+                        raise
                     # The file was replaced between open and flock, so this lock is on a stale inode: retry.
                     self._release(lock_fd)
             except OSError as error:
@@ -149,9 +155,10 @@ class StoreLock:
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
     def _release(self, lock_fd: OwnedFd) -> None:
-        # Explicitly: closing does not release the lock while a process that was forked meanwhile has a copy.
+        # Explicitly: closing does not release the lock while a process that was forked meanwhile has a copy. A child
+        # that was forked inside the hold has closed its own copy, and unlocking that is a ValueError.
         try:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 self._unlock_descriptor(lock_fd.fd)
         finally:
             lock_fd.close()
@@ -211,7 +218,8 @@ class StoreLock:
             if not permissions.is_ours(status):
                 # Root that accepted any user's lock file could be blocked by a user who makes one in /tmp.
                 store = directory.status_if_there(self._store_name)
-                permissions.require_owner(status, self.path, also=None if store is None else store.st_uid)
+                owners = {directory.status(os.curdir).st_uid, None if store is None else store.st_uid}
+                permissions.require_owner(status, self.path, also=status.st_uid if status.st_uid in owners else None)
         except UnsafeFileError as error:
             lock_fd.close()
             raise UnsafeFileError(
@@ -230,17 +238,18 @@ class StoreLock:
 
     def close_after_fork(self) -> None:
         """Close the child's copies of the descriptors, which would keep the lock if the parent died."""
-        self._holding_threads.clear()
+        self._holds.clear()
         for lock_fd in list(self._open_fds):
             lock_fd.close()
 
 
 def lock_holders(status: os.stat_result) -> list[int]:
     """Return the ids of the processes that hold a lock on the file of a status, as far as the system tells."""
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+    place = b"%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    # As bytes: a program that has given up its rights may not be able to import a codec.
+    with suppress(OSError), open("/proc/locks", "rb") as locks:
         fields = [line.split() for line in locks]
-        return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == place and int(line[4]) > 0})
+        return sorted({int(line[4]) for line in fields if line[1] != b"->" and line[5] == place and int(line[4]) > 0})
     return []
 
 

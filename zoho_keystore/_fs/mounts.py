@@ -60,13 +60,14 @@ def is_mounted(directory: Directory, name: str) -> bool:
         os.close(fd)
 
 
-def _mount_id(fd: int | None) -> str:
+def _mount_id(fd: int | None) -> bytes:
     try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
-            match = re.search(r"^mnt_id:\s*(\d+)", info.read(), re.MULTILINE)
+        # As bytes: a program that has given up its rights may not be able to import a codec.
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+            match = re.search(rb"^mnt_id:\s*(\d+)", info.read(), re.MULTILINE)
     except OSError:
-        return ""
-    return match[1] if match else ""
+        return b""
+    return match[1] if match else b""
 
 
 def is_read_only(directory: Directory) -> bool:

@@ -1,4 +1,4 @@
-"""The key ring: encrypts with the newest key, decrypts with any.
+"""The key ring: encrypts with the newest key, decrypts with any, also with those that are retired.
 
 The only module that imports ``cryptography``. Messages name a key by its fingerprint.
 """
@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from zoho_keystore._keys.fernet_key import is_canonical
 from zoho_keystore._keys.sources import key_source
+from zoho_keystore._text import plural
 from zoho_keystore.errors import CannotOpenError, KeyUnavailableError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class KeyRing:
 
     def _names(self) -> str:
         names = self.fingerprints
-        return f"{'key' if len(names) == 1 else 'keys'} {', '.join(names)}"
+        return f"{plural(len(names), 'key')} {', '.join(names)}"
 
     def __repr__(self) -> str:
         """Name the source and the fingerprints."""
@@ -138,7 +139,6 @@ def key_ring(key: bytes | str | None) -> KeyRing:
         ConfigurationError: The argument is invalid.
         KeyUnavailableError: There is no key.
         MalformedKeyError: What is there is not a key.
-        UnsafeFileError: The path of a key ring leads over a symbolic link of another user.
     """
     return KeyRing(key_source(key))
 

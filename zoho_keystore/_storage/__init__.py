@@ -78,7 +78,7 @@ class Storage(ReadableStorage, Protocol):
         """The file, for messages; None where there is none."""
         ...
 
-    def transaction(self, longest_wait_s: float = math.inf) -> AbstractContextManager[Transaction]:
+    def transaction(self, longest_wait_s: float = math.inf, /) -> AbstractContextManager[Transaction]:
         """Hold the write lock, and commit at the end what was changed; an exception commits nothing.
 
         Args:

@@ -35,7 +35,7 @@ from zoho_keystore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from zoho_keystore._fs.lock import HeldLock
@@ -228,23 +228,19 @@ class FileStorage:
             if sealed is not None:
                 self._write(held, draft, sealed, base)
 
-    def reencrypt(self, prepare: Callable[[str], KeyRing]) -> None:
+    def reencrypt(self, keys: KeyRing) -> None:
         """Encrypt the file anew, and decrypt the result with the newest key alone before it replaces the file.
 
         Args:
-            prepare: Called under the lock with the fingerprint of the key that the file is encrypted with; returns the
-                ring that is used from then on.
+            keys: The ring that is used from then on.
 
         Raises:
-            KeystoreError: As :meth:`transaction`, or what ``prepare`` raises. The file is as it was.
+            KeystoreError: As :meth:`transaction`. The file is as it was.
             DurabilityUnknownError: It is encrypted anew, and may not survive a power cut.
         """
         self._require_open()
-        with self._lock.held() as held:
-            self._remove_leftovers(held)
+        with self._locked(math.inf) as (held, base):
             try:
-                base, fingerprint = self._reload()
-                keys = prepare(fingerprint)
                 self._require_open()  # Another thread may have closed the storage meanwhile.
                 self._keys = keys
                 draft = base.snapshot.copy()
@@ -358,11 +354,12 @@ class FileStorage:
     def _load(self, *, reload_keys: bool = True) -> tuple[FileState, str]:
         """Read the file, and return its state and the fingerprint of the key that decrypted it."""
         file = read_store(self.path, self._require_open(), reload_keys=reload_keys)
-        status = file.status
+        status, racy = file.status, file.is_racy
         if permissions.is_open_to_others(status):
             # Only now that it is known to be a keystore: another program's file is not ours to change.
             status = self._restrict_permissions(status)
-        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=file.is_racy)
+            racy = True  # The new status may be that of a content that was written after the reading.
+        state = FileState(status, file.content, Snapshot(file.header, file.records), is_racy=racy)
         self._warn_if_replaced(state)
         self._adopt(state)
         return state, file.fingerprint
@@ -413,7 +410,8 @@ class FileStorage:
         """Count the write in a snapshot, and return it encrypted."""
         snapshot.header = snapshot.header._replace(generation=snapshot.header.generation + 1)
         try:
-            sealed = self._require_open().seal(codec.encode(snapshot.header, snapshot.records(), path=self.path))
+            payload = codec.encode(snapshot.header, snapshot.records(), encoded=snapshot.encoded, path=self.path)
+            sealed = self._require_open().seal(payload)
         except OSError as error:
             raise storage_error(error, "nothing was saved", self.path) from error
         if len(sealed) > MAX_SEALED_BYTES:

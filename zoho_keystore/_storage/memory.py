@@ -35,8 +35,9 @@ class MemoryStorage:
 
     def unlock_after_fork(self) -> None:
         """Replace the lock: the thread that holds it in the parent does not exist in the child."""
-        self._lock = threading.Lock()
-        self._holder: int | None = None
+        # Reentrant: a signal handler that saves right after the lock was acquired must not wait for its own thread.
+        self._lock = threading.RLock()
+        self._in_transaction = False
 
     def _current(self) -> Snapshot:
         if self._snapshot is None:
@@ -64,20 +65,20 @@ class MemoryStorage:
         Raises:
             LockTimeoutError: The calling thread is in a transaction already.
         """
-        if self._holder == threading.get_ident():
-            raise LockTimeoutError(
-                "this thread is saving already; nothing was saved",
-                "A handler of the log or of a signal must not save to the store whose save it interrupts",
-            )
         with self._lock:
+            if self._in_transaction:
+                raise LockTimeoutError(
+                    "this thread is saving already; nothing was saved",
+                    "A handler of the log or of a signal must not save to the store whose save it interrupts",
+                )
             try:
-                self._holder = threading.get_ident()
+                self._in_transaction = True
                 draft = self._current().copy()
                 yield draft
                 self._current()  # A store that was closed meanwhile stays closed.
                 self._snapshot = draft
             finally:
-                self._holder = None
+                self._in_transaction = False
 
     def close(self) -> None:
         """Drop all records; the storage cannot be used afterwards."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.codec import Header
 
 #: How many refresh tokens to remember as retired.
-_MAX_RETIRED = 1_000
+MAX_RETIRED = 1_000
 
 #: For how long the lease of an exchange that made no record is kept, in milliseconds.
 _KEEP_EXCHANGE_MS = 600_000
@@ -29,7 +29,7 @@ class Snapshot:
     An index is built when a look-up first needs it, and kept up to date from then on; a copy takes the indexes along.
     """
 
-    __slots__ = ("_first_unused", "_indexes", "_last_saved_at", "by_id", "changed", "header")
+    __slots__ = ("_first_unused", "_indexes", "_last_saved_at", "by_id", "changed", "encoded", "header")
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Snapshot:
         records: dict[str, TokenRecord],
         indexes: dict[str, _Index] | None = None,
         last_saved_at: int | None = None,
+        encoded: dict[str, str] | None = None,
     ) -> None:
         self.header = header
         self.changed = False
@@ -44,12 +45,14 @@ class Snapshot:
         self._indexes = {} if indexes is None else indexes
         self._last_saved_at = last_saved_at
         self._first_unused = header.next_id
+        #: JSON of records by id, for :func:`zoho_keystore._storage.codec.encode`.
+        self.encoded = {} if encoded is None else encoded
 
     def copy(self) -> Self:
         """Return a snapshot that can be changed without changing this one."""
         # Copied before the loop: another thread may be adding an index to this snapshot.
         indexes = {field: index.copy() for field, index in self._indexes.copy().items()}
-        return type(self)(self.header, self.by_id.copy(), indexes, self._last_saved_at)
+        return type(self)(self.header, self.by_id.copy(), indexes, self._last_saved_at, self.encoded.copy())
 
     def is_same(self, other: Snapshot) -> bool:
         return (self.header, self.records()) == (other.header, other.records())
@@ -88,7 +91,7 @@ class Snapshot:
 
     @property
     def last_saved_at(self) -> int:
-        """The greatest ``saved_at`` that a record has, or had before it was removed in this snapshot; 0 without any."""
+        """The greatest ``saved_at`` of all records, 0 without any; or a greater one, of a record that was removed."""
         if self._last_saved_at is None:
             self._last_saved_at = max((record.saved_at for record in self.by_id.values()), default=0)
         return self._last_saved_at
@@ -123,6 +126,7 @@ class Snapshot:
             exchanges = {key: lease for key, lease in self.header.exchanges.items() if key not in done}
             self.header = self.header._replace(exchanges=exchanges)
         self.by_id[record.id] = record
+        self.encoded.pop(record.id, None)
         for field, index in self._indexes.items():
             if value := getattr(record, field):
                 index[value] = (*index.get(value, ()), record.id)
@@ -136,6 +140,7 @@ class Snapshot:
         record = self.by_id.pop(id)
         self._drop_from_indexes(record)
         self._retire(record)
+        self.encoded.pop(id, None)
         self.changed = True
 
     def clear(self) -> None:
@@ -144,6 +149,7 @@ class Snapshot:
             self._retire(record)
         self.by_id.clear()
         self._indexes.clear()
+        self.encoded.clear()
         self.changed = True
 
     def new_id(self) -> str:
@@ -158,7 +164,7 @@ class Snapshot:
         """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
         retired = self.header.retired
         if record is not None and record.refresh_token:
-            retired = (*retired, fingerprint(record.refresh_token))[-_MAX_RETIRED:]
+            retired = (*retired, fingerprint(record.refresh_token))[-MAX_RETIRED:]
         if retired and instead is not None and instead.refresh_token:
             current = fingerprint(instead.refresh_token)
             retired = tuple(one for one in retired if one != current)

@@ -1,0 +1,246 @@
+"""Opening a keystore: which file, which key, which waits, and what is created."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zoho_keystore import open_keystore
+from zoho_keystore._open import as_seconds, open_memory_keystore
+from zoho_keystore._records import TokenRecord
+from zoho_keystore.errors import (
+    CannotOpenError,
+    ConfigurationError,
+    KeyUnavailableError,
+    LockTimeoutError,
+    StoreFileError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOKEN = TokenRecord(client_id="c", client_secret="s", refresh_token="r", user_name="ann")
+
+
+@pytest.fixture
+def data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the user's data directory one that does not exist yet."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home" / "data"))
+    return Path(os.path.realpath(tmp_path)) / "home" / "data"
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an empty directory the working directory."""
+    directory = tmp_path / "working"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return directory
+
+
+# --- which file -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_open_creates_the_file_and_opens_it_again(kind: Callable[[Path], Any], store_path: Path, key: bytes) -> None:
+    """Encrypted with the key, and with every field of what was saved."""
+    keystore = open_keystore(kind(store_path), key=key)
+    assert keystore.path == Path(os.path.realpath(store_path))
+    saved = keystore.save(TOKEN)
+    keystore.close()
+    assert open_keystore(kind(store_path), key=key).records() == [saved]
+
+
+def test_open_without_create_refuses_a_missing_file(store_path: Path, key: bytes, data_directory: Path) -> None:
+    """A command that reads must not leave an empty store behind; a file that is there opens."""
+    for path in (store_path, None):
+        with pytest.raises(StoreFileError, match="there is no store"):
+            open_keystore(path, key=key, create=False)
+    assert not store_path.exists()
+    assert not data_directory.exists()
+    saved = open_keystore(store_path, key=key).save(TOKEN)
+    assert open_keystore(store_path, key=key, create=False).records() == [saved]
+
+
+def test_open_without_path_takes_the_file_of_the_variable(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, data_directory: Path
+) -> None:
+    """With a tilde too, which no shell expands in a unit file; nothing is created in the data directory."""
+    monkeypatch.setenv("HOME", str(store_path.parent))
+    for value in (str(store_path), f"~/{store_path.name}"):
+        monkeypatch.setenv("ZOHO_KEYSTORE_FILE", value)
+        assert open_keystore(key=key).path == Path(os.path.realpath(store_path))
+    assert not data_directory.exists()
+
+
+def test_open_prefers_the_path_to_the_variable(store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program knows better than its environment."""
+    monkeypatch.setenv("ZOHO_KEYSTORE_FILE", str(store_path.with_name("other.keystore")))
+    assert open_keystore(store_path, key=key).path == Path(os.path.realpath(store_path))
+    assert not store_path.with_name("other.keystore").exists()
+
+
+@pytest.mark.parametrize("variable", [None, ""], ids=["not-set", "empty"])
+@pytest.mark.parametrize("mask", [0o000, 0o077, 0o777], ids=oct)
+def test_open_without_path_and_variable_creates_private_directories(
+    key: bytes,
+    *,
+    variable: str | None,
+    mask: int,
+    monkeypatch: pytest.MonkeyPatch,
+    data_directory: Path,
+    umask: Callable[[int], int],
+) -> None:
+    """Each of those that are missing, whatever the umask; the second time the store is there."""
+    if variable is not None:
+        monkeypatch.setenv("ZOHO_KEYSTORE_FILE", variable)
+    umask(mask)
+    saved = open_keystore(key=key).save(TOKEN)
+    file = data_directory / "zoho-keystore" / "tokens.keystore"
+    for directory in (data_directory.parent, data_directory, file.parent):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    keystore = open_keystore(key=key)
+    assert (keystore.path, keystore.records()) == (file, [saved])
+
+
+def test_open_leaves_the_mode_of_an_existing_directory(key: bytes, data_directory: Path) -> None:
+    """It is the user's, and others may have files in it."""
+    data_directory.mkdir(parents=True)
+    data_directory.chmod(0o755)
+    open_keystore(key=key)
+    assert stat.S_IMODE(data_directory.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("by", ["argument", "variable"])
+def test_open_does_not_create_the_directory_of_a_named_file(
+    by: str, tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A typing mistake in it must not start an empty store somewhere else."""
+    path = tmp_path / "missing" / "tokens.keystore"
+    monkeypatch.setenv("ZOHO_KEYSTORE_FILE", str(path))
+    with pytest.raises(StoreFileError, match="the directory has to exist"):
+        open_keystore(path if by == "argument" else None, key=key)
+    assert not path.parent.exists()
+
+
+class PathLike:
+    """A path object whose repr does not show its path."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        """Return the path."""
+        return self._path
+
+
+@pytest.mark.parametrize(
+    "given",
+    [str, str.encode, PathLike, lambda key: Path("directory") / key, "./{}".format, "KEY={}".format, None],
+    ids=["str", "bytes", "PathLike", "Path", "relative", "assignment", "variable"],
+)
+def test_open_refuses_a_key_as_path_and_does_not_show_it(
+    given: Callable[[str], Any] | None, key: bytes, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would become a file name that every user of the machine can read."""
+    if given is None:
+        monkeypatch.setenv("ZOHO_KEYSTORE_FILE", key.decode())
+    with pytest.raises(ConfigurationError, match="looks like a key") as caught:
+        open_keystore(None if given is None else given(key.decode()), key=key)
+    assert key.decode() not in repr(caught.value)
+    assert list(working_directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["", b"tokens.keystore", 5, "a\0b"], ids=["empty", "bytes", "number", "NUL"])
+def test_open_refuses_what_is_no_path(path: Any, key: bytes, working_directory: Path) -> None:
+    """Nothing is created."""
+    with pytest.raises(ConfigurationError, match="path"):
+        open_keystore(path, key=key)
+    assert list(working_directory.iterdir()) == []
+
+
+# --- which key ------------------------------------------------------------------------------------------------------
+
+
+def test_open_without_a_key_creates_nothing(store_path: Path, data_directory: Path) -> None:
+    """Neither the file nor the default directory."""
+    for path in (store_path, None):
+        with pytest.raises(KeyUnavailableError, match="no key is set"):
+            open_keystore(path)
+    assert not store_path.exists()
+    assert not data_directory.exists()
+
+
+def test_open_takes_the_key_of_the_variable(store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was given goes before it, and a wrong one does not open the file."""
+    saved = open_keystore(store_path, key=key).save(TOKEN)
+    monkeypatch.setenv("ZOHO_KEYSTORE_KEY", key.decode())
+    assert open_keystore(store_path).records() == [saved]
+    with pytest.raises(CannotOpenError):
+        open_keystore(store_path, key=b"YSBtYWRlLXVwIHRlc3Qga2V5LCBub3QgYSBzZWNyZXQ=")
+
+
+# --- which waits ----------------------------------------------------------------------------------------------------
+
+NO_SECONDS: dict[str, Any] = {
+    "negative": -1,
+    "slightly-negative": -0.001,
+    "minus-infinity": -math.inf,
+    "nan": math.nan,
+    "text": "10",
+    "None": None,
+    "True": True,
+    "False": False,
+    "Decimal": Decimal(1),
+    "list": [1],
+}
+
+
+@pytest.mark.parametrize("value", NO_SECONDS.values(), ids=NO_SECONDS)
+@pytest.mark.parametrize("name", ["lock_timeout", "refresh_wait"])
+def test_open_refuses_what_is_no_length_of_time(name: str, value: Any, store_path: Path, key: bytes) -> None:
+    """Before anything is created; the message names the argument."""
+    waits: Any = {name: value}
+    with pytest.raises(ConfigurationError, match=rf"^{name} is not a number of seconds\. Give 0 or more"):
+        open_keystore(store_path, key=key, **waits)
+    assert not store_path.exists()
+    if name == "refresh_wait":
+        with pytest.raises(ConfigurationError, match=f"^{name} is not"):
+            open_memory_keystore(**waits)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(0, 0.0), (2, 2.0), (0.5, 0.5), (math.inf, math.inf), (10**400, math.inf)],
+    ids=lambda value: f"{value!r:.12}",
+)
+def test_open_accepts_any_length_of_time(value: float, seconds: float, store_path: Path, key: bytes) -> None:
+    """From no wait at all to one without end; one that no float can hold is as good as infinite."""
+    assert as_seconds("some_timeout", value) == seconds
+    assert isinstance(as_seconds("some_timeout", value), float)
+    assert open_keystore(store_path, key=key, lock_timeout=value, refresh_wait=value).save(TOKEN).id == "1"
+    assert open_memory_keystore(refresh_wait=value).save(TOKEN).id == "1"
+
+
+def test_open_with_a_lock_timeout_of_zero_does_not_wait(store_path: Path, key: bytes) -> None:
+    """Another process has the lock, and the file stays as it is."""
+    holder = open_keystore(store_path, key=key)
+    other = open_keystore(store_path, key=key, lock_timeout=0)
+    before = store_path.read_bytes()
+    with holder._storage.transaction(), pytest.raises(LockTimeoutError):
+        other.save(TOKEN)
+    assert store_path.read_bytes() == before
+    assert other.save(TOKEN).id == "1"
+
+
+def test_open_in_memory_is_empty_and_has_no_path() -> None:
+    """Each one for itself."""
+    open_memory_keystore().save(TOKEN)
+    assert (open_memory_keystore().path, open_memory_keystore().records()) == (None, [])
