@@ -15,8 +15,9 @@ from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
-from zoho_keystore._storage.file import FileStorage, not_a_keystore
+from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
+from zoho_keystore._storage.store_file import not_a_keystore
 from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError
 
 if TYPE_CHECKING:

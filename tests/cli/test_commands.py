@@ -502,7 +502,7 @@ def test_verify_fails_where_a_save_would(store: Path, monkeypatch: pytest.Monkey
     """A mounted file, and a read-only disk, where other commands only read."""
     for name, problem in (
         ("is_mounted", "the file itself is mounted"),
-        ("is_read_only", "the file system is read-only"),
+        ("_is_read_only", "the file system is read-only"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(mounts, name, lambda *_args: True)

@@ -21,7 +21,7 @@ from zoho_keystore._keys.ring import KeyRing
 from zoho_keystore._keys.sources import GivenKeys
 from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._operations import rotation
-from zoho_keystore._storage import file, freshness
+from zoho_keystore._storage import file, freshness, store_file
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.freshness import FileState
 from zoho_keystore.errors import CannotOpenError, LockTimeoutError
@@ -195,8 +195,8 @@ def _unreadable_read_as_empty() -> None:
 
 
 def _see(signature: Callable[[os.stat_result], object]) -> None:
-    patch(freshness, stat_signature=signature)
-    patch(file, stat_signature=signature)
+    for module in (freshness, file, store_file):
+        patch(module, stat_signature=signature)
 
 
 def _trust_signatures(signature: Callable[[os.stat_result], object]) -> None:
@@ -206,12 +206,13 @@ def _trust_signatures(signature: Callable[[os.stat_result], object]) -> None:
         is_racy = property(lambda _: False, lambda *_: None)
 
     _see(signature)
-    patch(file, is_racy=lambda *_: False, FileState=Trusted)
+    patch(file, FileState=Trusted)
 
 
 def _first_bytes_alone() -> None:
     _see(lambda _: (0, 0, 0, 0, 0))
     patch(file, is_racy=lambda *_: True)
+    patch(store_file, is_racy=lambda *_: True)
 
 
 def see_whole_seconds() -> None:

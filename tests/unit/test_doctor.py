@@ -454,7 +454,7 @@ def test_diagnose_reports_what_a_save_would_meet(store: Path, ring: Path, monkey
     """A mounted file, a directory of another user, a read-only disk, a lock file that is none."""
     obstacles = {
         "is_mounted": "Mount its directory instead: docker -v DIRECTORY:",
-        "is_read_only": "Mount it writable",
+        "_is_read_only": "Mount it writable",
     }
     for name, fix in obstacles.items():
         with monkeypatch.context() as patch:
@@ -465,7 +465,7 @@ def test_diagnose_reports_what_a_save_would_meet(store: Path, ring: Path, monkey
     lock.mkdir(mode=0o700)
     assert "lock" in problem(store, ring)[0]
     lock.rmdir()
-    monkeypatch.setattr(mounts, "is_writable", lambda *_args: False)
+    monkeypatch.setattr(mounts, "_is_writable", lambda *_args: False)
     assert "Let the user that runs this own the directory" in problem(store, ring)[1]
 
 

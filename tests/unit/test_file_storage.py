@@ -27,7 +27,8 @@ from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 from zoho_keystore._storage import file as file_module
-from zoho_keystore._storage.file import FileStorage, read_store
+from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.store_file import read_store
 from zoho_keystore.errors import (
     CannotOpenError,
     DocumentError,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: False on Windows, where a directory cannot be opened: the files in it are named by their whole path.
-HAS_DIRECTORY_FDS = os.open in os.supports_dir_fd
+#: Not asked of os.open: eventlet replaces that by a function of its own, which takes dir_fd too.
+HAS_DIRECTORY_FDS = os.stat in os.supports_dir_fd
 
 #: How long a replacement is retried on Windows while a virus scanner or a reader has the file open, and the pause.
 _SHARING_RETRY_S = 2.5

@@ -171,13 +171,11 @@ class StoreLock:
             UnsafeFileError: It belongs to, or can be changed by, another user.
         """
         try:
-            lock_fd = self._existing(directory)
+            self._existing(directory)  # Closed with its last reference, which is this one.
         except FileNotFoundError:
-            return
+            pass  # The first write creates it.
         except OSError as error:
             raise storage_error(error, "the lock file cannot be opened", self.path) from error
-        if lock_fd is not None:
-            lock_fd.close()
 
     def _opened(self, directory: Directory) -> OwnedFd | None:
         """Open the lock file, or create it; None when another process created or removed it at the same moment."""

@@ -17,7 +17,7 @@ from zoho_keystore._importers.rows import Rows, UnreadableError
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._records import CREDENTIAL_FIELDS
-from zoho_keystore._storage.file import read_store
+from zoho_keystore._storage.store_file import read_store
 from zoho_keystore.errors import (
     ConfigurationError,
     ImportSourceError,

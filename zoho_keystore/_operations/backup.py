@@ -19,8 +19,9 @@ from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._records import fingerprint
 from zoho_keystore._storage import codec
-from zoho_keystore._storage.file import FileStorage, read_content, read_store, require_replaceable
+from zoho_keystore._storage.file import FileStorage, require_replaceable
 from zoho_keystore._storage.snapshot import MAX_RETIRED
+from zoho_keystore._storage.store_file import read_content, read_store
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._storage.codec import Header
-    from zoho_keystore._storage.file import StoreFile
+    from zoho_keystore._storage.store_file import StoreFile
 
 _T = TypeVar("_T")
 

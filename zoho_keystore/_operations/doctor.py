@@ -167,7 +167,7 @@ def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
 
 
 def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
-    if not os.path.isdir(store.parent):
+    if not os.path.lexists(store):
         return
     try:
         require_replaceable(store)

@@ -17,7 +17,8 @@ from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._operations.key_usage import KeyUse, usage_of
-from zoho_keystore._storage.file import FileStorage, read_store
+from zoho_keystore._storage.file import FileStorage, require_replaceable
+from zoho_keystore._storage.store_file import read_store
 from zoho_keystore._text import cli_command, plural
 from zoho_keystore.errors import (
     ConfigurationError,
@@ -129,6 +130,9 @@ def rotate(
         keys = source.load()
         with closing(FileStorage(store, KeyRing(source), lock_timeout=timeout_s, create=False)) as storage:
             primary = _choose_primary(source, writable, keys, _sealed_with(store, source), new_source)
+            with storage.transaction():
+                pass  # A lock that another process keeps refuses the rotation here, before anything is changed.
+            require_replaceable(storage.path, allow_read_only=True)
             _reencrypt(storage, writable, primary, keys)
         old = [one for one in keys if one != primary]
         if writable is not None and drop_old and old:
@@ -245,9 +249,9 @@ def _reencrypt(storage: FileStorage, writable: WritableKeySource | None, primary
         storage.reencrypt(ring)
         return
     writable.add(primary, retire=time.strftime("%Y-%m-%d", time.gmtime()))
-    if writable.load().active != (primary,):
-        raise KeyUnavailableError(f"{writable} does not hold the new key that was put there", "Check it")
     with _unfinished("a new key is in the ring, but the store is not sealed with it"):
+        if writable.load().active != (primary,):
+            raise KeyUnavailableError(f"{writable} does not hold the new key that was put there", "Check it")
         storage.reencrypt(ring)
 
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 #: How many refresh tokens to remember as retired.
 MAX_RETIRED = 1_000
 
-#: For how long the lease of an exchange that made no record is kept, in milliseconds.
-_KEEP_EXCHANGE_MS = 600_000
-
 #: The ids of the records that have a value, by value.
 _Index = dict[str, tuple[str, ...]]
 
@@ -100,14 +97,9 @@ class Snapshot:
         """Return the leases on first exchanges, by key."""
         return self.header.exchanges
 
-    def put_exchange(self, key: str, fields: Mapping[str, Any], *, now_ms: int) -> None:
-        """Set the lease of an exchange; old ones of exchanges that made no record are dropped."""
-        kept = {
-            other: lease
-            for other, lease in self.header.exchanges.items()
-            if now_ms - _KEEP_EXCHANGE_MS < max(_whole(lease.get("deadline")), _whole(lease.get("failed_at")))
-        }
-        self.header = self.header._replace(exchanges={**kept, key: fields})
+    def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:
+        """Replace the leases on first exchanges."""
+        self.header = self.header._replace(exchanges=exchanges)
         self.changed = True
 
     def is_retired(self, refresh_token: str) -> bool:
@@ -183,12 +175,8 @@ class Snapshot:
             return
         for field, index in self._indexes.items():
             if value := getattr(record, field):
-                left = tuple(id for id in index[value] if id != record.id)
-                if left:
+                place = index[value].index(record.id)
+                if left := index[value][:place] + index[value][place + 1 :]:
                     index[value] = left
                 else:
                     del index[value]
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0

@@ -101,6 +101,8 @@ class RingFile:
         with Directory.opened(path.parent) as directory:
             try:
                 obstacle = why_not_replaceable(directory, path.name)
+            except FileNotFoundError:
+                return ""  # Fall through: loading reports it with context.
             except OSError as error:
                 raise storage_error(error, "the directory cannot be examined", path.parent) from error
         return "" if obstacle is None else obstacle.problem
