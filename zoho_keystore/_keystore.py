@@ -75,12 +75,21 @@ class Keystore:
         now_ms: The clock, in milliseconds since the epoch.
         refresh_wait: For how many seconds ``get_for_use`` and ``find_for_use`` wait for another thread or process that
             refreshes the token; 0 switches leases off.
+        named: The store's path and the spec of its keys, for commands in messages; None stands for the default.
     """
 
-    def __init__(self, storage: Storage, now_ms: Callable[[], int] = _now_ms, *, refresh_wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        now_ms: Callable[[], int] = _now_ms,
+        *,
+        refresh_wait: float = 0.0,
+        named: tuple[str | None, str | None] = (None, None),
+    ) -> None:
         self._storage = storage
         self._now_ms = now_ms
         self._refresh_wait_s = refresh_wait
+        self._named = named
         self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=now_ms)
 
     @property
@@ -327,11 +336,11 @@ class Keystore:
         number = len(self._storage.records())
         place = "this store" if self.path is not None else "the store in memory"
         count = "1 token" if number == 1 else f"{number:,} tokens"
-        return TokenNotFoundError(
-            f"there is no token {id!r} in {place}, which has {count}{more}",
-            "List the ids with: zoho-keystore list",
-            self.path,
-        )
+        # No command lists a store in memory.
+        advice = f"List the ids with: {'zoho-keystore list' if self.path is not None else 'get_tokens()'}"
+        error = TokenNotFoundError(f"there is no token {id!r} in {place}, which has {count}{more}", advice, self.path)
+        error.name_store(*self._named)
+        return error
 
     def _is_outdated(self, transaction: Transaction, given: TokenRecord, stored: TokenRecord | None) -> bool:
         """Return whether the stored record of a token's id has a newer refresh token than the token.

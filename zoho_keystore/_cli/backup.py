@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore._cli.output import echo_escaped
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, pass_settings, require_directory_for
 from zoho_keystore._operations.backup import backup
 
 
@@ -19,4 +19,5 @@ def command(settings: Settings, destination: str) -> None:
 
     The copy needs the key that seals the store now, also after a rotation: key prune must not drop that key.
     """
+    require_directory_for(destination)
     echo_escaped(f"Copied to {backup(settings.store, destination, key=settings.key)}")

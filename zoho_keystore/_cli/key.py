@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoho_keystore._cli.output import echo_escaped, print_table
-from zoho_keystore._cli.settings import Settings, confirm, pass_settings
+from zoho_keystore._cli.settings import Settings, confirm, pass_settings, settings_options
 from zoho_keystore._keys.ring import new_key
 from zoho_keystore._operations.key_usage import key_usage
 from zoho_keystore._operations.rotation import add_key, prune
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.group("key")
+@settings_options
 def command() -> None:
     """Create, list and drop keys."""
 

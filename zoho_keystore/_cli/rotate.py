@@ -32,4 +32,5 @@ def command(settings: Settings, drop_old: bool, new_key: str | None, quiet: bool
     """
     done = rotate(settings.store, key=settings.key, new=new_key, drop_old=drop_old)
     if not quiet:
-        echo_escaped(done.report())
+        for line in done.report().splitlines():
+            echo_escaped(line)

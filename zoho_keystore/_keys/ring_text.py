@@ -17,7 +17,7 @@ import re
 from typing import TYPE_CHECKING, Self
 
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, validate_key
-from zoho_keystore.errors import KeyUnavailableError
+from zoho_keystore.errors import key_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -77,7 +77,7 @@ def parse(text: bytes, name: str, path: Path | None = None) -> RingKeys:
     active = tuple(key for key, date in keys.items() if not date)
     if not active:
         problem = "holds no key that is not retired" if keys else "holds no key"
-        raise KeyUnavailableError(f"{name} {problem}", f"{HOW_TO_MAKE_A_KEY} and add it as the first line", path)
+        raise key_missing(f"{name} {problem}", f"{HOW_TO_MAKE_A_KEY} and add it as the first line", path)
     return RingKeys(active, {key: date for key, date in keys.items() if date})
 
 

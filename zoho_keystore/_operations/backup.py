@@ -19,7 +19,7 @@ from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._records import fingerprint
 from zoho_keystore._storage import codec
-from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.file import FileStorage, require_replaceable
 from zoho_keystore._storage.snapshot import MAX_RETIRED
 from zoho_keystore._storage.store_file import read_content, read_store
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
@@ -230,8 +230,8 @@ def check_writable(store: Path, ring: KeyRing) -> None:
     Raises:
         KeystoreError: The store does not open, or a save would fail.
     """
-    with closing(FileStorage(store, ring, lock_timeout=0.0, create=False)) as storage:
-        storage.check_writable()
+    with closing(FileStorage(store, ring, lock_timeout=0.0, create=False)):
+        require_replaceable(store)
 
 
 def make_file(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._operations.key_usage import KeyUse, usage_of
-from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.file import FileStorage, require_replaceable
 from zoho_keystore._storage.store_file import read_store
 from zoho_keystore._text import cli_command, plural
 from zoho_keystore.errors import (
@@ -132,7 +132,7 @@ def rotate(
             primary = _choose_primary(source, writable, keys, _sealed_with(store, source), new_source)
             with storage.transaction():
                 pass  # A lock that another process keeps refuses the rotation here, before anything is changed.
-            storage.check_writable()
+            require_replaceable(storage.path, allow_read_only=True)
             _reencrypt(storage, writable, primary, keys)
         old = [one for one in keys if one != primary]
         if writable is not None and drop_old and old:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Logged as a warning: a cron job in another directory would make a store of its own, without anyone noticing.
+CREATED = "created an empty store at %s"
+
 #: How often to reload the keys and take the lock again when another process has rotated the key meanwhile.
 _KEY_ATTEMPTS = 3
 
@@ -84,7 +87,7 @@ class FileStorage:
             self._create()
         else:
             if create:
-                self.check_writable()
+                require_replaceable(path, allow_read_only=True)
 
     def get(self, id: str) -> TokenRecord | None:
         return self._current().get(id)
@@ -180,27 +183,6 @@ class FileStorage:
         if time.monotonic() >= self._next_sweep_s:
             atomic.remove_stale_temp_files(held.directory, self.path.name)
             self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
-
-    def check_writable(self) -> None:
-        """Make sure that a save can replace the file, as far as that can be known without one.
-
-        A read-only file system is logged as a warning: programs may only read there on purpose.
-
-        Raises:
-            StoreFileError: A save would fail.
-            UnsafeFileError: Other users can replace the file.
-        """
-        with Directory.opened(self.path.parent) as directory:
-            try:
-                reason = why_not_replaceable(directory, self.path.name)
-            except OSError as error:
-                raise storage_error(error, "the directory cannot be examined", self.path.parent) from error
-            if reason is None:
-                return self._lock.check(directory)
-        if reason.is_read_only:
-            _log.warning("%s: the file system is read-only: tokens can be read, and not saved", self.path)
-            return None
-        raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, self.path)
 
     def close(self) -> None:
         """Drop the keys and all records; the storage cannot be used afterwards."""
@@ -324,7 +306,7 @@ class FileStorage:
             raise storage_error(error, "the store cannot be created", self.path) from error
         else:
             # A cron job in another directory makes a store of its own, and its tokens are missing in the other one.
-            _log.warning("created an empty store at %s", self.path)
+            _log.warning(CREATED, self.path)
 
     def _sealed(self, snapshot: Snapshot) -> bytes:
         """Count the write in a snapshot, and return it encrypted."""
@@ -384,3 +366,27 @@ class FileStorage:
         ):
             return None
         return FileState(status, sealed, snapshot, is_racy=True)
+
+
+def require_replaceable(path: Path, *, allow_read_only: bool = False) -> None:
+    """Make sure that a save can replace a store's file, as far as that can be known without one.
+
+    Args:
+        path: The file.
+        allow_read_only: Whether to log a read-only file system as a warning: programs may only read there on purpose.
+
+    Raises:
+        StoreFileError: A save would fail.
+        UnsafeFileError: Other users can replace the file.
+    """
+    with Directory.opened(path.parent) as directory:
+        try:
+            reason = why_not_replaceable(directory, path.name)
+        except OSError as error:
+            raise storage_error(error, "the directory cannot be examined", path.parent) from error
+        if reason is None:
+            return StoreLock(path.parent, path.name, 0).check(directory)
+    if reason.is_read_only and allow_read_only:
+        _log.warning("%s: the file system is read-only: tokens can be read, and not saved", path)
+        return None
+    raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, path)

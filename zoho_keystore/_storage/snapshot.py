@@ -26,7 +26,7 @@ class Snapshot:
     An index is built when a look-up first needs it, and kept up to date from then on; a copy takes the indexes along.
     """
 
-    __slots__ = ("_indexes", "_last_saved_at", "by_id", "changed", "encoded", "header")
+    __slots__ = ("_first_unused", "_indexes", "_last_saved_at", "by_id", "changed", "encoded", "header")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Snapshot:
         self.by_id = records
         self._indexes = {} if indexes is None else indexes
         self._last_saved_at = last_saved_at
+        self._first_unused = header.next_id
         #: JSON of records by id, for :func:`zoho_keystore._storage.codec.encode`.
         self.encoded = {} if encoded is None else encoded
 
@@ -69,7 +70,8 @@ class Snapshot:
 
     def imported_id(self, id: str) -> str:
         """Return the id of a record from another store: its own, unless a record of this store has or had it."""
-        is_new = id and id not in self.by_id and (id_number(id) == 0 or id_number(id) >= self.header.next_id)
+        # Not the present next_id: of the ids 7 and 5, imported together into a new store, both are kept.
+        is_new = id and id not in self.by_id and (id_number(id) == 0 or id_number(id) >= self._first_unused)
         return id if is_new else self.new_id()
 
     def _ids(self, field: str, value: str) -> tuple[str, ...]:

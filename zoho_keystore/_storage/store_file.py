@@ -85,7 +85,7 @@ def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreF
                 path,
             )
         try:
-            if problem := _not_a_keystore(path, file.content):
+            if problem := not_a_keystore(path, file.content):
                 raise problem
             decrypted = keys.open(file.content, path=path, reload=reload_keys)
             header, records = codec.decode(decrypted.payload, path=path)
@@ -126,7 +126,7 @@ def _is_changing(path: Path, status: os.stat_result) -> bool:
         return True
 
 
-def _not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
+def not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
     """Return the error for what users put at a store's path; None for what may be a keystore."""
     heading = content[:512].splitlines()[0] if content else b""
     is_sqlite = content.startswith(b"SQLite format 3\0")

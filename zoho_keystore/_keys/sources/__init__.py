@@ -16,7 +16,7 @@ from zoho_keystore._keys.sources.given import GivenKeys
 from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._keys.sources.system_keyring import SystemKeyring
 from zoho_keystore._keys.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
-from zoho_keystore.errors import ConfigurationError, KeyUnavailableError
+from zoho_keystore.errors import ConfigurationError, key_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ def _default_source() -> KeySource:
     ring = default_key_ring()
     if os.path.lexists(ring):
         return RingFile(absolute_path(ring))
-    raise KeyUnavailableError(
+    raise key_missing(
         f"no key is set: {KEY_VARIABLE} and {RING_VARIABLE} are empty, and this user has no readable key ring {ring}",
         f"Make a key ring there with: zoho-keystore init; or put a key into {KEY_VARIABLE}, or into a file of mode "
         f"0600 that {RING_VARIABLE} names",

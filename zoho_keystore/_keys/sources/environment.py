@@ -8,7 +8,7 @@ import re
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY
 from zoho_keystore._keys.ring_text import RingKeys, parse
 from zoho_keystore._keys.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
-from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, MalformedKeyError
+from zoho_keystore.errors import ConfigurationError, MalformedKeyError, key_missing
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -34,7 +34,7 @@ class EnvironmentVariable:
         where = f"the environment variable {self._name}"
         if not value:
             state = "is empty" if value == "" else "is not set"
-            raise KeyUnavailableError(
+            raise key_missing(
                 f"{where} {state}",
                 f"Put one or more keys into it, comma-separated, newest first. {HOW_TO_MAKE_A_KEY}",
             )

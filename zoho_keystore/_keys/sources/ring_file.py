@@ -14,7 +14,14 @@ from zoho_keystore._fs.permissions import require_key_ring
 from zoho_keystore._fs.private_file import FileTooLargeError, read_private_file
 from zoho_keystore._keys.fernet_key import MAX_TEXT_BYTES
 from zoho_keystore._keys.ring_text import RingKeys, parse, with_primary, without
-from zoho_keystore.errors import KeyUnavailableError, MalformedKeyError, UnsafeFileError, os_error_text, storage_error
+from zoho_keystore.errors import (
+    KeyUnavailableError,
+    MalformedKeyError,
+    UnsafeFileError,
+    key_missing,
+    os_error_text,
+    storage_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,6 +151,7 @@ def _read(path: Path) -> bytes:
     except UnsafeFileError as error:
         raise KeyUnavailableError(f"the key ring is not safe: {error.problem}", error.advice, path) from None
     except OSError as error:
-        raise KeyUnavailableError(
+        made = key_missing if isinstance(error, FileNotFoundError) else KeyUnavailableError
+        raise made(
             f"the key ring cannot be read: {os_error_text(error)}", "Check the path, and who may read it", path
         ) from error

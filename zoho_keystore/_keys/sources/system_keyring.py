@@ -16,7 +16,7 @@ from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY
 from zoho_keystore._keys.ring_text import RingKeys, parse, with_primary, without
 from zoho_keystore._keys.sources.timeout import run_with_timeout
-from zoho_keystore.errors import ConfigurationError, KeyUnavailableError
+from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, key_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ class SystemKeyring:
     def _read(self) -> bytes:
         password = self._call("get_password")
         if not password:
-            raise KeyUnavailableError(
+            raise key_missing(
                 f"the system's keyring holds nothing for {self}",
                 f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {shlex.quote(self._service)} "
                 f"{shlex.quote(self._user)}",
