@@ -348,8 +348,7 @@ class Keystore:
         Raises:
             TokenNotFoundError: The record was deleted.
         """
-        refresh_token = given.refresh_token
-        if not refresh_token or not transaction.is_retired(refresh_token):
+        if not transaction.is_retired(given):
             return False
         if stored is None:
             raise TokenNotFoundError(
@@ -357,7 +356,7 @@ class Keystore:
                 "To add it again, save it without an id",
                 self.path,
             )
-        return refresh_token != stored.refresh_token
+        return given.refresh_token != stored.refresh_token
 
     def _require_valid(self, given: TokenRecord) -> None:
         if given.expires_in and given.expires_at_ms is None:

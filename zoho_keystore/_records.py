@@ -106,6 +106,11 @@ def fingerprint(*secrets: str) -> str:
     return hashlib.sha256("\0".join(secrets).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def retired_key(record: TokenRecord) -> str:
+    """Return what identifies a record's refresh token as that of its id; empty without a refresh token."""
+    return fingerprint(record.id, record.refresh_token) if record.refresh_token else ""
+
+
 def exchange_keys(token: TokenRecord) -> list[str]:
     """Return the keys of the exchanges that make a token's record: of its refresh token, and of its grant token.
 
@@ -300,7 +305,9 @@ def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
 
     The stored access token's own expiry can be changed, which is how a refresh is forced.
     """
-    if given.access_token == stored.access_token or given.refresh_token not in (None, "", stored.refresh_token):
+    if given.access_token == stored.access_token or not stored.refresh_token:
+        return False
+    if given.refresh_token and given.refresh_token != stored.refresh_token:
         return False
     given_ms, stored_ms = given.expires_at_ms, stored.expires_at_ms
     return given_ms is not None and stored_ms is not None and bool(stored.access_token) and given_ms < stored_ms

@@ -17,7 +17,7 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
-from zoho_keystore._records import fingerprint
+from zoho_keystore._records import retired_key
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.file import FileStorage, require_replaceable
 from zoho_keystore._storage.snapshot import MAX_RETIRED
@@ -164,7 +164,7 @@ def _with_counters_of(store: Path, ring: KeyRing, restored: StoreFile) -> Header
             error.problem,
         )
         return restored.header
-    own = {fingerprint(record.refresh_token) for record in restored.records.values() if record.refresh_token}
+    own = set(map(retired_key, restored.records.values()))
     retired = dict.fromkeys([*restored.header.retired, *(one for one in replaced.retired if one not in own)])
     return restored.header._replace(
         next_id=max(restored.header.next_id, replaced.next_id), retired=tuple(retired)[-MAX_RETIRED:]

@@ -57,8 +57,8 @@ class Transaction(ReadableStorage, Protocol):
         """Replace the leases on first exchanges; the put of the record that an exchange makes removes its lease."""
         ...
 
-    def is_retired(self, refresh_token: str) -> bool:
-        """Return whether a refresh token was deleted or replaced, and has not been put anew since."""
+    def is_retired(self, record: TokenRecord) -> bool:
+        """Return whether a record's refresh token was deleted or replaced under its id, and not put anew since."""
         ...
 
     def imported_id(self, id: str) -> str:

@@ -40,7 +40,7 @@ class Header(NamedTuple):
         generation: Counts the writes; it falls only when an old file is put back.
         next_id: The number that the next new record gets as its id.
         exchanges: The leases on first exchanges, by :func:`zoho_keystore._records.exchange_keys`.
-        retired: Fingerprints of refresh tokens that were deleted or replaced, oldest first: a process that still has
+        retired: Fingerprints of ids with refresh tokens that were deleted or replaced, oldest first: a process that has
             one must not bring it back.
         unknown: Fields of the payload that this release does not know, kept on every rewrite.
     """
