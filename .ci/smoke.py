@@ -1,4 +1,4 @@
-"""What an installed wheel must do, without and with an SDK."""
+"""Check an installed wheel, without and with an SDK."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import zoho_keystore
 
 
 def main() -> None:
-    """Look at the package, then use it."""
+    """Check the package, then use it."""
     if "site-packages" not in zoho_keystore.__file__ or version("zoho_keystore") != zoho_keystore.__version__:
         sys.exit("this is not the installed wheel")
     if not files("zoho_keystore").joinpath("py.typed").is_file():
@@ -24,7 +24,7 @@ def main() -> None:
         except zoho_keystore.SDKNotInstalledError as error:
             print(f"without an SDK: {error}")
             return
-        sys.exit("without an SDK a store class was had")
+        sys.exit("a store class was found without an SDK")
     from cryptography.fernet import Fernet  # noqa: PLC0415 - the order shows what the package alone brings
     from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken  # noqa: PLC0415 - as above
 
@@ -34,8 +34,8 @@ def main() -> None:
         zoho_keystore.EncryptedFileStore(path, key=key).save_token(token)
         [kept] = zoho_keystore.EncryptedFileStore(path, key=key).get_tokens()
     if kept.get_refresh_token() != "r":
-        sys.exit("the token did not come back")
-    print("with an SDK: a token was saved and came back")
+        sys.exit("the saved token was not found")
+    print("with an SDK: a token was saved and found")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-# Sourced by the scripts beside it: enters the checkout, finds a Python, and keeps a virtual environment up to date.
+# Sourced by the scripts beside it: changes to the checkout, and defines install() for virtual environments.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Prints the first Python of at least 3.11.
+# Print the first Python of at least 3.11.
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
@@ -15,19 +15,18 @@ find_python() {
     return 1
 }
 
-# install VENV PIP-ARGUMENT...: makes the environment if it is missing, and installs, unless just that was done already.
+# install VENV NAME: create the environment if it is missing, and install the package, editable, with the exact versions of
+# requirements/NAME.txt, unless the same was installed before.
 install() {
-    local venv=$1 python stamp
-    shift
-    stamp="$venv/.installed-$(printf '%s ' "$@" | cat - pyproject.toml | cksum | cut -d' ' -f1)"
+    local venv=$1 requirements="requirements/$2.txt" python stamp
+    stamp="$venv/.installed-$2-$(cat "$requirements" pyproject.toml | cksum | cut -d' ' -f1)"
     [ -e "$stamp" ] && return
     echo "Preparing $venv (once) …" >&2
     if [ ! -x "$venv/bin/python" ]; then
         python=$(find_python) || return 1
         "$python" -m venv "$venv" || return 1
     fi
-    # Groups of dependencies need a pip that knows them.
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" &&
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" &&
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . &&
         touch "$stamp"
 }

@@ -17,20 +17,22 @@ from zoho_keystore import EncryptedFileStore, KeyUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_a_key(store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each example where a user would: in a folder, with a key in the environment."""
+def _in_a_directory_with_a_key(store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each example where a user would: in a directory, with a key in the environment."""
     monkeypatch.chdir(store_path.parent)
     monkeypatch.setenv("ZOHO_KEYSTORE_KEY", key.decode())
 
 
 @pytest.fixture
 def zoho() -> Iterator[FakeZoho]:
-    """Give a stand-in that serves."""
+    """Give a running fake server."""
     with FakeZoho() as fake_zoho:
         yield fake_zoho
 
@@ -47,8 +49,8 @@ def example_with(text: str) -> str:
     return example
 
 
-def test_the_first_example_signs_in_and_makes_a_request(zoho: FakeZoho) -> None:
-    """With Zoho's address and a grant token put in."""
+def test_readme_first_example_signs_in_and_requests(zoho: FakeZoho) -> None:
+    """With the fake server's address and a grant token put in."""
     example = example_with("Initializer.initialize(")
     example = example.replace("USDataCenter.PRODUCTION()", "ENVIRONMENT").replace("1000.…", zoho.new_grant())
     names = run(example, ENVIRONMENT=DataCenter.Environment(zoho.url, zoho.token_url, zoho.url))
@@ -56,12 +58,11 @@ def test_the_first_example_signs_in_and_makes_a_request(zoho: FakeZoho) -> None:
     assert len(EncryptedFileStore("tokens.keystore").get_tokens()) == 1
 
 
-def test_the_store_in_memory_is_made() -> None:
-    """And is empty."""
+def test_readme_memory_store_is_empty() -> None:
     assert run(example_with("InMemoryStore()"))["store"].get_tokens() == []
 
 
-def test_errors_are_caught_as_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_errors_are_caught_as_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a key, and with another one."""
     example = example_with("except CannotOpenError")
     run(example)
@@ -75,27 +76,24 @@ def test_errors_are_caught_as_shown(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_three_lines_open_the_file(key: bytes) -> None:
-    """Without this package."""
+def test_readme_three_lines_open_the_file(key: bytes) -> None:
     EncryptedFileStore("tokens.keystore")
     document = run(example_with("decrypt(sealed)"), key=key)["document"]
     assert document.startswith(b'{"format":"zoho-keystore","version":1,')
 
 
-def test_every_error_is_in_the_table() -> None:
-    """And every error of the table is there."""
+def test_readme_table_has_every_error() -> None:
     errors = {name for name in zoho_keystore.__all__ if name.endswith("Error")} - {"KeystoreError"}
     rows = [line for line in README.splitlines() if line.startswith("| `")]
     assert errors <= set(re.findall(r"`(\w+Error)`", "\n".join(rows)))
 
 
-def test_no_example_is_left_out() -> None:
-    """Each Python block of the README is run above."""
+def test_readme_has_no_other_python_example() -> None:
     assert len(EXAMPLES) == 4
 
 
-def test_the_commands_that_print_keys_are_specs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are taken as they stand; none is found here, so that nobody's password manager is asked."""
+def test_readme_key_commands_are_specs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are accepted as they are; with an empty PATH none is found, so that no real password manager is asked."""
     monkeypatch.setenv("PATH", "")
     [examples] = re.findall(r"```text\n(command:.*?)```", README, re.DOTALL)
     assert len(examples.splitlines()) == 3
@@ -103,3 +101,14 @@ def test_the_commands_that_print_keys_are_specs(monkeypatch: pytest.MonkeyPatch)
         program = spec.removeprefix("command:").split()[0]
         with pytest.raises(KeyUnavailableError, match=f"command:{program} … cannot be started"):
             EncryptedFileStore("tokens.keystore", key=spec)
+
+
+def test_architecture_names_every_module() -> None:
+    """So that the module map does not fall behind the package."""
+    section = ARCHITECTURE.partition("\n## Modules\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(?:_\w+/)?(\w+)/?`", section))
+    package = ROOT / "zoho_keystore"
+    modules = {path.relative_to(package).with_suffix("").parts for path in package.rglob("*.py")}
+    # Of packages with one module a command or a source, the map names the package.
+    one_by_one = {parts for parts in modules if parts[:-1] in {("_cli",), ("_keys", "sources"), ("_pyinstaller",)}}
+    assert {parts[-1] for parts in modules - one_by_one if not parts[-1].startswith("__")} - named == {"_version"}

@@ -1,1 +1,1 @@
-"""The parts of the benchmark: how it measures, what it compares, which targets it judges, and the picture."""
+"""The parts of the benchmark: candidates, measuring, aims, report and picture."""

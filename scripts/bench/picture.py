@@ -1,7 +1,4 @@
-"""The picture: what finds and saves take over the number of tokens, both on log scales.
-
-It brings its own background, light or dark as its reader's system is, so that it is readable on any page.
-"""
+"""The picture: time of finds and saves over the number of tokens, on logarithmic scales, in light and in dark."""
 
 from __future__ import annotations
 
@@ -9,25 +6,22 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape
 
-from bench.tables import duration
+from bench.report import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from bench.timing import Spread
 
-#: By number of tokens, what an operation takes, in seconds.
+#: The seconds of an operation, by the number of tokens.
 Line = dict[int, "Spread"]
+
+#: The name of the line that is drawn for the aim.
+AIM = "aim"
 
 
 class Panel(NamedTuple):
-    """One operation.
-
-    Attributes:
-        title: Its name.
-        note: What stands below that.
-        lines: By contestant, what it takes.
-    """
+    """One operation: its title, a note below the title, and the lines by the candidates' names."""
 
     title: str
     note: str
@@ -38,10 +32,10 @@ _WIDTH, _HEIGHT = 1_060, 460
 _TOP, _BOTTOM = 78, 392
 _PLOT_WIDTH = 308
 _LEFTS = (70, 592)
-#: Between a line's end and its name, and between two names.
+#: The distance between a line's end and its name, and between two names.
 _GAP, _LABEL_HEIGHT = 9, 17
 
-#: For each contestant its colour on light and on dark; one that is not named here has the last one.
+#: Of each candidate, on light and on dark.
 _COLOURS = (
     ("#0969da", "#58a6ff"),
     ("#59636e", "#a5b0bb"),
@@ -61,11 +55,12 @@ _STYLE = """
   .spread { stroke-width: 1.2; }
   .c0 .line { stroke-width: 3.2; }
   .c0 text { font-weight: 700; }
-  .c1 .line { stroke-dasharray: 5 4; }"""
+  .c1 .line { stroke-dasharray: 5 4; }
+  .aim .line { stroke: #8c959f; stroke-width: 1.2; stroke-dasharray: 1 4; }"""
 
 
 class _Scales(NamedTuple):
-    """Where in the picture one operation has its place, and what is where in it."""
+    """The scales of one panel."""
 
     left: float
     sizes: tuple[int, ...]
@@ -73,12 +68,10 @@ class _Scales(NamedTuple):
     most_s: float
 
     def x(self, tokens: int) -> float:
-        """Return where a number of tokens is."""
         part = math.log(tokens / self.sizes[0]) / math.log(max(self.sizes[-1] / self.sizes[0], 2))
         return self.left + _PLOT_WIDTH * part
 
     def y(self, seconds: float) -> float:
-        """Return where a duration is."""
         part = math.log(seconds / self.least_s) / math.log(self.most_s / self.least_s)
         return _BOTTOM - (_BOTTOM - _TOP) * part
 
@@ -87,9 +80,9 @@ def draw(panels: Sequence[Panel], names: Sequence[str], caption: str) -> str:
     """Return the picture as SVG.
 
     Args:
-        panels: The operations, two at most.
-        names: All contestants in the order of their colours: ours first, then the limit.
-        caption: What stands below.
+        panels: At most two operations.
+        names: All candidates in the order of their colours: ours first, then the limit.
+        caption: The line below.
     """
     inner = []
     for left, panel in zip(_LEFTS, panels, strict=False):
@@ -130,16 +123,17 @@ def _drawn(left: float, panel: Panel, names: Sequence[str]) -> list[str]:
         10.0 ** math.ceil(math.log10(max(found.q3 for found in every)) + 1e-9),
     )
     drawn = [_text(left, 34, panel.title, "title"), _text(left, 54, panel.note, "small"), *_grid(scales)]
-    ends = {name: scales.y(line[max(line)].median) for name, line in panel.lines.items()}
-    heights = spread_out(ends, _LABEL_HEIGHT)
-    for name, line in panel.lines.items():
+    label_y = 0.0
+    # From the top down, so that a name that would cover the one above moves below it.
+    for name, line in sorted(panel.lines.items(), key=lambda one: -one[1][max(one[1])].median):
+        label_y = max(label_y + _LABEL_HEIGHT, scales.y(line[max(line)].median) + 4)
         points = " ".join(f"{scales.x(tokens):.1f},{scales.y(line[tokens].median):.1f}" for tokens in sorted(line))
-        drawn.append(f'<g class="c{min(names.index(name), len(_COLOURS) - 1)}">')
+        drawn.append(f'<g class="{"aim" if name == AIM else f"c{names.index(name)}"}">')
         drawn.append(f'<polyline class="line" points="{points}"/>')
-        for tokens, found in line.items():
+        for tokens, found in line.items() if name != AIM else ():
             x, y1, y2 = scales.x(tokens), scales.y(found.q1), scales.y(found.q3)
             drawn.append(f'<line class="spread" x1="{x:.1f}" y1="{y1:.1f}" x2="{x:.1f}" y2="{y2:.1f}"/>')
-        drawn.append(_text(left + _PLOT_WIDTH + _GAP, heights[name] + 4, name, "label"))
+        drawn.append(_text(left + _PLOT_WIDTH + _GAP, label_y, name, "label"))
         drawn.append("</g>")
     return drawn
 
@@ -155,24 +149,6 @@ def _grid(scales: _Scales) -> Iterable[str]:
         yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{_BOTTOM}"/>'
         yield _text(x, _BOTTOM + 18, f"{tokens:,}", "small", anchor="middle")
     yield _text(scales.left + _PLOT_WIDTH / 2, _BOTTOM + 36, "tokens in the store", "small", anchor="middle")
-
-
-def spread_out(heights: Mapping[str, float], least: float) -> dict[str, float]:
-    """Return heights that are at least so far apart, in the same order, and close to those given."""
-    placed: dict[str, float] = {}
-    # Neighbours that are too close are moved together, as one block around the middle of where they belong.
-    blocks: list[tuple[list[str], float]] = []
-    for name in sorted(heights, key=lambda name: heights[name]):
-        block, middle = [name], heights[name]
-        while blocks and middle - blocks[-1][1] < least * (len(block) + len(blocks[-1][0])) / 2:
-            above, _ = blocks.pop()
-            block = above + block
-            middle = sum(heights[one] for one in block) / len(block)
-        blocks.append((block, middle))
-    for block, middle in blocks:
-        for number, name in enumerate(block):
-            placed[name] = middle + least * (number - (len(block) - 1) / 2)
-    return placed
 
 
 def _text(x: float, y: float, text: str, kind: str, *, anchor: str = "start") -> str:

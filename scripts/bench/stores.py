@@ -1,7 +1,4 @@
-"""The stores that are compared: ours, the SDK's FileStore, and peers that users know.
-
-Each holds the same tokens, of the lengths that Zoho's have.
-"""
+"""The stores that are compared: ours, the SDK's FileStore, and peers. All hold the same tokens, as long as Zoho's."""
 
 from __future__ import annotations
 
@@ -14,7 +11,8 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
@@ -28,30 +26,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OURS, FILE_STORE, SQLITE = "EncryptedFileStore", "FileStore", "sqlite3"
-MSAL, CRYPTFILE = "msal-extensions", "keyrings.cryptfile"
-LIMIT = "limit"
+MSAL, LIMIT = "msal-extensions", "limit"
 
-#: Of how many tokens the slow stores are not asked any more.
-MOST_FOR_OTHERS = 10_000
+#: More tokens than this are given to ours and sqlite3 only: the other stores would take minutes.
+MAX_FOR_OTHERS = 10_000
 
-_COLUMNS = (
-    "id",
-    "user_name",
-    "client_id",
-    "client_secret",
-    "refresh_token",
-    "access_token",
-    "grant_token",
-    "expires_in",
-    "redirect_url",
-    "api_domain",
-)
-#: So that no token is about to be refreshed, which would be waited for.
+#: After so many seconds without a change, an equal stat signature is enough to know that a file is the same.
+REST_S = 2.1
+
+#: Far away: a find of a token that needs a refresh would take a lease.
 _EXPIRES_IN = str(time.time_ns() // 1_000_000 + 30 * 24 * 3_600_000)
 
 
 def secret(kind: str, number: int) -> str:
-    """Return a made-up token that looks like one of Zoho's."""
+    """Return a made-up token in Zoho's form."""
     digits = hashlib.sha256(f"{kind} {number}".encode()).hexdigest()
     return f"1000.{digits[:32]}.{digits[32:]}"
 
@@ -72,14 +60,14 @@ def fields(number: int) -> dict[str, str]:
     }
 
 
-def token(number: int) -> Any:
-    """Return a token as a script makes it that knows its client and its refresh token."""
+def new_token(number: int) -> Any:
+    """Return a token as a script makes it: with its client and its refresh token."""
     given = fields(number)
     return OAuthToken(**{name: given[name] for name in ("client_id", "client_secret", "refresh_token")})
 
 
-def whole_token(number: int) -> Any:
-    """Return a token as the SDK has it after its first request."""
+def filled_token(number: int) -> Any:
+    """Return a token as it is after a find."""
     given = fields(number)
     name, expires_in = given.pop("user_name"), given.pop("expires_in")
     made = OAuthToken(**given, user_signature=UserSignature(name))
@@ -88,38 +76,37 @@ def whole_token(number: int) -> Any:
 
 
 def document(tokens: int) -> bytes:
-    """Return what a keystore of so many tokens holds, as the README describes it."""
+    """Return the payload of a keystore of so many tokens."""
     now_ms = time.time_ns() // 1_000_000
-    stored = [{**fields(number), "created_at": now_ms, "saved_at": now_ms + number} for number in range(1, tokens + 1)]
-    head = {"format": "zoho-keystore", "version": 1, "store_id": str(uuid.uuid4()), "generation": 1}
-    return json.dumps({**head, "next_id": tokens + 1, "tokens": stored}, separators=(",", ":")).encode()
+    records = [{**fields(number), "created_at": now_ms, "saved_at": now_ms + number} for number in range(1, tokens + 1)]
+    header = {"format": "zoho-keystore", "version": 1, "store_id": str(uuid.uuid4()), "generation": 1}
+    return json.dumps({**header, "next_id": tokens + 1, "tokens": records}, separators=(",", ":")).encode()
 
 
-class Store(Protocol):
-    """A store of many tokens.
+class Store(ABC):
+    """A store of many tokens, which are numbered from 1.
 
     Attributes:
-        name: What the tables call it.
+        name: Its name in the tables.
         path: Its file.
     """
 
     name: str
     path: Path
 
-    def finder(self, number: int) -> Callable[[], object]:
-        """Return what looks for a token again and again, as a program that runs on does."""
-        ...
+    @abstractmethod
+    def finder_by_id(self, number: int) -> Callable[[], object]:
+        """Return a call that looks for a token by its id."""
 
+    @abstractmethod
     def saver(self, number: int, access_token: str) -> Callable[[], object]:
-        """Return what saves a token with a new access token."""
-        ...
+        """Return a call that saves a token with a new access token."""
 
-    def close(self) -> None:
-        """Let go of the file."""
-        ...
+    def close(self) -> None:  # noqa: B027 - some have nothing to close
+        pass
 
 
-class _SDKStore:
+class SDKStore(Store):
     """A store with the SDK's interface."""
 
     def __init__(self, name: str, path: Path, store: Any) -> None:
@@ -127,113 +114,99 @@ class _SDKStore:
         self.path = path
         self.store = store
 
-    def finder(self, number: int) -> Callable[[], object]:
-        """Return what looks for a token that has been found before, and so has all of its fields."""
-        return partial(self.store.find_token, whole_token(number))
-
-    def finder_anew(self, number: int) -> Callable[[], object]:
-        """Return what looks for a token for the first time."""
-        return partial(self.store.find_token, token(number))
-
     def finder_by_id(self, number: int) -> Callable[[], object]:
-        """Return what looks for a token by its id."""
         return partial(self.store.find_token_by_id, str(number))
 
+    def finder(self, token: Any) -> Callable[[], object]:
+        return partial(self.store.find_token, token)
+
     def saver(self, number: int, access_token: str) -> Callable[[], object]:
-        """Return what saves a token as the SDK does after a refresh."""
-        refreshed = whole_token(number)
+        """Return a call that saves a token as the SDK does after a refresh."""
+        refreshed = filled_token(number)
         refreshed.set_access_token(access_token)
         return partial(self.store.save_token, refreshed)
 
     def close(self) -> None:
-        """Close what can be closed."""
+        if isinstance(self.store, EncryptedFileStore):
+            self.store.close()
 
 
-class Ours(_SDKStore):
-    """The store of this package."""
+def ours(directory: Path, tokens: int, key: bytes, *, at_rest: bool = False) -> SDKStore:
+    """Return the store of this package.
 
-    def __init__(self, directory: Path, tokens: int, key: bytes) -> None:
-        path = directory / "tokens.keystore"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-            file.write(Fernet(key).encrypt(document(tokens)))
-        super().__init__(OURS, path, EncryptedFileStore(path, key=key))
-        # A file that somebody has put there is known by its content until the first save.
-        self.store.save_token(whole_token(1))
-
-    def close(self) -> None:
-        """Forget the tokens."""
-        self.store.close()
-
-
-class Plain(_SDKStore):
-    """The SDK's own store in a plain-text file."""
-
-    def __init__(self, directory: Path, tokens: int) -> None:
-        path = directory / "tokens.csv"
-        store = FileStore(str(path))  # It writes the first line.
-        with open(path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(fields(number).values() for number in range(1, tokens + 1))
-        super().__init__(FILE_STORE, path, store)
+    Args:
+        directory: Where its file is made.
+        tokens: How many tokens it holds.
+        key: Its key.
+        at_rest: Wait, before it is opened, until its file has been unchanged for 2 s.
+    """
+    path = directory / "tokens.keystore"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        file.write(Fernet(key).encrypt(document(tokens)))
+    if at_rest:
+        time.sleep(REST_S)
+    return SDKStore(OURS, path, EncryptedFileStore(path, key=key))
 
 
-class _Rows(ABC):
-    """A store that looks for a token in the same way whatever is known of it, and returns its fields only."""
+def file_store(directory: Path, tokens: int) -> SDKStore:
+    """Return the SDK's own store in a plain-text file."""
+    path = directory / "tokens.csv"
+    store = FileStore(str(path))  # It writes the header.
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(fields(number).values() for number in range(1, tokens + 1))
+    return SDKStore(FILE_STORE, path, store)
 
-    @abstractmethod
-    def find(self, number: int) -> object:
-        """Return the fields of a token."""
+
+class _Rows(Store):
+    """A store of fields by id; it builds no token of the SDK."""
 
     @abstractmethod
-    def save(self, given: dict[str, str]) -> None:
-        """Keep the fields of a token."""
+    def find(self, number: int) -> object: ...
 
-    def finder(self, number: int) -> Callable[[], object]:
-        """Return what looks for a token."""
+    @abstractmethod
+    def save(self, given: dict[str, str]) -> None: ...
+
+    def finder_by_id(self, number: int) -> Callable[[], object]:
         return partial(self.find, number)
 
     def saver(self, number: int, access_token: str) -> Callable[[], object]:
-        """Return what saves a token with a new access token."""
         return partial(self.save, {**fields(number), "access_token": access_token})
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Close what can be closed."""
 
-
-class Rows(_Rows):
+class Sqlite(_Rows):
     """FileStore's rows in a database that syncs each save."""
 
+    name = SQLITE
+
     def __init__(self, directory: Path, tokens: int) -> None:
-        self.name = SQLITE
         self.path = directory / "tokens.sqlite3"
         self._database = sqlite3.connect(self.path, isolation_level=None)
         self._database.execute("PRAGMA synchronous=FULL")
-        self._database.execute(f"CREATE TABLE tokens (id TEXT PRIMARY KEY, {', '.join(_COLUMNS[1:])})")
+        self._database.execute(f"CREATE TABLE tokens (id TEXT PRIMARY KEY, {', '.join(list(fields(1))[1:])})")
         self._database.execute("BEGIN")
         for number in range(1, tokens + 1):
             self.save(fields(number))
         self._database.execute("COMMIT")
 
     def find(self, number: int) -> object:
-        """Select a row by its key."""
         return self._database.execute("SELECT * FROM tokens WHERE id = ?", (str(number),)).fetchone()
 
     def save(self, given: dict[str, str]) -> None:
-        """Replace a row."""
         self._database.execute("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", tuple(given.values()))
 
     def close(self) -> None:
-        """Close the database."""
         self._database.close()
 
 
 class Msal(_Rows):
-    """The token cache that Microsoft's library keeps in a plain-text file, under a lock."""
+    """The token cache of Microsoft's library: a plain-text file under a lock, read again when it is newer."""
+
+    name = MSAL
 
     def __init__(self, directory: Path, tokens: int) -> None:
         import msal  # noqa: PLC0415 - may be missing
-        import msal_extensions  # noqa: PLC0415 - as above
+        import msal_extensions  # noqa: PLC0415 - may be missing
 
-        self.name = MSAL
         self.path = directory / "tokens.msal.json"
         self._kind = msal.TokenCache.CredentialType.REFRESH_TOKEN
         everything = msal.SerializableTokenCache()
@@ -248,43 +221,15 @@ class Msal(_Rows):
         return {"home_account_id": str(number), "environment": "zoho", "client_id": fields(number)["client_id"]}
 
     def find(self, number: int) -> object:
-        """Search the cache, which reads the file again when that is newer."""
         return next(iter(self._cache.search(self._kind, query={"home_account_id": str(number)})))
 
     def save(self, given: dict[str, str]) -> None:
-        """Modify the cache, which writes all of it."""
         self._cache.modify(self._kind, self._key(int(given["id"])), given)
 
 
-class CryptFile(_Rows):
-    """The keyring in an encrypted file, with an entry for each token."""
+PEERS: dict[str, Callable[[Path, int], Store]] = {FILE_STORE: file_store, SQLITE: Sqlite, MSAL: Msal}
 
-    def __init__(self, directory: Path, tokens: int) -> None:
-        from configparser import RawConfigParser  # noqa: PLC0415 - as below
 
-        from keyrings.cryptfile.cryptfile import CryptFileKeyring  # noqa: PLC0415 - may be missing
-        from keyrings.cryptfile.escape import escape  # noqa: PLC0415 - as above
-
-        self.name = CRYPTFILE
-        self.path = directory / "tokens.cfg"
-        self._service = "zoho"
-        self._keyring = CryptFileKeyring()
-        self._keyring.file_path = str(self.path)
-        self._keyring.keyring_key = "a made-up password"
-        self.save(fields(tokens))
-        # It takes a quarter of a second to encrypt an entry: the others are copies of the one that is looked for.
-        entries = RawConfigParser()
-        entries.read(self.path)
-        entry = entries.get(self._service, str(tokens))
-        for number in range(1, tokens + 1):
-            entries.set(self._service, escape(str(number)), entry)
-        with open(self.path, "w", encoding="utf-8") as file:
-            entries.write(file)
-
-    def find(self, number: int) -> object:
-        """Ask for a password."""
-        return json.loads(self._keyring.get_password(self._service, str(number)))
-
-    def save(self, given: dict[str, str]) -> None:
-        """Set a password."""
-        self._keyring.set_password(self._service, given["id"], json.dumps(given))
+def missing_peers() -> list[str]:
+    """Return the names of the peers that are not installed."""
+    return [] if find_spec("msal_extensions") else [MSAL]

@@ -1,67 +1,44 @@
 """Disks that are full, read-only, immutable or odd, and processes whose limits are reached.
 
-Each deed is done in each kind of trouble, with a store that was opened before it and with one that is opened in it.
-Either the deed is done, or it is refused by an error that names the way out, and the file stays byte for byte as it
+Each operation is performed in each kind of trouble, with a store that was opened before it and with one that is opened
+in it. Either it is done, or it is refused by an error that names the way out, and the file stays byte for byte as it
 was; and when the trouble is gone, all works again.
 """
 
 from __future__ import annotations
 
 import errno
+import faulthandler
 import fcntl
-import gc
 import itertools
 import os
 import resource
 import shutil
 import stat
 import struct
-import sys
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-# Imported by the store when it first takes the lock: not in the middle of a trouble that is about something else.
-import filelock  # noqa: F401 - see above
-from cryptography.fernet import Fernet
-
-from faults import Result, Store, StoreProblem, mutate
-from faults.model import BEFORE, DEEDS, prepare, token
-from faults.powercuts import (
-    ChildDiedError,
-    FileSystem,
-    die_with,
-    disk,
-    forked,
-    in_own_mounts,
-    missing_for,
-    missing_for_mounts,
-    mount,
-    unmount,
-)
-from zoho_keystore._records import TokenRecord
-from zoho_keystore.errors import KeystoreError
+from faults.mounts import Disk, FileSystem, missing_for, missing_for_mounts, mount, own_mounts, tmpfs
+from faults.operations import STORE_OPERATIONS, Operation, Outcome, attempted, perform, warm_up
+from faults.processes import TIMEOUT_S, Child, engine
+from faults.ringed import ROTATIONS, make_operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from faults.powercuts import Progress
-    from zoho_keystore._keystore import Keystore
-
-T = TypeVar("T")
+    from faults import Attempt
 
 # Names of the kernel's interface that Python does not have.
 _MS_RDONLY, _MS_REMOUNT = 1, 32
-_FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL, _FS_APPEND_FL = 0x40086602, 0x10, 0x20
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+_FS_IMMUTABLE_FL, _FS_APPEND_FL = 0x10, 0x20
 
-_CREATE = "create"
 _BLOCK = 4096
-
-#: A token of this id makes the file one of several blocks, so that a write can end in the middle.
-_BALLAST = "ballast"
 
 
 @dataclass(frozen=True)
@@ -69,198 +46,92 @@ class Trouble:
     """Something that stands in the way of a store.
 
     Attributes:
-        file_system: Mounts a file system on a folder, and gives a folder in it.
-        begins: Brings the trouble about for a store, at a stage, and ends it.
-        advice: What the error must tell the user; None when nothing may be refused.
+        file_system: Mounts a file system on a directory, and gives a directory in it.
+        begins: Brings the trouble about for a store's path, at a stage, and ends it.
+        advice: What the error has to tell the user; None when nothing may be refused.
         stages: How much is left when the trouble begins, in units of its own.
-        spares_create: There is no trouble as long as there is no store.
-        ballast: By how many bytes the store is larger than its three tokens.
-        is_deadly: The process may die of it, so each deed is done in one of its own.
+        operations: What is tried.
+        ballast: By how many bytes the store is larger than its tokens, so that a write can end in the middle.
+        is_deadly: The process may die of it, so each operation is performed in one of its own.
         lacks: What this machine lacks for it, or None.
     """
 
     file_system: Callable[[Path], AbstractContextManager[Path]]
-    begins: Callable[[Store, int], AbstractContextManager[None]]
+    begins: Callable[[Path, int], AbstractContextManager[None]]
     advice: str | None
     stages: Sequence[int] = (0,)
-    spares_create: bool = False
+    operations: Sequence[str] = STORE_OPERATIONS
     ballast: int = 5 * _BLOCK
     is_deadly: bool = False
     lacks: Callable[[], str | None] = missing_for_mounts
 
 
-def disks(directory: Path, trouble: str, *, mutant: str | None = None, progress: Progress = lambda: None) -> Result:
-    """Do each deed in a kind of trouble, at each of its stages; the figure "refused" tells how many were refused.
-
-    It works in a fork of the calling process, which should have a single thread.
+@engine("operations on a disk in trouble", setup=own_mounts)
+def operations_in_trouble(directory: Path, *, trouble: str) -> Generator[Attempt]:
+    """Perform each operation in a kind of trouble, at each of its stages.
 
     Args:
-        directory: An empty folder, which is empty afterwards too.
+        directory: Where to work.
         trouble: One of :data:`TROUBLES`.
-        mutant: What to take out of the store.
-        progress: Called after each try.
     """
-    return in_own_mounts(lambda tell: _campaign(directory, trouble, mutant, tell), progress)
-
-
-def _campaign(directory: Path, name: str, mutant: str | None, progress: Progress) -> Result:
-    mutate(mutant)
-    # Rust, in which cryptography is written, can hang in printing one when there is no memory left.
+    # Rust, in which cryptography is written, can hang in printing a traceback when there is no memory left.
     os.environ.pop("RUST_BACKTRACE", None)
-    result = Result(name, figures={"refused": 0})
-    trouble = TROUBLES[name]
-    with trouble.file_system(directory) as root:
-        for deed, stage, opened_before in itertools.product((_CREATE, *DEEDS), trouble.stages, (True, False)):
-            if deed == _CREATE and (opened_before or trouble.spares_create):
-                continue
-            # A name of its own each time: what is known of a folder's file system is kept by its name.
-            store = Store(root / f"data{result.tried}" / "tokens.keystore", Fernet.generate_key())
-            try:
-                if not _is_done(store, trouble, deed, stage, opened_before=opened_before):
-                    result.figures["refused"] += 1
-            except (StoreProblem, KeystoreError, RuntimeError) as error:
-                opened = "before" if opened_before else "in the trouble"
-                # Of a child there is the whole traceback.
-                problem = str(error).strip().splitlines()[-1]
-                result.failures.append(f"{name}, stage {stage}: {deed}, opened {opened}: {problem}")
-                # An error may keep a file open, which would be in the way of unmounting.
-                gc.collect()
-            shutil.rmtree(store.path.parent)
-            result.tried += 1
-            progress()
-    return result
+    one = TROUBLES[trouble]
+    with one.file_system(directory) as root:
+        for name in one.operations:
+            warm_up(make_operation(name, root / "warm"))
+            shutil.rmtree(root / "warm")
+        for number, (name, stage, opens_late) in enumerate(
+            itertools.product(one.operations, one.stages, (False, True))
+        ):
+            # A name of its own each time: what is known of a directory's file system is kept by its name.
+            own = root / f"data{number}"
+            own.mkdir(mode=0o700)
+            options = {} if name in ROTATIONS else {"ballast": one.ballast, "opens_late": opens_late}
+            where = f"{trouble}, stage {stage}: {name}, opened {'in the trouble' if opens_late else 'before'}"
+            yield attempted(where, partial(_outcome, make_operation(name, own, **options), one, stage))
+            shutil.rmtree(own)
 
 
-def _is_done(store: Store, trouble: Trouble, deed: str, stage: int, *, opened_before: bool) -> bool:
-    """Do a deed in trouble and, if it is refused, once more when the trouble is gone."""
-    store.path.parent.mkdir(mode=0o700)
-    if deed != _CREATE:
-        prepare(store)
-        keystore = store.open()
-        keystore.save(TokenRecord(id=_BALLAST, refresh_token="b" * trouble.ballast))
-        keystore.close()
-    before = _content(store)
-    do = partial(_do, store, deed, store.open() if opened_before else None)
-
-    def in_trouble(_: Progress = lambda: None) -> bool:
-        with trouble.begins(store, stage):
-            return _is_done_or_refused(do, trouble.advice)
-
-    done = died = False
-    try:
-        done = forked(in_trouble) if trouble.is_deadly else in_trouble()
-    except ChildDiedError:
-        died = True
-    if not done:
-        if _content(store) != before:
-            raise StoreProblem("it was refused, and the file is not as it was")
-        # Who is killed cannot tidy up; the next save does.
-        if not died and (leftovers := store.leftovers()):
-            msg = f"it was refused, and left {leftovers}"
-            raise StoreProblem(msg)
-        do()
-    found = store.tokens() or {}
-    found.pop(_BALLAST, None)
-    if found != ({} if deed == _CREATE else DEEDS[deed][1]):
-        msg = f"it holds {found} in the end"
-        raise StoreProblem(msg)
-    store.open().save(token("next"))
-    if leftovers := store.leftovers():
-        msg = f"the next save left {leftovers}"
-        raise StoreProblem(msg)
-    return done
-
-
-def _do(store: Store, deed: str, keystore: Keystore | None) -> None:
-    if keystore is not None and not keystore.find(token(BEFORE["1"])):
-        raise StoreProblem("a store that is open does not find its token")
-    if keystore is None:
-        keystore = store.open()
-    if deed != _CREATE:
-        DEEDS[deed][0](keystore)
-
-
-def _is_done_or_refused(do: Callable[[], None], advice: str | None) -> bool:
-    try:
-        do()
-    except KeystoreError as error:
-        if advice is None or advice not in error.advice:
-            msg = f"refused by {type(error).__name__}: {error}"
-            raise StoreProblem(msg) from error
-    except StoreProblem:
-        raise
-    except BaseException as error:
-        # What cryptography raises when Rust gets no memory is no Exception, and nothing that a store can foresee.
-        if type(error).__name__ != "PanicException":
-            msg = f"{type(error).__name__}, which is none of our errors: {error}"
-            raise StoreProblem(msg) from error
+def _outcome(operation: Operation, trouble: Trouble, stage: int) -> Outcome:
+    act = operation.prepare()
+    operation.store.path.parent.mkdir(mode=0o700, exist_ok=True)
+    begins = trouble.begins(operation.store.path, stage)
+    advice = ("nothing may be refused",) if trouble.advice is None else (trouble.advice,)
+    if trouble.is_deadly:
+        with Child(_perform, operation=operation, begins=begins, advice=advice, act=act) as child:
+            if not child.pipe.poll(TIMEOUT_S) or child.wait() < 0:
+                # The system or a library has ended it, as they may.
+                operation.check(outcome := Outcome.KILLED)
+            else:
+                outcome = child.hear()
     else:
-        return True
-    return False
+        outcome = perform(operation, begins, advice, act=act)
+    operation.recover()
+    return outcome
 
 
-def _content(store: Store) -> bytes | None:
-    return store.path.read_bytes() if store.path.exists() else None
+def _perform(pipe: Connection, *, operation: Operation, begins: Any, advice: Sequence[str], act: Any) -> None:
+    faulthandler.disable()
+    pipe.send(perform(operation, begins, advice, act=act))
 
 
-# --- Users ---
-
-
-def in_own_tmp(work: Callable[[], T]) -> T:
-    """Run something as root, in a process that has an empty ``/tmp`` of its own, and return what it returns."""
-
-    def with_tmp(_: Progress) -> T:
-        mount("tmpfs", "/tmp", "tmpfs", options="mode=1777")  # noqa: S108 - a folder that all may write to is the point
-        os.umask(0o022)
-        return work()
-
-    return in_own_mounts(with_tmp)
-
-
-def as_user(uid: int, work: Callable[[], T]) -> T:
-    """Run something as another user, in no group but one of the same number, and return what it returns.
-
-    All that it imports must be imported already: root's Python may be out of that user's reach.
-    """
-
-    def switched(_: Progress) -> T:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-        die_with(os.getppid())
-        return work()
-
-    return forked(switched)
-
-
-# --- File systems ---
-
-
-@contextmanager
-def _tmpfs(options: str, directory: Path) -> Iterator[Path]:
-    mount("tmpfs", directory, "tmpfs", options=options)
-    try:
-        yield directory
-    finally:
-        unmount(directory)
+# --- Kinds of trouble -----------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _mounted_disk(file_system: FileSystem, directory: Path) -> Iterator[Path]:
-    with disk(directory, file_system) as one, one.mounted():
-        yield one.path
+    with Disk.made(directory, file_system) as disk, disk.mounted() as path:
+        yield path
 
 
-_EXT4 = FileSystem("ext4", ("mkfs.ext4", "-q", "-b", str(_BLOCK), "-m", "0", "-J", "size=4"), 16)
-_VFAT = FileSystem("vfat", ("mkfs.vfat",), 8)
-
-
-# --- Troubles ---
+def _root_of(path: Path) -> Path:
+    return path.parent.parent.parent
 
 
 @contextmanager
-def _full(store: Store, blocks_left: int) -> Iterator[None]:
-    filler = store.path.parent.with_name("filler")
+def _full(path: Path, blocks_left: int) -> Iterator[None]:
+    filler = _root_of(path) / "filler"
     with open(filler, "wb", buffering=0) as file:
         _until(errno.ENOSPC, lambda: file.write(bytes(_BLOCK)))
         file.truncate(max(0, file.tell() - blocks_left * _BLOCK))
@@ -271,15 +142,11 @@ def _full(store: Store, blocks_left: int) -> Iterator[None]:
 
 
 @contextmanager
-def _no_inodes(store: Store, files_left: int) -> Iterator[None]:
-    fillers = store.path.parent.with_name("fillers")
+def _no_inodes(path: Path, files_left: int) -> Iterator[None]:
+    fillers = _root_of(path) / "fillers"
     fillers.mkdir()
-    names = map(str, itertools.count())
-
-    def fill() -> None:
-        (fillers / next(names)).touch()
-
-    _until(errno.ENOSPC, fill)
+    numbers = itertools.count()
+    _until(errno.ENOSPC, lambda: os.mknod(fillers / str(next(numbers))))
     for filler in itertools.islice(fillers.iterdir(), files_left):
         filler.unlink()
     try:
@@ -289,24 +156,24 @@ def _no_inodes(store: Store, files_left: int) -> Iterator[None]:
 
 
 @contextmanager
-def _read_only(store: Store, _stage: int) -> Iterator[None]:
-    root = store.path.parent.parent
-    mount("none", root, flags=_MS_REMOUNT | _MS_RDONLY)
+def _read_only(path: Path, _stage: int) -> Iterator[None]:
+    mount("none", _root_of(path), flags=_MS_REMOUNT | _MS_RDONLY)
     try:
         yield
     finally:
-        mount("none", root, flags=_MS_REMOUNT)
+        mount("none", _root_of(path), flags=_MS_REMOUNT)
 
 
 @contextmanager
-def _flagged(name: str, flag: int, store: Store, _stage: int) -> Iterator[None]:
-    """Do what ``chattr`` does, to a file in the store's folder."""
-    fd = os.open(store.path.parent / name, os.O_RDONLY)
+def _flagged(name: str, flag: int, path: Path, _stage: int) -> Iterator[None]:
+    """Do what ``chattr`` does, to a file in the store's directory, or to the directory itself."""
+    fd = os.open(path.parent / name, os.O_RDONLY)
+    [old] = struct.unpack("=L", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(4)))
     try:
-        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", flag))
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", old | flag))
         yield
     finally:
-        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", 0))
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=L", old))
         os.close(fd)
 
 
@@ -320,16 +187,13 @@ def _limited(limit: int, value: int) -> Iterator[None]:
         resource.setrlimit(limit, (soft, hard))
 
 
-def _no_large_files(_store: Store, bytes_allowed: int) -> AbstractContextManager[None]:
+def _no_large_files(_path: Path, bytes_allowed: int) -> AbstractContextManager[None]:
     # Python ignores the signal that would kill the process.
     return _limited(resource.RLIMIT_FSIZE, bytes_allowed)
 
 
 @contextmanager
-def _no_descriptors(_store: Store, descriptors_left: int) -> Iterator[None]:
-    # As in a process that has not written yet, which has to import this first.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "filelock"]:
-        del sys.modules[name]
+def _no_descriptors(_path: Path, descriptors_left: int) -> Iterator[None]:
     taken: list[int] = []
     with _limited(resource.RLIMIT_NOFILE, 100):
         try:
@@ -343,7 +207,7 @@ def _no_descriptors(_store: Store, descriptors_left: int) -> Iterator[None]:
 
 
 @contextmanager
-def _no_memory(_store: Store, megabytes_left: int) -> Iterator[None]:
+def _no_memory(_path: Path, megabytes_left: int) -> Iterator[None]:
     with open("/proc/self/statm") as status:
         used = int(status.read().split()[0]) * resource.getpagesize()
     with _limited(resource.RLIMIT_AS, used + megabytes_left * 1024**2):
@@ -365,7 +229,7 @@ _WSL, _FAT = 0o777, 0o755
 
 
 @contextmanager
-def _no_modes(_store: Store, mode: int) -> Iterator[None]:
+def _no_modes(_path: Path, mode: int) -> Iterator[None]:
     """Behave as file systems do that keep no modes and have no links: vfat, exfat, CIFS, the drives of WSL.
 
     All files have one mode. Some refuse to change it and some only say that they have; likewise the owner.
@@ -391,45 +255,56 @@ def _no_modes(_store: Store, mode: int) -> Iterator[None]:
         **dict.fromkeys(("chmod", "fchmod", "chown", "fchown"), changing),
     }
     real = {name: getattr(os, name) for name in replacements}
-    for name, replacement in replacements.items():
-        setattr(os, name, replacement)
     try:
+        for name, replacement in replacements.items():
+            setattr(os, name, replacement)
         yield
     finally:
         for name, function in real.items():
             setattr(os, name, function)
 
 
-@contextmanager
-def _none(_store: Store, _stage: int) -> Iterator[None]:
-    yield
-
-
-_ON_EXT4 = partial(_mounted_disk, _EXT4)
-_ON_TMPFS = partial(_tmpfs, "size=1m,mode=755")
-_NEEDS_EXT4 = partial(missing_for, _EXT4)
+_EXT4 = FileSystem("ext4", ("mkfs.ext4", "-q", "-b", str(_BLOCK), "-m", "0", "-J", "size=4"), 16)
+_VFAT = FileSystem("vfat", ("mkfs.vfat",), 8)
+_ON_EXT4, _NEEDS_EXT4 = partial(_mounted_disk, _EXT4), partial(missing_for, _EXT4)
+_ON_TMPFS = partial(tmpfs, "size=1m,mode=755")
 _SPACE, _IMMUTABLE = "Free some space", "immutable"
+_ON_THE_STORE_AND_ITS_KEYS = (*STORE_OPERATIONS, *ROTATIONS)
+#: These need a file that is there already, and that is the one at the store's name.
+_ON_FILES = tuple(name for name in STORE_OPERATIONS if name not in {"create", "save after a kill"})
 
 TROUBLES = {
-    "full tmpfs": Trouble(partial(_tmpfs, "size=128k,mode=755"), _full, _SPACE, range(14)),
+    "full tmpfs": Trouble(partial(tmpfs, "size=128k,mode=755"), _full, _SPACE, range(14), _ON_THE_STORE_AND_ITS_KEYS),
     "full ext4": Trouble(_ON_EXT4, _full, _SPACE, range(0, 14, 2), lacks=_NEEDS_EXT4),
-    # Folders take three of the inodes.
-    "no inodes": Trouble(partial(_tmpfs, "nr_inodes=9,mode=755"), _no_inodes, "inodes", range(4)),
-    "read-only tmpfs": Trouble(_ON_TMPFS, _read_only, "read-only"),
+    # Directories take some of the inodes.
+    "no inodes": Trouble(partial(tmpfs, "nr_inodes=12,mode=755"), _no_inodes, "inodes", range(5)),
+    "read-only tmpfs": Trouble(_ON_TMPFS, _read_only, "read-only", operations=_ON_THE_STORE_AND_ITS_KEYS),
     "read-only ext4": Trouble(_ON_EXT4, _read_only, "read-only", lacks=_NEEDS_EXT4),
-    "immutable folder": Trouble(_ON_EXT4, partial(_flagged, "", _FS_IMMUTABLE_FL), _IMMUTABLE, lacks=_NEEDS_EXT4),
+    "immutable directory": Trouble(_ON_EXT4, partial(_flagged, "", _FS_IMMUTABLE_FL), _IMMUTABLE, lacks=_NEEDS_EXT4),
     **{
         f"{what} {name}": Trouble(
-            _ON_EXT4, partial(_flagged, name, flag), _IMMUTABLE, spares_create=True, lacks=_NEEDS_EXT4
+            _ON_EXT4, partial(_flagged, name, flag), _IMMUTABLE, operations=_ON_FILES, lacks=_NEEDS_EXT4
         )
         for what, flag in {"immutable": _FS_IMMUTABLE_FL, "append-only": _FS_APPEND_FL}.items()
         for name in ("tokens.keystore", ".tokens.keystore.lock")
     },
-    "limit on the size of files": Trouble(_ON_TMPFS, _no_large_files, "ulimit -f", (0, 1, 100, 1000, 5000, 50_000)),
+    "limit on the size of files": Trouble(
+        _ON_TMPFS,
+        _no_large_files,
+        "ulimit -f",
+        (0, 1, 100, 300, 500, 1000, 5000, 50_000),
+        _ON_THE_STORE_AND_ITS_KEYS,
+    ),
     "limit on open files": Trouble(_ON_TMPFS, _no_descriptors, "ulimit -n", range(7)),
     "limit on memory": Trouble(
-        partial(_tmpfs, "size=64m,mode=755"), _no_memory, "memory", range(8), ballast=1024**2, is_deadly=True
+        partial(tmpfs, "size=64m,mode=755"),
+        _no_memory,
+        "memory",
+        range(8),
+        tuple(name for name in STORE_OPERATIONS if name != "restore"),
+        ballast=1024**2,
+        is_deadly=True,
     ),
-    "vfat": Trouble(partial(_mounted_disk, _VFAT), _none, None, lacks=partial(missing_for, _VFAT)),
+    "vfat": Trouble(partial(_mounted_disk, _VFAT), lambda *_: nullcontext(), None, lacks=partial(missing_for, _VFAT)),
     "no modes and no links, simulated": Trouble(_ON_TMPFS, _no_modes, None, (_WSL, _FAT)),
 }

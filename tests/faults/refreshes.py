@@ -1,7 +1,7 @@
-"""How often an expired token is refreshed when many meet it at once, with each store, by the real SDK.
+"""How often an expired token is refreshed when processes or threads meet it at once, with each store, by the real SDK.
 
-Processes and threads that share one store make an API request at the same moment; the stand-in for Zoho counts how
-often it is asked for a new access token. Run as a script, it prints the table of the README.
+They make an API request at the same moment; the fake server counts how often it is asked for a new access token. Run as
+a script, it prints the table of the README.
 """
 
 from __future__ import annotations
@@ -42,21 +42,15 @@ _CLIENT = {"client_id": "client", "client_secret": "any"}
 #: For how long an answer may take before it counts as one that never comes, in seconds.
 _LONGEST_S = 60.0
 
-# One process imports the SDK, which takes most of a second, and all others are forked from it: still without threads.
-_context = multiprocessing.get_context("forkserver")
 _PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore._sdk"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Which store, and which server.
+    """Which kind of store, in which file and with which key, and the address of the fake server.
 
     Attributes:
-        kind: The kind of store.
-        path: Its file.
-        key: The key of ours.
-        url: The stand-in for Zoho.
-        refresh_wait: That of ours, in seconds.
+        first_token: What each process signs in with when it is told to; None if it knows the id of a stored token.
     """
 
     kind: str
@@ -64,6 +58,7 @@ class Setting:
     key: bytes
     url: str
     refresh_wait: float = 10.0
+    first_token: dict[str, str] | None = None
 
     def open(self) -> Any:
         """Return a store on the file."""
@@ -73,17 +68,16 @@ class Setting:
         return EncryptedFileStore(self.path, key=self.key, refresh_wait=wait_s)
 
     def environment(self) -> Any:
-        """Return the SDK's environment that leads to the stand-in."""
+        """Return the SDK's environment that leads to the fake server."""
         arguments = [self.url, self.url + "/oauth/v2/token", self.url]
         wants_name = "name" in inspect.signature(DataCenter.Environment).parameters  # 5_0
         return DataCenter.Environment(*arguments, *(["fake_zoho"] if wants_name else []))
 
     def initialize(self, store: Any, token_id: str) -> None:
-        """Prepare the SDK as a program does that knows nothing but the id of its token."""
+        """Prepare the SDK as a program does that knows the id of its token, or what it signs in with."""
         Initializer.LOCAL.init = None
-        Initializer.initialize(
-            self.environment(), OAuthToken(id=token_id), store=store, resource_path=str(self.path.parent)
-        )
+        token = OAuthToken(**(self.first_token or {"id": token_id}))
+        Initializer.initialize(self.environment(), token, store=store, resource_path=str(self.path.parent))
 
     def keep(self, zoho: FakeZoho, tokens: int) -> None:
         """Store some tokens that are good for an hour, with the ids from 1 on."""
@@ -103,14 +97,7 @@ class Setting:
 
 
 class Outcome(NamedTuple):
-    """What came of one API request.
-
-    Attributes:
-        access_token: The access token that it was made with, or None.
-        error: What the SDK raised instead, or None.
-        started_s: When it began, by the clock that all processes share.
-        ended_s: When it was over.
-    """
+    """What came of one API request: its access token, or what the SDK raised; the times are of one clock for all."""
 
     access_token: str | None
     error: str | None
@@ -126,9 +113,7 @@ class Outcome(NamedTuple):
 class Crew:
     """Processes that have opened a store, and make a request each whenever they are told to.
 
-    Attributes:
-        processes: The processes.
-        ends: The connections to them, in the same order.
+    The attribute ``ends`` has the connections to the processes, in the same order.
 
     Args:
         setting: Which store.
@@ -139,14 +124,16 @@ class Crew:
     """
 
     def __init__(self, setting: Setting, processes: int, *, tokens: int = 1, threads: int = 0, forks: int = 0) -> None:
-        # Just now, since there is one such process for all modules, and the last one to say so decides.
-        _context.set_forkserver_preload(_PRELOADED)
+        # One process imports the SDK, which takes most of a second, and all others are forked from it: still without
+        # threads. There is one such process for all modules, and the last one to name the modules decides.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
         self.ends: list[Connection] = []
         self.processes = []
         for number in range(processes):
-            ours, theirs = _context.Pipe()
+            ours, theirs = context.Pipe()
             # Not daemons, since those may have no children.
-            process = _context.Process(target=_serve, args=(setting, str(number % tokens + 1), threads, forks, theirs))
+            process = context.Process(target=_serve, args=(setting, str(number % tokens + 1), threads, forks, theirs))
             process.start()
             theirs.close()
             self.ends.append(ours)
@@ -201,9 +188,12 @@ class Crew:
 
 
 def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Connection) -> None:
-    """Make requests as told, until nobody is there to tell."""
+    """Make requests as told, until the parent is gone."""
     initialize = partial(setting.initialize, setting.open(), token_id)
-    initialize()
+    prepare: Callable[[], None] = initialize
+    if setting.first_token is None:
+        initialize()
+        prepare = _nothing
     end.send([])
     while True:
         try:
@@ -211,16 +201,20 @@ def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Conne
         except EOFError:
             return
         if threads:
-            end.send(_in_threads(threads))
+            end.send(_in_threads(threads, prepare))
         elif forks:
             end.send(_in_children(forks))
         else:
-            end.send([_request()])
+            end.send([_request(prepare)])
 
 
-def _request() -> Outcome:
+def _nothing() -> None: ...
+
+
+def _request(prepare: Callable[[], None] = _nothing) -> Outcome:
     started_s = ended_s = time.monotonic()
     try:
+        prepare()
         status = OrgOperations().get_organization().get_status_code()
         ended_s = time.monotonic()
         if status != HTTPStatus.OK:
@@ -230,13 +224,13 @@ def _request() -> Outcome:
         return Outcome(None, f"{type(error).__name__}: {error}", started_s, max(ended_s, time.monotonic()))
 
 
-def _in_threads(count: int) -> list[Outcome]:
+def _in_threads(count: int, prepare: Callable[[], None]) -> list[Outcome]:
     with ThreadPoolExecutor(count) as pool:
         start = threading.Barrier(count)
 
         def request(_number: int) -> Outcome:
             start.wait()
-            return _request()
+            return _request(prepare)
 
         return list(pool.map(request, range(count)))
 
@@ -257,14 +251,7 @@ def _in_ms(milliseconds: int) -> str:
 
 
 class Meeting(NamedTuple):
-    """Who meets an expired token.
-
-    Attributes:
-        who: In words.
-        make: Starts them.
-        tokens: How many tokens there are.
-        delay_s: How long Zoho takes to answer, in seconds.
-    """
+    """Which processes or threads meet an expired token; the fake server answers after a delay."""
 
     who: str
     make: Callable[[Setting], Crew]
@@ -284,12 +271,7 @@ MEETINGS = (
 
 
 class Seen(NamedTuple):
-    """What came of a meeting.
-
-    Attributes:
-        refreshes: How many new access tokens Zoho was asked for.
-        outcomes: What came of each request.
-    """
+    """How many new access tokens the server was asked for in a meeting, and what came of each request."""
 
     refreshes: int
     outcomes: list[Outcome]

@@ -1,4 +1,4 @@
-"""Stale reads: one process changes the file, leaving its size and times as they were, and another one reads it."""
+"""Stale reads: one process changes the file, leaving its size and times as they were, and another process reads it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from cryptography.fernet import Fernet
 
-from faults import Result, Store, StoreProblem
-from faults.mutants import _put, trust_any_status
-from faults.races import MORE_MUTANTS, Child, apart, noted, spoiled
+from faults import Attempt
+from faults.mutants import see_whole_seconds
+from faults.processes import Child, engine
+from faults.races import store_in
+from faults.store import Store, StoreProblem, write_private
 from zoho_keystore._records import TokenRecord
-from zoho_keystore._storage import file, state
 from zoho_keystore.errors import CannotOpenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
 
     from zoho_keystore._keystore import Keystore
 
-#: The time that the file has after every change, in nanoseconds since the epoch.
+#: The modification time that the file has after every change, in nanoseconds since the epoch.
 _ALWAYS_NS = 1_700_000_000 * 10**9
 #: Longer than a tick of any kernel's clock, in seconds.
 _TICK_S = 0.02
+#: So many of the first bytes of the file are its own: the IV is among them.
+_PREFIX_BYTES = 36
 
 #: The names of figures.
 FINDS = "finds"
@@ -41,146 +42,9 @@ KNOWN_INODE = "changes that brought an inode number back"
 SAME_INODE = "finds that met the inode number of the find before"
 HALF_WRITTEN = "finds that met a file half written in place"
 
-#: What a writer tells readers that it does not wait for: the last change begun, the last one ended, whether to stop.
-_BEGUN, _ENDED, _STOP = range(3)
-
-
-def _without_ctime(status: os.stat_result) -> object:
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _one_time_for_all() -> None:
-    _put(state, _mark=lambda _head: 1)
-    _put(file, own_time=lambda _sealed, **_: _ALWAYS_NS + 1)
-
-
-MORE_MUTANTS["status without a mark"] = partial(trust_any_status, _without_ctime)
-MORE_MUTANTS["one time for all"] = _one_time_for_all
-
-
-def _stop_clocks() -> None:
-    """Let time stand still, for this process and for the file system, whose own time of changes is not looked at."""
-    _put(file, stamp=_without_ctime)
-    _put(state, stamp=_without_ctime, time=SimpleNamespace(time_ns=lambda: _ALWAYS_NS))
-
-
-@apart
-def stale_reads(
-    directory: Path, *, replacements: int, mutant: str | None = None, progress: Callable[[], None] = lambda: None
-) -> Result:
-    """Replace the file, one to three times before another process finds what is there, so that inode numbers come back.
-
-    Most of the replacements are saves; the others are made as ``mv`` makes them, and ``rm`` and ``cp``. What is there
-    has not the time that its save gave it, so the reader has to know it by its content.
-    """
-    store = spoiled(directory, mutant)
-    result = Result("finds after replacements that leave size and times as they were")
-    chance = random.Random(0)  # noqa: S311 - no secret
-    with noted(result), Child(_find, store=store) as reader:
-        writer = _Writer(store)
-        ways = [writer.save] * 8 + [writer.move, writer.remove_and_copy]
-        tally = _Tally(writer, reader, result)
-        while result.tried < replacements:
-            for way in chance.choices(ways, k=chance.randint(1, 3)):
-                tally.change(way)
-                progress()
-            tally.find()
-    return result
-
-
-@apart
-def saves_at_one_moment(
-    directory: Path, *, saves: int, mutant: str | None = None, progress: Callable[[], None] = lambda: None
-) -> Result:
-    """Save, one to three times before another process finds what is there, while all clocks stand still.
-
-    So they do for some milliseconds on many systems. Only the time that each save gives its file tells states apart.
-    """
-    store = spoiled(directory, mutant)
-    _stop_clocks()
-    result = Result("finds after saves at one and the same moment")
-    chance = random.Random(0)  # noqa: S311 - no secret
-    with noted(result), Child(_find, store=store) as reader:
-        writer = _Writer(store)
-        tally = _Tally(writer, reader, result, resets_times=False)
-        while result.tried < saves:
-            for _ in range(chance.randint(1, 3)):
-                tally.change(writer.save)
-                progress()
-            tally.find()
-    return result
-
-
-@apart
-def in_place_writes(
-    directory: Path, *, writes: int, mutant: str | None = None, progress: Callable[[], None] = lambda: None
-) -> Result:
-    """Write into the file as ``cp`` and ``rsync --inplace`` do, and have another process find what is there."""
-    store = spoiled(directory, mutant)
-    result = Result("finds after writes in place that leave size and times as they were")
-    with noted(result), Child(_find, store=store) as reader:
-        writer = _Writer(store)
-        tally = _Tally(writer, reader, result)
-        while result.tried < writes:
-            tally.change((writer.copy_over, writer.write_over)[result.tried % 2])
-            progress()
-            tally.find()
-    return result
-
-
-@apart
-def running_reads(
-    directory: Path,
-    *,
-    changes: int,
-    in_place: bool = False,
-    readers: int = 2,
-    threads: int = 2,
-    mutant: str | None = None,
-    progress: Callable[[], None] = lambda: None,
-) -> Result:
-    """Change the file while processes, each with threads that share a store, find without a pause.
-
-    Each find shows the last change that had ended when it began, or a later one, and never an older one than the find
-    before it. Only what is just being written in place may fail to open.
-
-    Args:
-        directory: Where the store is made.
-        changes: How many changes: saves, or writes as ``cp`` makes them.
-        in_place: Whether it is writes.
-        readers: How many processes read.
-        threads: How many threads of each.
-        mutant: The protection to take out.
-        progress: Called after each change.
-    """
-    store = spoiled(directory, mutant)
-    result = Result(f"finds during {'writes in place' if in_place else 'saves'}")
-    shared = memoryview(mmap.mmap(-1, 24)).cast("q")
-    with noted(result), ExitStack() as stack:
-        writer = _Writer(store)
-        children = [
-            stack.enter_context(Child(_find_on, store=store, shared=shared, threads=threads)) for _ in range(readers)
-        ]
-        for child in children:
-            child.hear()
-        while result.tried < changes:
-            result.tried += 1
-            shared[_BEGUN] = result.tried
-            writer.next()
-            if in_place:
-                writer.copy_over()
-            else:
-                writer.save()
-            shared[_ENDED] = result.tried
-            # Whoever copies a backup does not do so without a pause.
-            time.sleep(_TICK_S if in_place else 0)
-            progress()
-            for child in children:
-                child.listen()
-        shared[_STOP] = 1
-        heard = [child.hear() for child in children]
-        result.figures |= {FINDS: sum(finds for finds, _ in heard), HALF_WRITTEN: sum(half for _, half in heard)}
-    return result
+#: The ways to change the file. Most replacements are saves, so that inode numbers come back.
+REPLACEMENTS = ("save",) * 8 + ("move", "remove_and_copy")
+WRITES_IN_PLACE = ("copy_over", "write_over")
 
 
 class _Writer:
@@ -188,56 +52,52 @@ class _Writer:
 
     def __init__(self, store: Store) -> None:
         """Make the store."""
-        self.path = store.path
         self.number = 0
         self._store = store
         self._keystore = store.open()
-        self.save()
-        # With as many digits at the beginning as at the end, or the size would tell states apart.
-        _write(self.path, os.O_TRUNC, self._sealed(generation=10**6))
+        self._save()
+        # With as many digits at the beginning as at the end, or the size would change.
+        _write(store.path, os.O_TRUNC, self._sealed(10**6))
 
     @property
     def name(self) -> str:
         """The token's name, of a fixed length."""
         return f"{self.number:08d}"
 
-    def next(self) -> None:
+    def _sealed(self, generation: int = 0) -> bytes:
+        """Return the next state, as any program that has the key could make it."""
+        document = self._store.document() or {}
+        document["generation"] = generation or document["generation"] + 1
+        document["tokens"][0]["api_domain"] = self.name
+        return Fernet(self._store.key).encrypt(json.dumps(document, separators=(",", ":")).encode())
+
+    def change(self, way: str) -> None:
         """Give the token its next name."""
         self.number += 1
+        getattr(self, f"_{way}")()
 
-    def save(self) -> None:
-        """Save the token."""
-        self._keystore.save(TokenRecord(id="1", refresh_token=self.name))
+    def _save(self) -> None:
+        self._keystore.save(TokenRecord(id="1", refresh_token="r", api_domain=self.name))
 
-    def move(self) -> None:
+    def _move(self) -> None:
         """Rename another file over it: ``mv``, and ``rsync`` as a rule."""
-        other = self.path.with_name("other")
+        other = self._store.path.with_name("other")
         _write(other, os.O_CREAT, self._sealed())
-        os.rename(other, self.path)
+        os.rename(other, self._store.path)
 
-    def remove_and_copy(self) -> None:
+    def _remove_and_copy(self) -> None:
         """Remove the file and write a new one: ``rm`` and ``cp``."""
         sealed = self._sealed()
-        os.unlink(self.path)
-        _write(self.path, os.O_CREAT, sealed)
+        os.unlink(self._store.path)
+        _write(self._store.path, os.O_CREAT, sealed)
 
-    def copy_over(self) -> None:
+    def _copy_over(self) -> None:
         """Empty the file and write it again: ``cp``."""
-        _write(self.path, os.O_TRUNC, self._sealed())
+        _write(self._store.path, os.O_TRUNC, self._sealed())
 
-    def write_over(self) -> None:
+    def _write_over(self) -> None:
         """Write over what is in the file: ``rsync --inplace``."""
-        _write(self.path, 0, self._sealed())
-
-    def _sealed(self, generation: int | None = None) -> bytes:
-        """Return the next state, as any program that has the key could make it."""
-        document = self._store.document()
-        if document is None:
-            msg = "the file is gone"
-            raise StoreProblem(msg)
-        document["generation"] = generation or document["generation"] + 1
-        document["tokens"][0]["refresh_token"] = self.name
-        return Fernet(self._store.key).encrypt(json.dumps(document, separators=(",", ":")).encode())
+        _write(self._store.path, 0, self._sealed())
 
 
 def _write(path: Path, flags: int, content: bytes) -> None:
@@ -248,55 +108,72 @@ def _write(path: Path, flags: int, content: bytes) -> None:
         os.close(fd)
 
 
-class _Tally:
-    """Changes and finds by turns, and what they come to."""
+@engine("finds after changes that leave size and times as they were")
+def finds_after_changes(
+    directory: Path, *, changes: int, ways: Sequence[str] = REPLACEMENTS, most_at_once: int = 3, is_coarse: bool = False
+) -> Generator[Attempt]:
+    """Change the file, and have another process find what is there.
 
-    def __init__(self, writer: _Writer, reader: Child, result: Result, *, resets_times: bool = True) -> None:
-        """Take who changes, who finds, where it is counted, and whether a change leaves the times as they were."""
-        self._writer = writer
-        self._reader = reader
-        self._result = result
-        self._figures = result.figures
-        self._figures |= dict.fromkeys((FINDS, SAME_LOOK, KNOWN_INODE, SAME_INODE), 0)
-        self._inodes: set[int] = set()
-        self._inode_found = 0
-        self._resets_times = resets_times
-        self._reset_times()
-
-    def _reset_times(self) -> None:
-        if self._resets_times:
-            os.utime(self._writer.path, ns=(_ALWAYS_NS, _ALWAYS_NS))
-
-    def change(self, way: Callable[[], None]) -> None:
-        """Change the file, and set its times to what they always are, if that is the attack."""
-        path = self._writer.path
-        before = os.stat(path)
-        self._inodes.add(before.st_ino)
-        self._writer.next()
-        way()
-        self._reset_times()
-        after = os.stat(path)
-        self._result.tried += 1
-        self._figures[SAME_LOOK] += (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-        self._figures[KNOWN_INODE] += after.st_ino in self._inodes - {before.st_ino}
-
-    def find(self) -> None:
-        """Have the reader find the token, and write it down if that is not what is there."""
-        inode = os.stat(self._writer.path).st_ino
-        self._figures[SAME_INODE] += inode == self._inode_found
-        self._figures[FINDS] += 1
-        self._inode_found = inode
-        self._reader.tell()
-        if (found := self._reader.hear()) != self._writer.name:
-            self._result.failures.append(f"{found} was found when {self._writer.name} was there")
+    Args:
+        directory: Where to work.
+        changes: How many changes.
+        ways: How to change it, to be drawn from: :data:`REPLACEMENTS` or :data:`WRITES_IN_PLACE`.
+        most_at_once: How many changes there are at most before a find.
+        is_coarse: Whether all times are seen in whole seconds, as some file systems keep them.
+    """
+    if is_coarse:
+        see_whole_seconds()
+    store = store_in(directory)
+    chance = random.Random(0)  # noqa: S311 - no secret
+    with Child(_find, store=store) as reader:
+        writer = _Writer(store)
+        inodes: set[int] = set()
+        inode_found = tried = 0
+        while tried < changes:
+            figures = {FINDS: 1.0, SAME_LOOK: 0.0, KNOWN_INODE: 0.0, SAME_INODE: 0.0}
+            drawn = chance.choices(ways, k=chance.randint(1, most_at_once))
+            for way in drawn:
+                os.utime(store.path, ns=(_ALWAYS_NS, _ALWAYS_NS))
+                before = os.stat(store.path)
+                inodes.add(before.st_ino)
+                writer.change(way)
+                os.utime(store.path, ns=(_ALWAYS_NS, _ALWAYS_NS))
+                after = os.stat(store.path)
+                figures[SAME_LOOK] += (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+                figures[KNOWN_INODE] += after.st_ino in inodes - {before.st_ino}
+            figures[SAME_INODE] += after.st_ino == inode_found
+            inode_found = after.st_ino
+            tried += len(drawn)
+            reader.tell()
+            found = reader.hear()
+            failure = None if found == writer.name else f"{found} was found when {writer.name} was there"
+            yield Attempt(failure, figures, len(drawn))
 
 
-def _found(keystore: Keystore) -> str:
-    found = keystore.find(TokenRecord(id="1"))
-    if found is None or found.refresh_token is None:
-        msg = "the token is gone"
-        raise StoreProblem(msg)
-    return found.refresh_token
+@engine("finds in a file that is cut off behind its first bytes")
+def finds_after_damage(directory: Path, *, step: int = 1) -> Generator[Attempt]:
+    """Cut the file off behind its first bytes: a running process says so at its next find, as a new one does.
+
+    The file is a restored copy: no save of the running process has made it.
+
+    Args:
+        directory: Where to work.
+        step: By how many bytes the length differs from one cut to the next.
+    """
+    store = store_in(directory)
+    sound = store.sealed({"1": "whole"})
+    with Child(_find, store=store) as reader:
+        for length in range(_PREFIX_BYTES, len(sound), step):
+            write_private(store.path, sound)
+            os.utime(store.path, ns=(_ALWAYS_NS, _ALWAYS_NS))
+            reader.tell()
+            heard = [reader.hear()]
+            os.truncate(store.path, length)
+            os.utime(store.path, ns=(_ALWAYS_NS, _ALWAYS_NS))
+            reader.tell()
+            heard.append(reader.hear())
+            good = heard == ["whole", CannotOpenError.__name__]
+            yield Attempt(None if good else f"cut off after {length} bytes: {heard[1]} was found after {heard[0]}")
 
 
 def _find(pipe: Connection, *, store: Store) -> None:
@@ -304,34 +181,89 @@ def _find(pipe: Connection, *, store: Store) -> None:
     while True:
         pipe.recv()
         keystore = keystore or store.open()
-        pipe.send(_found(keystore))
+        try:
+            pipe.send(_found(keystore))
+        except CannotOpenError as error:
+            pipe.send(type(error).__name__)
+
+
+def _found(keystore: Keystore) -> str:
+    """Return the name of the token: its API domain, or its refresh token where it has none."""
+    found = keystore.find(TokenRecord(id="1"))
+    name = None if found is None else found.api_domain or found.refresh_token
+    if name is None:
+        raise StoreProblem("the token is gone")
+    return name
+
+
+# --- Without a pause -------------------------------------------------------------------------------------------------
+
+#: What the writer tells readers that it does not wait for: the last change begun, the last one ended, whether to stop.
+_BEGUN, _ENDED, _STOP = range(3)
+
+
+@engine("finds during changes")
+def finds_during_changes(
+    directory: Path, *, changes: int, way: str = "save", readers: int = 2, threads: int = 2
+) -> Generator[Attempt]:
+    """Change the file while processes, each with threads that share a store, find without a pause.
+
+    Each find shows the last change that had ended when it began, or a later one, and never an older one than the find
+    before it. Only what is just being written in place may fail to open.
+
+    Args:
+        directory: Where to work.
+        changes: How many changes.
+        way: How to change it: "save", or "copy_over" in place.
+        readers: How many processes read.
+        threads: How many threads of each.
+    """
+    store = store_in(directory)
+    shared = memoryview(mmap.mmap(-1, 24)).cast("q")
+    with ExitStack() as stack:
+        writer = _Writer(store)
+        children = [
+            stack.enter_context(Child(_find_on, store=store, shared=shared, threads=threads)) for _ in range(readers)
+        ]
+        for child in children:
+            child.hear()
+        for _ in range(changes):
+            shared[_BEGUN] += 1
+            writer.change(way)
+            shared[_ENDED] = shared[_BEGUN]
+            # A program that copies a backup does not do so without a pause.
+            time.sleep(0 if way == "save" else _TICK_S)
+            for child in children:
+                child.listen()
+            yield Attempt()
+        shared[_STOP] = 1
+        for child in children:
+            finds, half_written = child.hear()
+            yield Attempt(figures={FINDS: finds, HALF_WRITTEN: half_written}, tried=0)
 
 
 def _find_on(pipe: Connection, *, store: Store, shared: memoryview[int], threads: int) -> None:
     keystore = store.open()
     pipe.send("ready")
-
-    def work(_: int) -> tuple[int, int]:
-        finds = half_written = last = 0
-        while not shared[_STOP]:
-            ended = shared[_ENDED]
-            try:
-                found = int(_found(keystore))
-                if not max(last, ended) <= found <= shared[_BEGUN]:
-                    msg = f"change {found} was found after {last}, when {ended} had ended"
-                    raise StoreProblem(msg)
-            except CannotOpenError as error:
-                half_written += 1
-                if ended == shared[_BEGUN]:
-                    pipe.send(error)
-            except Exception as error:  # noqa: BLE001 - raised again where it is heard
-                pipe.send(error)
-                break
-            else:
-                last = found
-                finds += 1
-        return finds, half_written
-
     with ThreadPoolExecutor(threads) as pool:
-        done = list(pool.map(work, range(threads)))
+        works: list[Callable[[], tuple[int, int]]] = [lambda: _find_until_stopped(keystore, shared)] * threads
+        done = list(pool.map(lambda work: work(), works))
     pipe.send((sum(finds for finds, _ in done), sum(half for _, half in done)))
+
+
+def _find_until_stopped(keystore: Keystore, shared: memoryview[int]) -> tuple[int, int]:
+    finds = half_written = last = 0
+    while not shared[_STOP]:
+        ended = shared[_ENDED]
+        try:
+            found = int(_found(keystore))
+        except CannotOpenError:
+            half_written += 1
+            if ended == shared[_BEGUN]:
+                raise
+            continue
+        if not max(last, ended) <= found <= shared[_BEGUN]:
+            raise StoreProblem(f"change {found} was found after {last}, when {ended} had ended")
+        last = found
+        finds += 1
+    return finds, half_written

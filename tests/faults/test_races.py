@@ -1,115 +1,73 @@
-"""Nothing is lost between processes and threads that write at once, whoever of them is killed, hangs or forks."""
+"""Nothing is lost between processes and threads that save at once, whichever of them is killed, hangs or forks."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from faults.counters import KILLS, read_modify_write
 from faults.races import (
+    SLOWEST,
     creators,
     forks,
     forks_beside_threads,
     hanging_holder,
     killed_holders,
-    read_modify_write,
     writers,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from faults import Result
-
-
-def test_24_processes_save_20_tokens_each_and_none_is_lost(tmp_path: Path) -> None:
-    """Nor is an id given twice, nor does any of them wait for 5 seconds."""
-    result = writers(tmp_path, processes=24, saves=20)
-    assert result.failures == []
-    assert result.tried == 480
-    assert result.figures["slowest save, s"] < 5
-
-
-def test_8_threads_save_in_one_store_and_nothing_is_lost(tmp_path: Path) -> None:
-    """The lock of a file means nothing to threads of one process, which could all have it."""
-    result = writers(tmp_path, processes=1, threads=8, saves=10)
-    assert result.failures == []
-    assert result.tried == 80
-
-
-def test_a_store_that_was_made_before_a_fork_serves_the_parent_and_all_children(tmp_path: Path) -> None:
-    """As gunicorn and Celery have it."""
-    assert forks(tmp_path, processes=8, saves=10).failures == []
-
-
-def test_processes_that_make_the_store_at_the_same_moment_make_one(tmp_path: Path) -> None:
-    """None of them overwrites what another one has just made and filled."""
-    assert creators(tmp_path, processes=8, rounds=10).failures == []
-
-
-def test_a_holder_of_the_lock_that_is_killed_costs_the_next_writer_nothing(tmp_path: Path) -> None:
-    """And nothing of what it had not committed is there."""
-    assert killed_holders(tmp_path, kills=20).failures == []
-
-
-def test_a_holder_of_the_lock_that_hangs_costs_writers_the_lock_timeout_and_readers_nothing(tmp_path: Path) -> None:
-    """However old its lock file is; and when it goes on, it ends its work."""
-    result = hanging_holder(tmp_path, lock_timeout=2)
-    assert result.failures == []
-    assert result.tried > 10
-
-
-def test_a_fork_beside_a_thread_that_holds_the_lock_or_waits_for_it_can_save(tmp_path: Path) -> None:
-    """And it does not go on holding the lock when its parent is killed."""
-    result = forks_beside_threads(tmp_path)
-    assert result.failures == []
-    assert result.tried == 4
-
-
-def test_every_acknowledged_change_counts_while_processes_are_killed(tmp_path: Path) -> None:
-    """8 processes with 4 threads each read, modify and write; nothing counts that was not begun."""
-    result = read_modify_write(tmp_path, increments=200, kill_every_s=0.05)
-    assert result.failures == []
-    assert result.tried >= 200
-    assert result.figures["kills"] > 0
-
-
-#: By the protection that is taken out, attacks that must notice it.
-MUTANTS: dict[str, list[partial[Result]]] = {
-    "no lock": [
-        partial(writers, processes=8, saves=10),
-        partial(writers, processes=1, threads=8, saves=10),
-        partial(forks, processes=4, saves=10),
-        partial(read_modify_write, increments=200, kill_every_s=0.02),
-        partial(hanging_holder, lock_timeout=0.2),
-    ],
-    "lock file unlinked": [
-        partial(writers, processes=8, saves=10),
-        partial(hanging_holder, lock_timeout=0.2),
-    ],
-    "lock broken by age": [partial(hanging_holder, lock_timeout=0.2)],
-    "soft lock": [partial(killed_holders, kills=1, lock_timeout=0.2)],
-    "reader takes the lock": [partial(hanging_holder, lock_timeout=0.2)],
-    "fork keeps the lock's descriptor": [partial(forks_beside_threads, lock_timeout=0.2)],
-    "fork keeps the thread lock": [partial(forks_beside_threads, lock_timeout=0.2)],
-    "creation that overwrites": [partial(creators, rounds=5)],
-}
+EIGHT_PROCESSES = partial(writers, processes=8, saves=10)
+EIGHT_THREADS = partial(writers, processes=1, threads=8, saves=10)
+SHORT_HANG = partial(hanging_holder, lock_timeout=0.2)
 
 
 @pytest.mark.parametrize(
-    ("mutant", "attack"),
+    ("engine", "least"),
     [
-        pytest.param(mutant, attack, id=f"{attack.func.__name__}-{mutant}")
-        for mutant, attacks in MUTANTS.items()
-        for attack in attacks
+        (writers, 480),
+        (EIGHT_THREADS, 80),
+        (partial(forks, saves=10), 91),
+        (partial(creators, rounds=10), 80),
+        (killed_holders, 20),
+        (partial(hanging_holder, lock_timeout=0.7), 10),
+        (forks_beside_threads, 4),
+        (partial(read_modify_write, increments=200, kill_every_s=0.05), 200),
+    ],
+    ids=["processes", "threads", "forks", "creators", "killed", "hanging", "fork-beside-thread", "read-modify-write"],
+)
+def test_race_loses_nothing(engine: Callable[..., Any], least: int, directory: Path) -> None:
+    """No id is given twice, no save takes 5 seconds, and readers wait for nothing."""
+    result = engine(directory)
+    assert result.failures == []
+    assert result.tried >= least
+    assert result.figures.get(SLOWEST, 0) < 5
+    assert result.figures.get(KILLS, 1) > 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "mutant"),
+    [
+        (EIGHT_PROCESSES, "no lock"),
+        (EIGHT_THREADS, "no lock"),
+        (partial(forks, processes=4, saves=10), "no lock"),
+        (partial(read_modify_write, increments=200, kill_every_s=0.02), "no lock"),
+        (SHORT_HANG, "no lock"),
+        (EIGHT_PROCESSES, "lock file unlinked"),
+        (SHORT_HANG, "lock file unlinked"),
+        (SHORT_HANG, "lock broken by age"),
+        (partial(killed_holders, kills=1, lock_timeout=0.2), "soft lock"),
+        (SHORT_HANG, "reader takes the lock"),
+        (partial(forks_beside_threads, lock_timeout=0.2), "fork keeps the lock's descriptor"),
+        (partial(creators, rounds=5), "creation that overwrites"),
     ],
 )
-def test_a_store_without_its_protection_is_caught(mutant: str, attack: partial[Result], tmp_path: Path) -> None:
-    """Or these tests would prove nothing. A race need not be lost each time, so there are several attempts."""
-    for attempt in range(20):
-        directory = tmp_path / f"{attempt}"
-        directory.mkdir(mode=0o700)
-        if attack(directory, mutant=mutant).failures:
-            return
-    pytest.fail(f"{mutant} survived")
+def test_races_catch_mutant(engine: Callable[..., Any], mutant: str, directory: Path) -> None:
+    """Else the engine would prove nothing. A race need not be lost each time, so there are several attempts."""
+    if not any(engine(directory, mutant=mutant).failures for _ in range(20)):
+        pytest.fail(f"{mutant} survived")

@@ -1,123 +1,120 @@
+"""No secret shows in errors and what led to them, nor in logs, files, texts of objects, pickles or arguments."""
+
 from __future__ import annotations
 
 import base64
 import json
 import logging
-import os
 import subprocess
 import sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
-from faults import secrets
-from zoho_keystore import _keystore, errors
-from zoho_keystore._keys import ring
-from zoho_keystore._keys.ring import KeyRing
+from faults.leaks import Canaries
+from faults.mutants import patch
+from faults.secrets import hunt
+from zoho_keystore import _open, errors
+from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Mutant = Callable[[pytest.MonkeyPatch], object]
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder in memory, where there is such a place: nothing here is about the disk, which may be busy."""
-    memory = Path("/dev/shm")  # noqa: S108 - the name in it is a random one
-    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as made:
-        yield Path(made)
+    from collections.abc import Callable
+    from pathlib import Path
 
 
-def test_no_secret_shows_anywhere(directory: Path) -> None:
-    """Neither in errors and what led to them, nor in logs, files, texts of objects, pickles or arguments."""
-    calls = []
-    result = secrets.hunt(directory, progress=lambda: calls.append(1))
+def test_secrets_show_nowhere(directory: Path) -> None:
+    """Every error path and every warning is taken with canaries as secrets."""
+    result = hunt(directory)
     assert result.failures == []
-    assert result.tried == len(calls) > 400
-    assert list(directory.iterdir()) == []
+    assert result.tried > 400
 
 
-# --- mutants, each of which has to be caught ------------------------------------------------------------------------
-
-
-def _repeating(patch: pytest.MonkeyPatch) -> None:
+def _repeating() -> None:
     def save(_: Keystore, given: TokenRecord, **__: object) -> None:
         raise errors.InvalidTokenError(f"the token's client_secret {given.client_secret!r} is wrong")
 
-    patch.setattr(Keystore, "save", save)
+    patch(Keystore, save=save)
 
 
-def _chaining(patch: pytest.MonkeyPatch) -> None:
+def _chaining() -> None:
     decode = codec.decode
 
-    def mutant(data: bytes, *known: Any, **options: Any) -> Any:
+    def mutant(data: bytes, **options: Any) -> Any:
         try:
             json.loads(data)
         except ValueError:
-            # The error that holds the document is hidden from view, and kept.
+            # The error that holds the payload is hidden from view, and kept.
             raise errors.DocumentError("what is inside is not valid JSON") from None
-        return decode(data, *known, **options)
+        return decode(data, **options)
 
-    patch.setattr(codec, "decode", mutant)
+    patch(codec, decode=mutant)
 
 
-def _carrying(patch: pytest.MonkeyPatch) -> None:
+def _carrying() -> None:
     def opened(ring: KeyRing, sealed: bytes, **_: object) -> bytes:
         error = errors.CannotOpenError("it does not open")
-        error.add_note(f"tried {ring._source.load()} on {sealed!r}")
+        error.add_note(f"tried {list(ring._source.load())} on {sealed!r}")
         raise error
 
-    patch.setattr(KeyRing, "open", opened)
+    patch(KeyRing, open=opened)
 
 
-def _logging(patch: pytest.MonkeyPatch) -> None:
+def _logging() -> None:
     def get(self: Keystore, id: str) -> None:
-        logging.getLogger("zoho_keystore").debug("no %s among %s", id, list(map(vars, self.records())))
+        logging.getLogger("zoho_keystore").debug("no %s among %s", id, list(map(asdict, self.records())))
 
-    patch.setattr(Keystore, "get", get)
-
-
-def _printing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Keystore, "get", lambda self, _id: sys.stderr.write(self.records()[0].refresh_token))
+    patch(Keystore, get_for_use=get)
 
 
-def _writing_plain_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(KeyRing, "seal", lambda _ring, document: document)
+def _printing() -> None:
+    patch(Keystore, get_for_use=lambda self, _id: sys.stderr.write(self.records()[0].refresh_token))
 
 
-def _handing_to_a_program(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_keystore, "key_ring", lambda key: subprocess.Popen(["not-a-program", key]))  # noqa: S607 - never started
+def _writing_plain_text() -> None:
+    patch(KeyRing, seal=lambda _ring, document: document)
+
+
+def _handing_to_a_program() -> None:
+    patch(_open, key_ring=lambda key: subprocess.Popen(["not-a-program", key]))  # noqa: S607 - never started
+
+
+def _picklable() -> None:
+    del KeyRing.__reduce__
+
+
+def _shown_whole() -> None:
+    patch(TokenRecord, __repr__=lambda record: str(asdict(record)))
+
+
+def _ignoring_the_close() -> None:
+    patch(Keystore, delete=lambda *_: None)
 
 
 @pytest.mark.parametrize(
-    ("mutant", "only", "failure"),
+    ("mutant", "only", "caught_for"),
     [
-        (_repeating, "a token that is nobody's", "InvalidTokenError, its text holds the client_secret"),
+        (_repeating, "a token without a use", "InvalidTokenError, its text holds the client_secret"),
         (_chaining, "cut off, opened", "JSONDecodeError.doc holds the refresh_token"),
         (_carrying, "another key, opened", "CannotOpenError.__notes__ holds the key"),
-        (_logging, "asking for an id", "a log record holds the access_token"),
-        (_printing, "asking for an id", "the terminal holds the refresh_token"),
+        (_logging, "a get of an unknown id", "a log record holds the access_token"),
+        (_printing, "a get of an unknown id", "the terminal holds the refresh_token"),
         (_writing_plain_text, "save, stat", "a temporary file holds the grant_token"),
         (_writing_plain_text, "save of a closed store", "what was written holds the grant_token"),
-        (_handing_to_a_program, "no folder", "the arguments of a program holds the key"),
-        (lambda patch: patch.delattr(KeyRing, "__reduce__"), "pickles", "copy of a KeyRing is not refused"),
-        (lambda patch: patch.setattr(TokenRecord, "__repr__", lambda one: str(vars(one))), "texts", "of a TokenRecord"),
-        (lambda patch: patch.setattr(Keystore, "delete", lambda *_: None), "delete of a closed", "should have failed"),
+        (_handing_to_a_program, "no directory", "the arguments of a program holds the key"),
+        (_picklable, "pickles", "copy of a KeyRing is not refused"),
+        (_shown_whole, "texts", "of a TokenRecord"),
+        (_ignoring_the_close, "delete of a closed", "should have failed"),
     ],
 )
-def test_a_mutant_is_caught(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, mutant: Mutant, only: str, failure: str
-) -> None:
+def test_hunt_catches_mutant(directory: Path, mutant: Callable[[], None], only: str, caught_for: str) -> None:
     """Each way in which a secret has got out of some program."""
-    mutant(monkeypatch)
-    assert failure in "\n".join(secrets.hunt(directory, only=only).failures)
+    result = hunt(directory, only=only, mutant=mutant, stops_at_failure=False)
+    assert caught_for in "\n".join(result.failures)
 
 
 DISGUISES: dict[str, Callable[[bytes], bytes]] = {
@@ -135,15 +132,10 @@ DISGUISES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_a_canary_is_known_in_any_form(disguise: str) -> None:
-    """Escaped, encoded, or in part."""
-    canaries = secrets.Canaries()
+def test_canary_is_known_in_any_form(disguise: str) -> None:
+    """Escaped, encoded, or in part; and nothing else is taken for one."""
+    canaries, others = Canaries(), Canaries()
     for name, secret in {**canaries.fields, "key": canaries.key.decode()}.items():
         assert canaries.found_in(b"before it " + DISGUISES[disguise](secret.encode()) + b" after it") == {name}
-
-
-def test_nothing_else_is_taken_for_a_canary() -> None:
-    """Least of all other secrets, and what a key is called."""
-    canaries, others = secrets.Canaries(), secrets.Canaries()
     assert canaries.found_in(" ".join((*others.fields.values(), others.key.decode()))) == set()
-    assert canaries.found_in(ring.fingerprint(canaries.key)) == set()
+    assert canaries.found_in(fingerprint(canaries.key)) == set()

@@ -1,4 +1,4 @@
-"""Another user can neither read nor change a store, nor hold it up; and root that works on one locks nobody out."""
+"""Another user can neither read nor change a store, nor hold it up; and root that saves does not lock its owner out."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import fcntl
 import os
 import socket
 import stat
-import time
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.disks import as_user, in_own_tmp
-from faults.model import BEFORE, Store, prepare, token
-from faults.mutants import mutate
-from faults.powercuts import missing_for_mounts
+from faults.injector import FaultInjector
+from faults.mounts import missing_for_mounts, mount, own_mounts
+from faults.processes import Child, as_user, become, in_child, mutate, timed
+from faults.store import TOKENS, Store, token
 from zoho_keystore import KeystoreError, StoreFileError, UnsafeFileError
+from zoho_keystore._fs.directory import make_directories
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
 
 pytestmark = pytest.mark.privileged
 
 ALICE, MALLORY = 61001, 65534
 KEY = b"cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="
-TMP = Path("/tmp")  # noqa: S108 - a folder that all may write to is the point; it is one of the test's own
+TMP = Path("/tmp")  # noqa: S108 - a directory that all may write to is the point; it is one of the test's own
 LOCK = ".tokens.keystore.lock"
 
-#: Modes that let everybody write.
-LOOSE, LOOSE_FOLDER = 0o666, 0o777
+#: Modes that let all users write.
+LOOSE, LOOSE_DIRECTORY = 0o666, 0o777
 
 #: Long enough for every save that is not held up, and shorter than the wait for a lock, in seconds.
 AT_ONCE_S, LOCK_TIMEOUT_S = 20, 40
@@ -48,13 +50,26 @@ def with_own_tmp(test: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(test)
     def run(**arguments: object) -> None:
-        in_own_tmp(lambda: test(**arguments))
+        def with_tmp() -> None:
+            own_mounts()
+            mount("tmpfs", TMP, "tmpfs", options="mode=1777")
+            os.umask(0o022)
+            test(**arguments)
+
+        in_child(with_tmp)
 
     return run
 
 
+def prepare(store: Store) -> None:
+    """Make a store with tokens."""
+    keystore = store.open()
+    for name in TOKENS.values():
+        keystore.save(token(name))
+
+
 def homes() -> Store:
-    """Make folders of alice and mallory that everybody may look into, and name alice's store."""
+    """Make directories of alice and mallory that all users may look into, and name alice's store."""
     for name, uid in {"alice": ALICE, "mallory": MALLORY}.items():
         (TMP / name).mkdir()
         os.chown(TMP / name, uid, uid)
@@ -63,17 +78,13 @@ def homes() -> Store:
 
 def save(store: Store) -> None:
     """Save one more token, at once."""
-    start = time.monotonic()
-    store.open(lock_timeout=LOCK_TIMEOUT_S).save(token("more"))
-    assert time.monotonic() - start < AT_ONCE_S
+    assert timed(lambda: store.open(lock_timeout=LOCK_TIMEOUT_S).save(token("more"))) < AT_ONCE_S
 
 
 def refusal(act: Callable[[], object]) -> tuple[type[KeystoreError], str]:
     """Return how a store refuses something, at once, and with advice."""
-    start = time.monotonic()
     with pytest.raises(KeystoreError) as caught:
-        act()
-    assert time.monotonic() - start < AT_ONCE_S
+        assert timed(act) < AT_ONCE_S
     assert caught.value.advice
     return type(caught.value), str(caught.value)
 
@@ -84,29 +95,50 @@ def owner_and_mode(path: Path) -> tuple[int, int, int]:
     return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
 
 
-# --- A folder of one's own ---
+@contextmanager
+def mallory_has_done(work: Callable[[], object]) -> Iterator[None]:
+    """Have a process of mallory's do something, and live on meanwhile."""
+
+    def attack(pipe: Connection) -> None:
+        become(MALLORY)
+        work()
+        pipe.send("done")
+        pipe.recv()
+
+    with Child(attack) as attacker:
+        attacker.hear()
+        yield
+
+
+def alices_store() -> Store:
+    """Make a store of alice's in a directory that all users may look into."""
+    store = homes()
+    as_user(ALICE, lambda: prepare(store))
+    return store
+
+
+# --- A directory of one's own ---
 
 
 @with_own_tmp
-def test_another_user_can_neither_read_nor_change_anything() -> None:
-    """Even where the folder can be looked into."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
+def test_other_user_can_neither_read_nor_change_store() -> None:
+    """Even where the directory can be looked into."""
+    store = alices_store()
     before = store.path.read_bytes()
-    lock = store.path.with_name(LOCK)
+    own = TMP / "mallory" / "own"
 
     def attack() -> None:
-        for path in (store.path, lock):
+        for path in (store.path, store.lock_path):
             for act in (
                 lambda path=path: os.open(path, os.O_RDONLY),
                 lambda path=path: os.open(path, os.O_WRONLY),
                 lambda path=path: os.truncate(path, 0),
                 lambda path=path: os.chmod(path, LOOSE),
                 lambda path=path: os.unlink(path),
-                lambda path=path: os.rename(path, TMP / "mallory" / "stolen"),
-                lambda path=path: os.rename(TMP / "mallory" / "own", path),
+                lambda path=path: os.rename(path, own),
+                lambda path=path: os.rename(own, path),
             ):
-                (TMP / "mallory" / "own").touch()
+                own.touch()
                 with pytest.raises(PermissionError):
                     act()
         for name in (LOCK, ".tokens.keystore.0000000000000000.tmp", "other"):
@@ -114,7 +146,7 @@ def test_another_user_can_neither_read_nor_change_anything() -> None:
                 os.mkfifo(store.path.with_name(name))
         kind, text = refusal(store.open)
         assert kind is StoreFileError
-        assert "permission denied. Check who owns" in text
+        assert "permission denied" in text
 
     as_user(MALLORY, attack)
     assert store.path.read_bytes() == before
@@ -122,38 +154,24 @@ def test_another_user_can_neither_read_nor_change_anything() -> None:
 
 
 @with_own_tmp
-def test_another_user_cannot_hold_up_a_save() -> None:
-    """By locking all that can be opened, which is the folder."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
+def test_other_user_cannot_hold_up_save() -> None:
+    """By locking all that can be opened, which is the directory."""
+    store = alices_store()
 
-    def attack() -> None:
+    def lock_directories() -> None:
         for directory in (TMP, store.path.parent):
             fcntl.flock(os.open(directory, os.O_RDONLY), fcntl.LOCK_EX)
-        os.write(ready, b"1")
-        time.sleep(60)
 
-    wait, ready = os.pipe()
-    if not (pid := os.fork()):
-        try:
-            as_user(MALLORY, attack)
-        finally:
-            os._exit(0)
-    os.read(wait, 1)
-    try:
+    with mallory_has_done(lock_directories):
         as_user(ALICE, lambda: save(store))
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
     assert "more" in (store.tokens() or {}).values()
 
 
 @pytest.mark.parametrize("name", ["tokens.keystore", LOCK])
 @with_own_tmp
-def test_a_file_of_another_user_is_refused(name: str) -> None:
-    """Whoever put it there may hold it open."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
+def test_file_of_other_user_is_refused(name: str) -> None:
+    """That user may hold it open."""
+    store = alices_store()
     before = store.path.read_bytes()
     os.chown(store.path.with_name(name), MALLORY, MALLORY)
     os.chmod(store.path.with_name(name), LOOSE)
@@ -163,35 +181,64 @@ def test_a_file_of_another_user_is_refused(name: str) -> None:
     assert store.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o775, 0o770])
+@pytest.mark.parametrize(
+    ("owner", "mode", "says"),
+    [
+        (0, 0o775, "chmod go-w"),
+        (0, 0o777, "mkdir -m 700"),
+        (MALLORY, 0o777, "belongs"),
+    ],
+)
 @with_own_tmp
-def test_a_folder_that_others_may_write_to_is_refused(mode: int) -> None:
+def test_directory_that_others_may_write_to_is_refused(owner: int, mode: int, says: str) -> None:
     """They could replace the file there, and the lock file."""
     store = homes()
     os.chmod(store.path.parent, mode)
-    os.chown(store.path.parent, ALICE, MALLORY)
+    os.chown(store.path.parent, owner, MALLORY)
     kind, text = as_user(ALICE, lambda: refusal(store.open))
     assert kind is UnsafeFileError
-    assert "chmod go-w" in text
+    assert says in text
     assert os.listdir(store.path.parent) == []
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o2770])
 @with_own_tmp
-def test_a_folder_of_another_user_is_refused() -> None:
-    """Its owner could replace the file there."""
-    store = Store(homes().path.parent.with_name("mallory") / "tokens.keystore", KEY)
-    os.chmod(store.path.parent, LOOSE_FOLDER)
+def test_directory_of_ours_that_others_may_write_to_is_restricted(mode: int) -> None:
+    """They could replace the file there, and the lock file; the kubelet opens it so at each start of a pod."""
+    store = homes()
+    for _ in range(2):
+        os.chown(store.path.parent, ALICE, MALLORY)
+        os.chmod(store.path.parent, mode)
+        as_user(ALICE, lambda: save(store))
+        assert owner_and_mode(store.path.parent) == (ALICE, MALLORY, mode & ~0o2022)
+
+
+@pytest.mark.parametrize(("mode", "gid"), [(0o777, 0), (0o2775, ALICE), (0o2777, ALICE)])
+@with_own_tmp
+def test_directory_of_root_that_others_may_write_to_holds_a_private_one(mode: int, gid: int) -> None:
+    """As in volumes of Kubernetes: no store is made there, but in a directory of its own, as the message says."""
+    directory = TMP / "volume"
+    directory.mkdir()
+    os.chown(directory, 0, gid)
+    os.chmod(directory, mode)
+    store = Store(directory / "tokens.keystore", KEY)
     kind, text = as_user(ALICE, lambda: refusal(store.open))
     assert kind is UnsafeFileError
-    assert "belongs to user" in text
-    assert os.listdir(store.path.parent) == []
+    assert "mkdir -m 700 /tmp/volume/zoho-keystore" in text
+    store = Store(directory / "zoho-keystore" / "tokens.keystore", KEY)
+    as_user(ALICE, lambda: make_directories(store.path.parent))
+    as_user(ALICE, lambda: save(store))
+    assert owner_and_mode(store.path.parent)[::2] == (ALICE, 0o700)
+    kind, _ = as_user(MALLORY, lambda: refusal(store.open))
+    assert kind is StoreFileError
+    assert owner_and_mode(directory) == (0, gid, mode)
 
 
-# --- A folder that all may write to, and where nobody may remove what is another's ---
+# --- A sticky directory: all may write to it, and each user may remove only files of their own ---
 
 
 def a_file(path: Path) -> None:
-    """Make a file that everybody may write to."""
+    """Make a file that all users may write to."""
     path.touch()
     path.chmod(LOOSE)
 
@@ -202,105 +249,63 @@ def a_locked_file(path: Path) -> None:
     fcntl.flock(os.open(path, os.O_RDWR), fcntl.LOCK_EX)
 
 
-def a_socket(path: Path) -> None:
-    """Make a socket."""
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-
-
-PLANTS: dict[str, Callable[[Path], None]] = {
-    "a file": a_file,
-    "a locked file": a_locked_file,
-    "a FIFO": lambda path: os.mkfifo(path, 0o666),
-    "a folder": lambda path: path.mkdir(mode=0o777),
-    "a socket": a_socket,
-    "a link to a file of hers": lambda path: path.symlink_to(TMP / "alice" / "diary"),
-    "a link to nothing": lambda path: path.symlink_to(TMP / "alice" / "made"),
-    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+PLANTS: dict[str, Callable[[Path], object]] = {
+    "file": a_file,
+    "locked-file": a_locked_file,
+    "fifo": lambda path: os.mkfifo(path, 0o666),
+    "directory": lambda path: path.mkdir(mode=0o777),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "link-to-file": lambda path: path.symlink_to(TMP / "alice" / "diary"),
+    "link-to-nothing": lambda path: path.symlink_to(TMP / "alice" / "made"),
+    "link-to-device": lambda path: path.symlink_to("/dev/zero"),
 }
 
-
-@pytest.fixture(params=PLANTS)
-def plant(request: pytest.FixtureRequest) -> str:
-    """Name what mallory plants."""
-    name: str = request.param
-    return name
+planted = pytest.mark.parametrize("plant", PLANTS)
+for_both = pytest.mark.parametrize("uid", [ALICE, 0], ids=["alice", "root"])
 
 
-def with_planted(plant: str, path: Path, act: Callable[[], object]) -> None:
-    """Have mallory plant something at a path, and do something while the process that did it lives."""
+@contextmanager
+def mallory_has_planted(plant: str, path: Path) -> Iterator[None]:
+    """Have mallory plant something at a path; a link in it leads to alice's diary, which must not change."""
+    homes()
     diary = TMP / "alice" / "diary"
     diary.write_text("Dear diary")
     os.chown(diary, ALICE, ALICE)
     before = owner_and_mode(diary)
-
-    def planting() -> None:
-        PLANTS[plant](path)
-        os.write(ready, b"1")
-        time.sleep(60)
-
-    wait, ready = os.pipe()
-    if not (pid := os.fork()):
-        try:
-            as_user(MALLORY, planting)
-        finally:
-            os._exit(0)
-    os.read(wait, 1)
-    try:
-        act()
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
+    with mallory_has_done(lambda: PLANTS[plant](path)):
+        yield
     assert diary.read_text() == "Dear diary"
     assert owner_and_mode(diary) == before
     assert os.listdir(diary.parent) == ["diary"]
 
 
-@pytest.mark.parametrize("uid", [ALICE, 0], ids=["alice", "root"])
+@planted
+@for_both
 @with_own_tmp
-def test_what_is_planted_at_the_lock_file_is_refused_at_once(plant: str, uid: int) -> None:
+def test_plant_at_lock_file_is_refused_at_once(plant: str, uid: int) -> None:
     """Neither waited for nor followed; the store stays as it is, and can be read."""
-    homes()
     store = Store(TMP / "tokens.keystore", KEY)
     as_user(uid, lambda: prepare(store))
-    (TMP / LOCK).unlink()
+    store.lock_path.unlink()
     before = store.path.read_bytes()
-
-    def act() -> None:
+    with mallory_has_planted(plant, store.lock_path):
         kind, text = as_user(uid, lambda: refusal(lambda: save(store)))
         assert issubclass(kind, StoreFileError)
-        assert str(TMP / LOCK) in text
-        found = as_user(uid, lambda: len(store.open().records()))
-        assert found == len(BEFORE)
-
-    with_planted(plant, TMP / LOCK, act)
+        assert str(store.lock_path) in text
+        assert as_user(uid, lambda: len(store.open(create=False).records())) == len(TOKENS)
     assert store.path.read_bytes() == before
-    os.rename(TMP / LOCK, TMP / "removed")
+    os.rename(store.lock_path, TMP / "removed")
     as_user(uid, lambda: save(store))
 
 
-@pytest.mark.parametrize("uid", [ALICE, 0], ids=["alice", "root"])
+@planted
+@for_both
 @with_own_tmp
-def test_what_is_planted_at_the_store_is_refused_at_once(plant: str, uid: int) -> None:
+def test_plant_at_store_is_refused_at_once(plant: str, uid: int) -> None:
     """Where a link leads to, nothing is made or changed."""
-    homes()
     store = Store(TMP / "tokens.keystore", KEY)
-    with_planted(plant, store.path, lambda: as_user(uid, lambda: refusal(store.open)))
-
-
-def names_written(store: Store) -> list[str]:
-    """Save something, and return the names of the files that were made on the way."""
-    names: list[str] = []
-    really_open = os.open
-
-    def noting(path: str, flags: int, *args: int, **options: int) -> int:
-        if flags & os.O_CREAT:
-            names.append(os.path.basename(path))
-        return really_open(path, flags, *args, **options)
-
-    os.open = noting  # type: ignore[assignment] # in a child process, which ends with it
-    save(store)
-    return names
+    with mallory_has_planted(plant, store.path):
+        as_user(uid, lambda: refusal(store.open))
 
 
 def attack_temporary_names(mutant: str | None) -> None:
@@ -310,50 +315,46 @@ def attack_temporary_names(mutant: str | None) -> None:
     def first() -> list[str]:
         mutate(mutant)
         prepare(store)
-        return names_written(store)
-
-    names = [*as_user(ALICE, first), ".tokens.keystore.0123456789abcdef.tmp"]
-
-    def planting() -> None:
-        for name in names:
-            a_file(TMP / name)
+        calls = FaultInjector().calls(lambda: save(store))
+        return [os.path.basename(call.args[0]) for call in calls if call.name == "open" and call.needs_space]
 
     def second() -> None:
         mutate(mutant)
         save(store)
 
-    as_user(MALLORY, planting)
+    names = [*as_user(ALICE, first), ".tokens.keystore.0123456789abcdef.tmp"]
+    as_user(MALLORY, lambda: list(map(a_file, map(TMP.joinpath, names))))
     as_user(ALICE, second)
     assert len(names) == 2
     assert "more" in (store.tokens() or {}).values()
 
 
 @with_own_tmp
-def test_what_is_planted_at_a_temporary_name_is_in_nobodys_way() -> None:
-    """The names cannot be foreseen; and one that looks like a killed writer's, and cannot be removed, is let be."""
+def test_plant_at_temporary_name_does_not_stop_save() -> None:
+    """The names cannot be predicted; one that looks like a killed writer's, and cannot be removed, stays."""
     attack_temporary_names(None)
 
 
 @with_own_tmp
-def test_a_store_whose_temporary_names_can_be_foreseen_is_caught() -> None:
-    """Otherwise the test before proves nothing."""
+def test_plants_catch_predictable_temporary_names() -> None:
+    """Else the test before would prove nothing."""
     with pytest.raises(RuntimeError, match="nothing was saved"):
         attack_temporary_names("predictable temporary name")
 
 
 @with_own_tmp
-def test_nobody_can_replace_or_remove_the_files_of_others_there() -> None:
-    """So a sticky folder is good enough for a store."""
+def test_other_user_cannot_replace_or_remove_files_in_sticky_directory() -> None:
+    """So a sticky directory is good enough for a store."""
     store = Store(TMP / "tokens.keystore", KEY)
     as_user(ALICE, lambda: prepare(store))
 
     def attack() -> None:
-        for name in ("tokens.keystore", LOCK):
+        for path in (store.path, store.lock_path):
             a_file(TMP / "own")
             with pytest.raises(PermissionError):
-                os.rename(TMP / "own", TMP / name)
+                os.rename(TMP / "own", path)
             with pytest.raises(PermissionError):
-                os.unlink(TMP / name)
+                os.unlink(path)
 
     as_user(MALLORY, attack)
     as_user(ALICE, lambda: save(store))
@@ -362,24 +363,37 @@ def test_nobody_can_replace_or_remove_the_files_of_others_there() -> None:
 # --- Root, who may do everything ---
 
 
-@pytest.mark.parametrize("lacking", ["", LOCK])
+@pytest.mark.parametrize("lacks_lock", [False, True])
 @with_own_tmp
-def test_root_leaves_a_store_to_its_owner(lacking: str) -> None:
+def test_root_leaves_store_to_its_owner(*, lacks_lock: bool) -> None:
     """With its mode, and the lock file with it, also one that root had to make."""
-    store = homes()
-    as_user(ALICE, lambda: prepare(store))
-    if lacking:
-        store.path.with_name(lacking).unlink()
+    store = alices_store()
+    if lacks_lock:
+        store.lock_path.unlink()
     save(store)
-    for name in ("tokens.keystore", LOCK):
-        assert owner_and_mode(store.path.with_name(name)) == (ALICE, ALICE, 0o600)
+    for path in (store.path, store.lock_path):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o600)
     as_user(ALICE, lambda: save(store))
     assert store.leftovers() == []
 
 
+@with_own_tmp
+def test_root_makes_the_first_store_for_the_owner_of_the_directory() -> None:
+    """With its lock file and directories; else that user could not even open it."""
+    home = homes().path
+    store = Store(home.parent / "a" / "b" / home.name, KEY)
+    make_directories(store.path.parent)
+    save(store)
+    for path in (store.path, store.lock_path):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o600)
+    for path in (store.path.parent, store.path.parent.parent):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o700)
+    as_user(ALICE, lambda: save(store))
+
+
 @pytest.mark.parametrize("target", ["rules", "made"])
 @with_own_tmp
-def test_root_does_not_follow_a_link_of_another_user_in_a_folder_that_all_may_write_to(target: str) -> None:
+def test_root_does_not_follow_link_of_other_user_in_sticky_directory(target: str) -> None:
     """Else that user would choose which file of root's is made, or loses the modes that others need to read it."""
     directory = TMP / "etc"
     directory.mkdir()
@@ -392,7 +406,7 @@ def test_root_does_not_follow_a_link_of_another_user_in_a_folder_that_all_may_wr
 
 
 @with_own_tmp
-def test_a_file_that_is_no_keystore_keeps_its_mode() -> None:
+def test_file_that_is_no_keystore_keeps_its_mode() -> None:
     """A path that was given by mistake costs nothing."""
     page = TMP / "page.html"
     page.write_text("for all to read")

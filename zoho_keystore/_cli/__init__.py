@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoho_keystore import errors
-from zoho_keystore._cli.output import escape
-from zoho_keystore._cli.settings import Settings
+from zoho_keystore._cli.output import WarningHandler, escape
+from zoho_keystore._cli.settings import Settings, settings_options
 from zoho_keystore._version import __version__
 
 if TYPE_CHECKING:
@@ -69,14 +69,8 @@ _COMMANDS = {
 class Failure(click.ClickException):
     """An error of the package: printed as one line, with the exit code of its family."""
 
-    def __init__(self, error: errors.KeystoreError, settings: Settings | None = None) -> None:
-        message = str(error)
-        # Both are raised once the store is open, so that --key is known to be a spec and no key.
-        if settings is not None and isinstance(error, errors.SignInNeededError | errors.TokenNotFoundError):
-            same_store = settings.command()
-            if same_store not in message:
-                message = message.replace(": zoho-keystore ", f": {same_store} ")
-        super().__init__(message)
+    def __init__(self, error: errors.KeystoreError) -> None:
+        super().__init__(str(error))
         self.exit_code = next(  # type: ignore[misc] # an attribute of click's class
             (code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1
         )
@@ -121,28 +115,18 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except errors.KeystoreError as error:
-            failure = Failure(error, ctx.obj)
+            failure = Failure(ctx.ensure_object(Settings).explained(error))
         # Raised out here: the chain would lead to frames with tokens (see zoho_keystore.errors).
         raise failure
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--store",
-    metavar="PATH",
-    help="The store's file. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
-)
-@click.option(
-    "--key",
-    metavar="SPEC",
-    help="The source of its keys: env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV. "
-    "Default: ZOHO_KEYSTORE_KEY, ZOHO_KEYSTORE_KEYRING, else the key ring in your config directory.",
-)
+@settings_options
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
-def main(ctx: click.Context, store: str | None, key: str | None) -> None:
+def main(ctx: click.Context) -> None:
     """Manage an encrypted store of Zoho CRM tokens."""
     # A character that the terminal's encoding lacks would end the program in the middle of a table.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    ctx.obj = Settings(store, key)
+    ctx.call_on_close(WarningHandler.installed())

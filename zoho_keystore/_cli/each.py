@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoho_keystore._cli import Failure
+from zoho_keystore._cli.settings import Settings
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def run_for_each(work: Callable[[str], None], ids: Sequence[str]) -> None:
         except KeystoreError as error:
             if len(ids) == 1:
                 raise
-            failures.append(Failure(error, click.get_current_context().obj))
+            failures.append(Failure(click.get_current_context().ensure_object(Settings).explained(error)))
             failures[-1].show()
     if failures:
         raise click.exceptions.Exit(failures[0].exit_code)

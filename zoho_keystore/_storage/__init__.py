@@ -53,16 +53,16 @@ class Transaction(ReadableStorage, Protocol):
         """Remove all records; the counter of ids goes on."""
         ...
 
-    def put_exchange(self, key: str, fields: Mapping[str, Any], *, now_ms: int) -> None:
-        """Set the lease of an exchange, at a time in milliseconds since the epoch; a put of its record removes it."""
+    def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:
+        """Replace the leases on first exchanges; the put of the record that an exchange makes removes its lease."""
         ...
 
     def touch(self) -> None:
         """Have the storage written at the end, although nothing else changes."""
         ...
 
-    def is_retired(self, refresh_token: str) -> bool:
-        """Return whether a refresh token was deleted or replaced, and has not been put anew since."""
+    def is_retired(self, record: TokenRecord) -> bool:
+        """Return whether a record's refresh token was deleted or replaced under its id, and not put anew since."""
         ...
 
     def imported_id(self, id: str) -> str:

@@ -40,7 +40,7 @@ class Header(NamedTuple):
         generation: Counts the writes; it falls only when an old file is put back.
         next_id: The number that the next new record gets as its id.
         exchanges: The leases on first exchanges, by :func:`zoho_keystore._records.exchange_keys`.
-        retired: Fingerprints of refresh tokens that were deleted or replaced, oldest first: a process that still has
+        retired: Fingerprints of ids with refresh tokens that were deleted or replaced, oldest first: a process that has
             one must not bring it back.
         unknown: Fields of the payload that this release does not know, kept on every rewrite.
     """
@@ -57,12 +57,20 @@ class Header(NamedTuple):
         return f"Header(store_id={self.store_id!r}, generation={self.generation}, next_id={self.next_id})"
 
 
-def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None = None) -> bytes:
+def encode(
+    header: Header,
+    records: Iterable[TokenRecord],
+    *,
+    encoded: dict[str, str] | None = None,
+    path: Path | None = None,
+) -> bytes:
     """Return the payload as UTF-8 JSON, with the records in their order.
 
     Args:
         header: What it says besides the records.
         records: The records.
+        encoded: JSON of records by id, from an earlier call; those that are missing are added. Most records do not
+            change between two saves, and encoding them takes as long as encrypting them.
         path: The file that it is for, for error messages.
 
     Raises:
@@ -80,14 +88,16 @@ def encode(header: Header, records: Iterable[TokenRecord], *, path: Path | None 
         **({"exchanges": dict(header.exchanges)} if header.exchanges else {}),
         **({"retired": list(header.retired)} if header.retired else {}),
         **header.unknown,
-        "tokens": [_fields_of(record) for record in records],
     }
+    encoded = {} if encoded is None else encoded
+    tokens: list[str] = []
     try:
-        return _encode(payload).encode("ascii")
+        tokens = [encoded.get(one.id) or encoded.setdefault(one.id, _encode(_fields_of(one))) for one in records]
+        return f'{_encode(payload)[:-1]},"tokens":[{",".join(tokens)}]}}'.encode("ascii")
     except (RecursionError, TypeError, ValueError):
         problem = "a field that this release does not know is nested too deeply, or is no JSON"
     # Raised out here: the traceback of json's error leads to frames with plain text (see zoho_keystore.errors).
-    del payload, records
+    del payload, records, encoded, tokens
     raise DocumentError(problem, _RESTORE, path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from zoho_keystore._records import Match, exchange_keys, fingerprint, id_number
+from zoho_keystore._records import Match, exchange_keys, id_number, retired_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.codec import Header
 
 #: How many refresh tokens to remember as retired.
-_MAX_RETIRED = 1_000
-
-#: For how long the lease of an exchange that made no record is kept, in milliseconds.
-_KEEP_EXCHANGE_MS = 600_000
+MAX_RETIRED = 1_000
 
 #: The ids of the records that have a value, by value.
 _Index = dict[str, tuple[str, ...]]
@@ -29,7 +26,7 @@ class Snapshot:
     An index is built when a look-up first needs it, and kept up to date from then on; a copy takes the indexes along.
     """
 
-    __slots__ = ("_indexes", "_last_saved_at", "by_id", "changed", "header")
+    __slots__ = ("_first_unused", "_indexes", "_last_saved_at", "by_id", "changed", "encoded", "header")
 
     def __init__(
         self,
@@ -37,18 +34,22 @@ class Snapshot:
         records: dict[str, TokenRecord],
         indexes: dict[str, _Index] | None = None,
         last_saved_at: int | None = None,
+        encoded: dict[str, str] | None = None,
     ) -> None:
         self.header = header
         self.changed = False
         self.by_id = records
         self._indexes = {} if indexes is None else indexes
         self._last_saved_at = last_saved_at
+        self._first_unused = header.next_id
+        #: JSON of records by id, for :func:`zoho_keystore._storage.codec.encode`.
+        self.encoded = {} if encoded is None else encoded
 
     def copy(self) -> Self:
         """Return a snapshot that can be changed without changing this one."""
         # Copied before the loop: another thread may be adding an index to this snapshot.
         indexes = {field: index.copy() for field, index in self._indexes.copy().items()}
-        return type(self)(self.header, self.by_id.copy(), indexes, self._last_saved_at)
+        return type(self)(self.header, self.by_id.copy(), indexes, self._last_saved_at, self.encoded.copy())
 
     def is_same(self, other: Snapshot) -> bool:
         return (self.header, self.records()) == (other.header, other.records())
@@ -69,7 +70,8 @@ class Snapshot:
 
     def imported_id(self, id: str) -> str:
         """Return the id of a record from another store: its own, unless a record of this store has or had it."""
-        is_new = id and id not in self.by_id and (id_number(id) == 0 or id_number(id) >= self.header.next_id)
+        # Not the present next_id: of the ids 7 and 5, imported together into a new store, both are kept.
+        is_new = id and id not in self.by_id and (id_number(id) == 0 or id_number(id) >= self._first_unused)
         return id if is_new else self.new_id()
 
     def _ids(self, field: str, value: str) -> tuple[str, ...]:
@@ -95,19 +97,14 @@ class Snapshot:
         """Return the leases on first exchanges, by key."""
         return self.header.exchanges
 
-    def put_exchange(self, key: str, fields: Mapping[str, Any], *, now_ms: int) -> None:
-        """Set the lease of an exchange; old ones of exchanges that made no record are dropped."""
-        kept = {
-            other: lease
-            for other, lease in self.header.exchanges.items()
-            if now_ms - _KEEP_EXCHANGE_MS < max(_whole(lease.get("deadline")), _whole(lease.get("failed_at")))
-        }
-        self.header = self.header._replace(exchanges={**kept, key: fields})
+    def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:
+        """Replace the leases on first exchanges."""
+        self.header = self.header._replace(exchanges=exchanges)
         self.changed = True
 
-    def is_retired(self, refresh_token: str) -> bool:
-        """Return whether a refresh token was deleted or replaced, and has not been saved anew since."""
-        return fingerprint(refresh_token) in self.header.retired
+    def is_retired(self, record: TokenRecord) -> bool:
+        """Return whether a record's refresh token was deleted or replaced under its id, and not saved anew since."""
+        return retired_key(record) in self.header.retired
 
     def put(self, record: TokenRecord) -> None:
         """Add a record, or replace the one that has its id, which keeps its place."""
@@ -121,6 +118,7 @@ class Snapshot:
             exchanges = {key: lease for key, lease in self.header.exchanges.items() if key not in done}
             self.header = self.header._replace(exchanges=exchanges)
         self.by_id[record.id] = record
+        self.encoded.pop(record.id, None)
         for field, index in self._indexes.items():
             if value := getattr(record, field):
                 index[value] = (*index.get(value, ()), record.id)
@@ -138,6 +136,7 @@ class Snapshot:
         record = self.by_id.pop(id)
         self._drop_from_indexes(record)
         self._retire(record)
+        self.encoded.pop(id, None)
         self.changed = True
 
     def clear(self) -> None:
@@ -146,6 +145,7 @@ class Snapshot:
             self._retire(record)
         self.by_id.clear()
         self._indexes.clear()
+        self.encoded.clear()
         self.changed = True
 
     def new_id(self) -> str:
@@ -159,11 +159,10 @@ class Snapshot:
     def _retire(self, record: TokenRecord | None, *, instead: TokenRecord | None = None) -> None:
         """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
         retired = self.header.retired
-        if record is not None and record.refresh_token:
-            retired = (*retired, fingerprint(record.refresh_token))[-_MAX_RETIRED:]
-        if retired and instead is not None and instead.refresh_token:
-            current = fingerprint(instead.refresh_token)
-            retired = tuple(one for one in retired if one != current)
+        if record is not None and (key := retired_key(record)):
+            retired = (*retired, key)[-MAX_RETIRED:]
+        if retired and instead is not None and (key := retired_key(instead)) in retired:
+            retired = tuple(one for one in retired if one != key)
         self.header = self.header._replace(retired=retired)
 
     def _built_index(self, field: str) -> _Index:
@@ -179,12 +178,8 @@ class Snapshot:
             return
         for field, index in self._indexes.items():
             if value := getattr(record, field):
-                left = tuple(id for id in index[value] if id != record.id)
-                if left:
+                place = index[value].index(record.id)
+                if left := index[value][:place] + index[value][place + 1 :]:
                     index[value] = left
                 else:
                     del index[value]
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0

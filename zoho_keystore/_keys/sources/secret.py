@@ -11,8 +11,8 @@ from zoho_keystore._fs.permissions import require_key_ring
 from zoho_keystore._fs.private_file import FileTooLargeError, read_private_file
 from zoho_keystore._keys.sources.command import Command
 from zoho_keystore._keys.sources.environment import EnvironmentVariable
-from zoho_keystore._keys.sources.spec import split_spec
 from zoho_keystore._keys.sources.system_keyring import SystemKeyring
+from zoho_keystore._keys.spec import split_spec
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, UnsafeFileError, os_error_text
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _printed(source: SystemKeyring | Command) -> str:
     except KeyUnavailableError as error:
         problem, advice = error.problem, error.advice
     else:
-        return printed if isinstance(printed, str) else printed.decode("ascii", "replace")
+        return printed.decode("ascii", "replace")
     raise ConfigurationError(f"no client secret: {problem}", advice)
 
 

@@ -1,0 +1,126 @@
+"""Counters that threads of processes raise while processes are killed: each acknowledged change counts."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from faults import Attempt
+from faults.processes import Child, engine, speak
+from faults.races import store_in
+from faults.store import Store, StoreProblem, token
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+KILLS = "kills"
+
+
+class Ledger:
+    """What each counter's thread has begun, and what was acknowledged to it, in memory that no kill takes away."""
+
+    def __init__(self, counters: int) -> None:
+        shared = memoryview(mmap.mmap(-1, 8 * (2 * counters + 1))).cast("q")
+        self.begun, self.acknowledged = shared[:counters], shared[counters:-1]
+        self._stop = shared[-1:]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all threads are to end after what they do now."""
+        return bool(self._stop[0])
+
+    def stop(self) -> None:
+        """End all threads after what they do now."""
+        self._stop[0] = 1
+
+    def settle(self, counters: range, store: Store) -> None:
+        """Compare counters that no thread raises at the moment with the ledger, and go on from what the file holds.
+
+        Raises:
+            StoreProblem: An acknowledged change does not count, or one counts that was not begun.
+        """
+        document = store.document() or {"tokens": []}
+        values = {held["id"]: int(held["redirect_url"]) for held in document["tokens"]}
+        for counter in counters:
+            value = values[f"{counter}"]
+            if not self.acknowledged[counter] <= value <= self.begun[counter]:
+                raise StoreProblem(
+                    f"a counter is {value}, acknowledged {self.acknowledged[counter]}, begun {self.begun[counter]}"
+                )
+            self.begun[counter] = self.acknowledged[counter] = value
+        # Raised together with each of them, so this holds in every state.
+        if (total := values.pop("total")) != (total_of_all := sum(values.values())):
+            raise StoreProblem(f"the total is {total}, and all counters together are {total_of_all}")
+
+
+@engine("processes that read, modify and write, under kills")
+def read_modify_write(
+    directory: Path, *, increments: int, processes: int = 8, threads: int = 4, kill_every_s: float = 0.1
+) -> Generator[Attempt]:
+    """Let threads raise a number each, and one together, while processes are killed: each acknowledged one counts.
+
+    Args:
+        directory: Where to work.
+        increments: When so many are acknowledged, it ends.
+        processes: How many processes; one that is killed is replaced at once.
+        threads: How many threads each of them has, with one store.
+        kill_every_s: How much time passes from one kill to the next on average, in seconds.
+    """
+    store = store_in(directory)
+    counters = range(processes * threads)
+    shares = [counters[first : first + threads] for first in counters[::threads]]
+    ledger = Ledger(len(counters))
+    done = 0
+    with ExitStack() as stack:
+        keystore = store.open()
+        for id in (*map(str, counters), "total"):
+            keystore.save(replace(token(id), id=id, redirect_url="0"))
+        children = [Child(_raise_numbers, store=store, ledger=ledger, counters=share) for share in shares]
+        stack.callback(_kill, children)
+        while done < increments:
+            time.sleep(random.uniform(0, 2 * kill_every_s))  # noqa: S311 - when to kill is no secret
+            victim = random.randrange(processes)  # noqa: S311 - nor is which
+            children[victim].kill()
+            for child in children:
+                child.listen()
+            ledger.settle(shares[victim], store)
+            children[victim].pipe.close()
+            children[victim] = Child(_raise_numbers, store=store, ledger=ledger, counters=shares[victim])
+            before, done = done, sum(ledger.acknowledged)
+            yield Attempt(figures={KILLS: 1}, tried=done - before)
+        ledger.stop()
+        for child in children:
+            child.hear()
+        ledger.settle(counters, store)
+        keystore.clear()
+        store.require_no_leftovers()
+
+
+def _kill(children: list[Child]) -> None:
+    for child in children:
+        child.kill()
+
+
+def _raise_numbers(pipe: Connection, *, store: Store, ledger: Ledger, counters: range) -> None:
+    storage = store.open()._storage
+
+    def work(_: Connection, *, counter: int) -> None:
+        while not ledger.stopped:
+            number = ledger.begun[counter] = ledger.begun[counter] + 1
+            with storage.transaction() as transaction:
+                for id in (f"{counter}", "total"):
+                    record: Any = transaction.get(id)
+                    transaction.put(replace(record, redirect_url=f"{int(record.redirect_url) + 1}"))
+            ledger.acknowledged[counter] = number
+
+    with ThreadPoolExecutor(len(counters)) as pool:
+        # Each thread speaks for itself: what fails has to be known before the process is killed.
+        list(pool.map(lambda counter: speak(pipe, work, counter=counter), counters))
+    pipe.send("done")
