@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from zoho_keystore._keys.fernet_key import MAX_TEXT_BYTES
+from zoho_keystore._keys.ring_text import parse
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, MalformedKeyError, os_error_text
 
 if TYPE_CHECKING:
