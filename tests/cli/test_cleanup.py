@@ -150,7 +150,8 @@ def test_cleanup_without_a_policy_is_refused() -> None:
 
 
 def test_cleanup_of_a_store_that_cannot_be_written_is_refused(refreshable: Path) -> None:
-    refreshable.parent.chmod(0o777)
+    lock = refreshable.with_name(f".{refreshable.name}.lock")
+    lock.unlink()
+    lock.mkdir()
     refused(6, *ALL, "--yes")
     invoke(*ALL, "--dry-run")
-    refreshable.parent.chmod(0o700)

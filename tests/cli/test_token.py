@@ -71,12 +71,15 @@ def test_token_with_wrong_usage_is_refused(zoho: FakeZoho) -> None:
 def test_good_token_is_printed_where_the_store_cannot_be_written(refreshable: Path, zoho: FakeZoho) -> None:
     """And an expired one is not refreshed, since it could not be kept."""
     invoke("token")
-    refreshable.parent.chmod(0o777)  # A save refuses that, also one of root.
+    lock = refreshable.with_name(f".{refreshable.name}.lock")
+    lock.rename(lock.with_name("kept"))
+    lock.mkdir()  # No save opens that, also not one of root.
     assert invoke("token").stdout == f"{zoho.issued[-1]}\n"
-    refreshable.parent.chmod(0o700)
+    lock.rmdir()
     change(expires_in="1", issued_at=1)
-    refreshable.parent.chmod(0o777)
-    assert "other users" in refused(6, "token")
+    lock.unlink()
+    lock.mkdir()
+    assert "lock file" in refused(6, "token")
     assert zoho.count("refresh") == 1
 
 

@@ -44,7 +44,7 @@ class SystemKeyring:
 
     def load(self) -> RingKeys:
         """Return the keys in the keyring."""
-        return self._parse(self.read())
+        return self._parse(self._entry())
 
     def create(self, key: bytes) -> bool:
         """Make the entry with a first key; return False if there is one."""
@@ -64,26 +64,29 @@ class SystemKeyring:
 
     def add(self, key: bytes, *, retire: str | None = None) -> None:
         """Put a key before the others."""
-        self._write(with_primary(self.read(), key, retire=retire))
+        self._write(with_primary(self._entry(), key, retire=retire))
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """Remove keys."""
-        self._write(without(self.read(), keys))
+        self._write(without(self._entry(), keys))
 
     def cannot_change(self) -> str:
         """Return an empty text: the keyring is the user's own."""
         return ""
 
     def read(self) -> bytes:
-        """Return the entry."""
-        password = self._call("get_password")
-        if not password:
+        """Return the entry; empty if there is none."""
+        return os.fsencode(self._call("get_password") or "")
+
+    def _entry(self) -> bytes:
+        entry = self.read()
+        if not entry:
             raise key_missing(
                 f"the system's keyring holds nothing for {self}",
                 f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {shlex.quote(self._service)} "
                 f"{shlex.quote(self._user)}",
             )
-        return os.fsencode(password)
+        return entry
 
     def _parse(self, text: bytes) -> RingKeys:
         return parse(text, f"the entry of the system's keyring for {self}")
