@@ -396,10 +396,6 @@ def test_keystore_is_read_with_its_own_key(store_path: Path, key: bytes, monkeyp
     assert [record.created_at for record in found.records] == times
     kept = [replace(one, created_at=0, signed_in_at=0, issued_at=0) for one in found.records]
     assert kept == [ADA, replace(BOB, id="b"), records[2]]
-        ADA,
-        replace(BOB, id="b"),
-        records[2],
-    ]
     assert store_path.read_bytes() == before
     assert store_path.stat().st_mode & 0o777 == 0o644
     with pytest.raises(KeyUnavailableError, match="Name the source of the other keystore's keys: --from-key SPEC"):
