@@ -55,7 +55,7 @@ def test_readme_first_example_signs_in_and_requests(zoho: FakeZoho) -> None:
     example = example.replace("USDataCenter.PRODUCTION()", "ENVIRONMENT").replace("1000.…", zoho.new_grant())
     names = run(example, ENVIRONMENT=DataCenter.Environment(zoho.url, zoho.token_url, zoho.url))
     assert names["response"].get_status_code() == 200
-    assert len(EncryptedFileStore("tokens.keystore").get_tokens()) == 1
+    assert len(EncryptedFileStore().get_tokens()) == 1
 
 
 def test_readme_memory_store_is_empty() -> None:

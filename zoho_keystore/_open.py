@@ -8,6 +8,7 @@ import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_store, real_path
 from zoho_keystore._fs.private_file import read_prefix
@@ -18,7 +19,7 @@ from zoho_keystore._keystore import Keystore
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.store_file import not_a_keystore
-from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError
+from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError, UnsafeFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,19 +111,24 @@ def spec_for_messages(key: object) -> str | None:
 def explained(error: KeystoreError, store: Path) -> KeystoreError:
     """Return an error of opening a store; for a missing key, what that means where there is a file already.
 
-    A new key, which the source of keys advises, would not open it.
+    A new key, which the source of keys advises, would not open it. A store of another user has its key there.
     """
     if not (isinstance(error, KeyUnavailableError) and error.is_missing and os.path.lexists(store)):
         return error
     with suppress(OSError, KeystoreError):
         if other := not_a_keystore(store, read_prefix(store, 512).content):
             return other
+    with suppress(OSError):
+        try:
+            permissions.require_owner(os.stat(store), store)
+        except UnsafeFileError as owned_by_another:
+            return owned_by_another
     moved = store.with_name(f"{store.name}.without-key")
     where = f"{error.path}: " if error.path is not None else ""
     return KeyUnavailableError(
         f"the store is there, and its key is not: {where}{error.problem}",
-        "Restore your copy of the key. Without one the store cannot be opened: move it away, and sign in anew: "
-        f"mv -n {shlex.quote(str(store))} {shlex.quote(str(moved))} && zoho-keystore init",
+        "Check where its key is, or restore your copy of the key. Without the key the store cannot be opened: move it "
+        f"away, and sign in anew: mv -n {shlex.quote(str(store))} {shlex.quote(str(moved))} && zoho-keystore init",
         store,
     )
 

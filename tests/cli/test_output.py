@@ -200,11 +200,10 @@ def test_list_json_has_the_documented_shape() -> None:
     assert revealed["access_token"] == {"start": "1000.a", "length": 24, "value": "1000.access-token-CANARY"}
 
 
-@pytest.mark.usefixtures("empty")
-def test_list_of_an_empty_store_prints_no_table() -> None:
-    """The notice goes to stderr; JSON is an empty list."""
+def test_list_of_an_empty_store_prints_no_table(empty: Path) -> None:
+    """The notice names the store, since a user may have meant another one; it goes to stderr; JSON is an empty list."""
     done = invoke("list")
-    assert (done.stdout, done.stderr) == ("", "There are no tokens.\n")
+    assert (done.stdout, done.stderr) == ("", f"There are no tokens in {empty}.\n")
     assert json.loads(invoke("list", "--json").stdout) == []
 
 

@@ -264,7 +264,7 @@ def test_copy_that_does_not_open_is_refused(copy: Path, store_path: Path, use: A
     with pytest.raises(CannotOpenError):
         use(store_path, copy)
     copy.unlink()
-    with pytest.raises(StoreFileError, match="the file cannot be read: no such file"):
+    with pytest.raises(StoreFileError, match="there is no such file"):
         use(store_path, copy)
     assert store_path.read_bytes() == before
     assert os.listdir(store_path.parent).count(store_path.name) == 1

@@ -96,7 +96,7 @@ def test_diagnose_reports_each_error_of_opening_once(store: Path, ring: Path, mo
     none = ring.with_name("none")
     what, fix = problem(store, none)
     assert what.startswith(f"{store}: the store is there, and its key is not: {none}: the key ring cannot be read: no ")
-    assert fix.startswith("Restore your copy of the key. ")
+    assert fix.startswith("Check where its key is, or restore your copy of the key. ")
     [found] = problems(store, None)
     assert found.what.startswith(f"{store}: the store is there, and its key is not: no key is set")
     [found] = problems(store.parent / "none" / "store", None)[:1]

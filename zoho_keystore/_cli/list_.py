@@ -6,6 +6,7 @@ import click
 
 from zoho_keystore._cli.output import (
     current_time_ms,
+    echo_escaped,
     format_data_centre,
     format_status,
     mask,
@@ -31,7 +32,7 @@ def command(settings: Settings, as_json: bool) -> None:  # noqa: FBT001 - click 
         print_json(list(map(record_as_json, records)))
         return
     if not records:
-        click.echo("There are no tokens.", err=True)
+        echo_escaped(f"There are no tokens in {settings.path}.", err=True)
         return
     now_ms = current_time_ms()
     print_table(

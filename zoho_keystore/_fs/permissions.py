@@ -161,7 +161,10 @@ def require_key_ring(status: os.stat_result, path: Path, fd: int) -> None:
         return
     quoted = shlex.quote(str(path))
     if is_ours(status) or is_root():
-        advice = f"If no other user can have read it: chmod 600 {quoted}. Otherwise make a new key"
+        advice = (
+            f"Take their access away: chmod 600 {quoted}; if another user may have read it, change the key afterwards: "
+            "zoho-keystore rotate --drop-old"
+        )
     else:
         advice = (
             f"Have it handed out to this user alone: podman and docker secrets with uid={os.geteuid()},mode=0400, a "

@@ -19,6 +19,7 @@ from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
 from zoho_keystore._storage.file import require_replaceable
+from zoho_keystore._storage.store_file import no_store
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
 
@@ -145,9 +146,7 @@ def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
             status = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
             if path == store:
-                yield _problem(
-                    f"{store}: there is no store", f"Check the path, or create one: {problems.command('init')}"
-                )
+                yield problems.of_error(no_store(store))
             continue
         except OSError as error:
             yield _problem(f"{path}: {error.strerror}", "Check the permissions of its directory")

@@ -24,7 +24,7 @@ from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, FileState, is_racy, stat_signature
 from zoho_keystore._storage.snapshot import Snapshot
-from zoho_keystore._storage.store_file import no_memory, read_store, too_large
+from zoho_keystore._storage.store_file import no_memory, no_store, read_store, too_large
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
@@ -81,9 +81,9 @@ class FileStorage:
         self._next_sweep_s = 0.0
         try:
             self._load()
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             if not create:
-                raise storage_error(error, "there is no store", path) from None
+                raise no_store(path) from None
             self._create()
         else:
             if create:

@@ -151,9 +151,14 @@ def _empty(path: Path) -> CannotOpenError:
             )
     return CannotOpenError(
         "the file is empty, so it is not a keystore",
-        "If it never was one, remove it, and a store is made; otherwise restore it from a backup",
+        "If it never was one, remove it, and create a store: zoho-keystore init; otherwise restore it from a backup",
         path,
     )
+
+
+def no_store(path: Path) -> StoreFileError:
+    """Return the error for a store that does not exist and is not to be created."""
+    return StoreFileError("there is no store", "Check the path, or create one: zoho-keystore init", path)
 
 
 def no_memory(path: Path, what: str) -> StoreFileError:
