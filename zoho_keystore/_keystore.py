@@ -175,8 +175,8 @@ class Keystore:
           the rest of the token is. The expiry of the stored access token itself can be changed.
         * A save by id of a refresh token that another one has replaced changes nothing. It is logged as a warning, and
           the stored record is returned.
-        * A save by id of a refresh token whose record was deleted is refused. To add such a token again on purpose,
-          save it without an id, or import it.
+        * A save by id of a refresh token whose record of that id was deleted is refused. To add such a token again on
+          purpose, save it without an id or under another one, or import it.
 
         Args:
             given: The token.
@@ -349,12 +349,12 @@ class Keystore:
             TokenNotFoundError: The record was deleted.
         """
         refresh_token = given.refresh_token
-        if not refresh_token or not transaction.is_retired(refresh_token):
+        if not refresh_token or not transaction.is_retired(given.id, refresh_token):
             return False
         if stored is None:
             raise TokenNotFoundError(
                 f"the token {given.id!r} was deleted; nothing was saved",
-                "To add it again, save it without an id",
+                "To add it again, save it without an id, or under another one",
                 self.path,
             )
         return refresh_token != stored.refresh_token

@@ -158,9 +158,21 @@ class TestDeletedToken:
             keystore.save(replace(ADA, id="1", access_token="refreshed"))
         assert stored(keystore) == []
 
-    def test_save_by_another_id_is_refused(self, keystore: Keystore) -> None:
-        with pytest.raises(TokenNotFoundError, match="was deleted"):
-            keystore.save(replace(ADA, id="mine"))
+    def test_save_by_another_id_renames_the_record(self, keystore: Keystore) -> None:
+        """The deleted id stays deleted."""
+        assert keystore.save(replace(ADA, id="mine")).id == "mine"
+        assert keystore.save(replace(ADA, id="mine", access_token="a2", expires_in=later(1))).access_token == "a2"
+        with pytest.raises(TokenNotFoundError, match="'1' was deleted"):
+            keystore.save(replace(ADA, id="1"))
+        assert [record.id for record in keystore.records()] == ["mine"]
+
+    def test_save_by_id_does_not_depend_on_another_record_of_the_token(self, keystore: Keystore) -> None:
+        keystore.save(token(2, id="old"))
+        keystore.save(token(2, id="mine"))
+        keystore.delete("old")
+        keystore.save(token(3, id="mine"))
+        assert keystore.save(token(2, id="other")).id == "other"
+        assert keystore.save(token(2, id="mine")).refresh_token == "r3"
 
     def test_save_by_id_after_clear_is_refused(self, keystore: Keystore) -> None:
         keystore.save(token(2))
@@ -194,12 +206,12 @@ class TestDeletedToken:
             for number in range(1500):
                 transaction.put(replace(ADA, id="x", refresh_token=f"refresh-{number}"))
         with storage.transaction() as transaction:
-            assert not transaction.is_retired("refresh-498")
-            assert transaction.is_retired("refresh-499")
-            assert not transaction.is_retired("refresh-1499")
+            assert not transaction.is_retired("x", "refresh-498")
+            assert transaction.is_retired("x", "refresh-499")
+            assert not transaction.is_retired("x", "refresh-1499")
         content = Fernet(key).decrypt(store_path.read_bytes())
         assert b"refresh-1498" not in content
-        assert fingerprint("refresh-1498").encode() in content
+        assert fingerprint("x", "refresh-1498").encode() in content
 
 
 def test_retired_tokens_survive_a_restart(store_path: Path, key: bytes) -> None:

@@ -164,7 +164,9 @@ def _with_counters_of(store: Path, ring: KeyRing, restored: StoreFile) -> Header
             error.problem,
         )
         return restored.header
-    own = {fingerprint(record.refresh_token) for record in restored.records.values() if record.refresh_token}
+    own = {
+        fingerprint(record.id, record.refresh_token) for record in restored.records.values() if record.refresh_token
+    }
     retired = dict.fromkeys([*restored.header.retired, *(one for one in replaced.retired if one not in own)])
     return restored.header._replace(
         next_id=max(restored.header.next_id, replaced.next_id), retired=tuple(retired)[-MAX_RETIRED:]

@@ -57,8 +57,8 @@ class Transaction(ReadableStorage, Protocol):
         """Replace the leases on first exchanges; the put of the record that an exchange makes removes its lease."""
         ...
 
-    def is_retired(self, refresh_token: str) -> bool:
-        """Return whether a refresh token was deleted or replaced, and has not been put anew since."""
+    def is_retired(self, id: str, refresh_token: str) -> bool:
+        """Return whether a refresh token of the record of an id was deleted or replaced, and not put anew since."""
         ...
 
     def imported_id(self, id: str) -> str:

@@ -102,9 +102,9 @@ class Snapshot:
         self.header = self.header._replace(exchanges=exchanges)
         self.changed = True
 
-    def is_retired(self, refresh_token: str) -> bool:
-        """Return whether a refresh token was deleted or replaced, and has not been saved anew since."""
-        return fingerprint(refresh_token) in self.header.retired
+    def is_retired(self, id: str, refresh_token: str) -> bool:
+        """Return whether a refresh token of the record of an id was deleted or replaced, and not saved anew since."""
+        return fingerprint(id, refresh_token) in self.header.retired
 
     def put(self, record: TokenRecord) -> None:
         """Add a record, or replace the one that has its id, which keeps its place."""
@@ -153,12 +153,15 @@ class Snapshot:
         return str(number)
 
     def _retire(self, record: TokenRecord | None, *, instead: TokenRecord | None = None) -> None:
-        """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
+        """Remember the refresh token of a record as retired, and that of the record that takes its place as not.
+
+        With the record's id: under another id the token is saved on purpose, by a program that renames its record.
+        """
         retired = self.header.retired
         if record is not None and record.refresh_token:
-            retired = (*retired, fingerprint(record.refresh_token))[-MAX_RETIRED:]
+            retired = (*retired, fingerprint(record.id, record.refresh_token))[-MAX_RETIRED:]
         if retired and instead is not None and instead.refresh_token:
-            current = fingerprint(instead.refresh_token)
+            current = fingerprint(instead.id, instead.refresh_token)
             retired = tuple(one for one in retired if one != current)
         self.header = self.header._replace(retired=retired)
 
