@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,6 +286,17 @@ def test_diagnose_tells_as_git_whether_a_file_is_ignored(files: dict[str, str], 
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(patterns)
     assert doctor._is_ignored(path, tree) is (git(tree, "check-ignore", "--quiet", str(path)) == 0)
+
+
+def test_diagnose_is_not_slowed_down_by_a_pattern_of_many_stars(tmp_path: Path) -> None:
+    """A repository that was only cloned could make doctor run for years."""
+    deep = tmp_path.joinpath("tree", *"abcdefghij")
+    deep.mkdir(parents=True, mode=0o700)
+    (tmp_path / "tree" / ".git").mkdir()
+    (tmp_path / "tree" / ".gitignore").write_text("/".join(["**"] * 30) + "/none\n")
+    started_s = time.monotonic()
+    assert not doctor._is_ignored(deep / "tokens.keystore", tmp_path / "tree")
+    assert time.monotonic() - started_s < 5
 
 
 def test_diagnose_skips_a_file_of_patterns_that_is_none(store: Path, ring: Path) -> None:
