@@ -24,7 +24,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
-from zoho_keystore.errors import KeystoreError
+from zoho_keystore.errors import KeystoreError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -220,6 +220,7 @@ class RefreshCoordinator:
         self._monotonic_s = monotonic_s
         self._sleep = sleep
         self._has_logged = False
+        self._no_leases_until_s = 0.0
 
     def acquire(
         self, record: TokenRecord, *, seen_as: Callable[[TokenRecord], TokenRecord] = lambda record: record
@@ -292,14 +293,20 @@ class RefreshCoordinator:
         if view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
             return view.found
         while not view.is_ready and (left_s := deadline_s - self._monotonic_s()) > 0:
+            if self._monotonic_s() < self._no_leases_until_s:
+                break
             if view.lease is not None and view.lease.blocks(caller, self._now_ms()):
                 (self._sleep or time.sleep)(min(left_s, pause_s))
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
                 view = look(self._storage)
                 continue
+            lock_wait_s = self._lease_ms / 1000
             try:
-                is_done, view = self._write_lease(look, put, caller, left_s)
+                is_done, view = self._write_lease(look, put, caller, min(left_s, lock_wait_s))
             except KeystoreError as error:
+                if isinstance(error, LockTimeoutError) and left_s >= lock_wait_s:
+                    # A process that hangs with the lock would hold up each look-up, and the save after it again.
+                    self._no_leases_until_s = self._monotonic_s() + FAILURE_MS / 1000
                 self._log_once(error)
                 break
             if is_done:
