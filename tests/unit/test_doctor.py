@@ -392,6 +392,17 @@ def test_diagnose_of_a_plain_text_file_does_not_offer_to_remove_it(store: Path, 
     )
 
 
+def test_diagnose_leaves_the_mode_of_a_directory(tmp_path: Path, ring: Path) -> None:
+    """What was named as the store may be another program's file in a directory that users share; or an empty file."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    for content in (CSV, b""):
+        (shared / "file").write_bytes(content)
+        assert any("lets other users replace files" in what for _, what, _ in problems(shared / "file", ring))
+        assert shared.stat().st_mode & 0o777 == 0o777
+
+
 HOLDER = """
 import sys
 from zoho_keystore import open_keystore

@@ -164,9 +164,7 @@ def _with_counters_of(store: Path, ring: KeyRing, restored: StoreFile) -> Header
             error.problem,
         )
         return restored.header
-    own = {
-        fingerprint(record.id, record.refresh_token) for record in restored.records.values() if record.refresh_token
-    }
+    own = {fingerprint(record.id, record.refresh_token) for record in restored.records.values() if record.refresh_token}
     retired = dict.fromkeys([*restored.header.retired, *(one for one in replaced.retired if one not in own)])
     return restored.header._replace(
         next_id=max(restored.header.next_id, replaced.next_id), retired=tuple(retired)[-MAX_RETIRED:]
@@ -237,12 +235,12 @@ def check_writable(store: Path, ring: KeyRing) -> None:
 
 
 def make_file(path: Path, content: bytes) -> None:
-    """Make a private file, durably; it appears whole or not at all.
+    """Make a private file, durably; it appears whole or not at all. The mode of its directory is not changed.
 
     Raises:
         StoreFileError: There is a file already, or it cannot be made.
     """
-    with Directory.opened(path.parent) as directory:
+    with Directory.opened(path.parent, may_restrict=False) as directory:
         try:
             atomic.write(directory, path.name, content, create=True)
         except atomic.AlreadyThereError:

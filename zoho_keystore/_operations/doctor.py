@@ -170,7 +170,7 @@ def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]
     if not os.path.lexists(store):
         return
     try:
-        require_replaceable(store)
+        require_replaceable(store, may_restrict=False)
     except KeystoreError as error:
         yield problems.of_error(error)
 
