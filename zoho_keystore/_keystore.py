@@ -146,13 +146,16 @@ class Keystore:
 
         Raises:
             TokenNotFoundError: The token has nothing but an id, and there is no such record.
-            KeystoreError: The store cannot be read.
+            KeystoreError: The store cannot be read; or it cannot be written, and the token's grant has to be exchanged,
+                which can be done only once.
         """
         record = self._matching_one(self._storage, wanted)
         if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
             raise self.not_found(wanted.id)
         if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
-            match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(_matching, wanted=wanted))
+            match = self._coordinator.acquire_exchange(
+                exchange_keys(wanted)[0], partial(_matching, wanted=wanted), is_one_time=not wanted.refresh_token
+            )
             record = None if match is None else match.records[0]
         if record is None:
             return None

@@ -254,15 +254,19 @@ class RefreshCoordinator:
 
         return self._coordinate(look, put)
 
-    def acquire_exchange(self, key: str, find: Callable[[ReadableStorage], Match | None]) -> Match | None:
+    def acquire_exchange(
+        self, key: str, find: Callable[[ReadableStorage], Match | None], *, is_one_time: bool = False
+    ) -> Match | None:
         """Return None with the lease on an exchange taken, or the records that another thread has saved meanwhile.
 
         Args:
             key: Identifies what is exchanged: see :func:`zoho_keystore._records.exchange_keys`.
             find: Returns the records that the exchange makes.
+            is_one_time: Whether a grant is exchanged, which cannot be had again: where the lease cannot be written, the
+                save after the exchange would fail too.
 
         Raises:
-            KeystoreError: The storage cannot be read any more.
+            KeystoreError: The storage cannot be read any more; or, with ``is_one_time``, not be written.
         """
 
         def look(storage: ReadableStorage) -> _View[Match | None]:
@@ -281,10 +285,14 @@ class RefreshCoordinator:
             kept = kept[-(_MAX_EXCHANGES - 1) :]
             transaction.set_exchanges({other: exchanges[other] for other in kept} | {key: lease.as_fields()})
 
-        return self._coordinate(look, put)
+        return self._coordinate(look, put, must_write=is_one_time)
 
     def _coordinate(
-        self, look: Callable[[ReadableStorage], _View[_T]], put: Callable[[Transaction, Lease], None]
+        self,
+        look: Callable[[ReadableStorage], _View[_T]],
+        put: Callable[[Transaction, Lease], None],
+        *,
+        must_write: bool = False,
     ) -> _T:
         deadline_s = self._monotonic_s() + self._wait_s
         caller = Owner.current()
@@ -293,7 +301,7 @@ class RefreshCoordinator:
         if view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
             return view.found
         while not view.is_ready and (left_s := deadline_s - self._monotonic_s()) > 0:
-            if self._monotonic_s() < self._no_leases_until_s:
+            if self._monotonic_s() < self._no_leases_until_s and not must_write:
                 break
             if view.lease is not None and view.lease.blocks(caller, self._now_ms()):
                 (self._sleep or time.sleep)(min(left_s, pause_s))
@@ -304,6 +312,8 @@ class RefreshCoordinator:
             try:
                 is_done, view = self._write_lease(look, put, caller, min(left_s, lock_wait_s))
             except KeystoreError as error:
+                if must_write:
+                    raise
                 if isinstance(error, LockTimeoutError) and left_s >= lock_wait_s:
                     # A process that hangs with the lock would hold up each look-up, and the save after it again.
                     self._no_leases_until_s = self._monotonic_s() + FAILURE_MS / 1000
