@@ -161,13 +161,16 @@ class Keystore:
 
         Raises:
             TokenNotFoundError: The token has nothing but an id, and there is no such record.
-            KeystoreError: The store cannot be read.
+            KeystoreError: The store cannot be read; or it cannot be written, and the token's grant has to be exchanged,
+                which can be done only once.
         """
         record = self._matching_one(self._storage, wanted)
         if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
             raise self.not_found(wanted.id)
         if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
-            match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(self._matching, wanted=wanted))
+            match = self._coordinator.acquire_exchange(
+                exchange_keys(wanted)[0], partial(self._matching, wanted=wanted), is_one_time=not wanted.refresh_token
+            )
             record = None if match is None else match.records[0]
         if record is None:
             return None
@@ -190,8 +193,8 @@ class Keystore:
           the rest of the token is. The expiry of the stored access token itself can be changed.
         * A save by id of a refresh token that another one has replaced changes nothing. It is logged as a warning, and
           the stored record is returned.
-        * A save by id of a refresh token whose record was deleted is refused. To add such a token again on purpose,
-          save it without an id, or import it.
+        * A save by id of a refresh token whose record of that id was deleted is refused. To add such a token again on
+          purpose, save it without an id or under another one, or import it.
 
         Args:
             given: The token.
@@ -559,7 +562,7 @@ class Keystore:
         if stored is None:
             raise TokenNotFoundError(
                 f"the token {given.id!r} was deleted; nothing was saved",
-                "To add it again, save it without an id",
+                "To add it again, save it without an id, or under another one",
                 self.path,
             )
         return given.refresh_token != stored.refresh_token

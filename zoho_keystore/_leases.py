@@ -24,7 +24,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
-from zoho_keystore.errors import KeystoreError
+from zoho_keystore.errors import KeystoreError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -225,6 +225,7 @@ class RefreshCoordinator:
         self._monotonic_s = monotonic_s
         self._sleep = sleep
         self._has_logged = False
+        self._no_leases_until_s = 0.0
 
     def acquire(
         self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool], *, required: bool = False
@@ -259,15 +260,19 @@ class RefreshCoordinator:
 
         return self._coordinate(look, put, required=required)
 
-    def acquire_exchange(self, key: str, find: Callable[[ReadableStorage], Match | None]) -> Match | None:
+    def acquire_exchange(
+        self, key: str, find: Callable[[ReadableStorage], Match | None], *, is_one_time: bool = False
+    ) -> Match | None:
         """Return None with the lease on an exchange taken, or the records that another thread has saved meanwhile.
 
         Args:
             key: Identifies what is exchanged: see :func:`zoho_keystore._records.exchange_keys`.
             find: Returns the records that the exchange makes.
+            is_one_time: Whether a grant is exchanged, which cannot be had again: where the lease cannot be written, the
+                save after the exchange would fail too.
 
         Raises:
-            KeystoreError: The storage cannot be read any more.
+            KeystoreError: The storage cannot be read any more; or, with ``is_one_time``, not be written.
         """
 
         def look(storage: ReadableStorage) -> _View[Match | None]:
@@ -286,7 +291,7 @@ class RefreshCoordinator:
             kept = kept[-(_MAX_EXCHANGES - 1) :]
             transaction.set_exchanges({other: exchanges[other] for other in kept} | {key: lease.as_fields()})
 
-        return self._coordinate(look, put)
+        return self._coordinate(look, put, must_write=is_one_time)
 
     def _coordinate(
         self,
@@ -294,6 +299,7 @@ class RefreshCoordinator:
         put: Callable[[Transaction, Lease], None],
         *,
         required: bool = False,
+        must_write: bool = False,
     ) -> _T:
         deadline_s = self._monotonic_s() + self._wait_s
         caller = Owner.current()
@@ -302,17 +308,23 @@ class RefreshCoordinator:
         if not required and view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
             return view.found
         while not view.is_ready and (left_s := deadline_s - self._monotonic_s()) > 0:
+            if self._monotonic_s() < self._no_leases_until_s and not (required or must_write):
+                break
             if view.lease is not None and view.lease.blocks(caller, self._now_ms()):
                 (self._sleep or time.sleep)(min(left_s, pause_s))
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
                 view = look(self._storage)
                 continue
+            lock_wait_s = self._lease_ms / 1000
             try:
                 lease_ms = self._ended_lease_ms if required else self._lease_ms
-                is_done, view = self._write_lease(look, put, caller, left_s, lease_ms)
+                is_done, view = self._write_lease(look, put, caller, min(left_s, lock_wait_s), lease_ms)
             except KeystoreError as error:
-                if required:
+                if required or must_write:
                     raise
+                if isinstance(error, LockTimeoutError) and left_s >= lock_wait_s:
+                    # A process that hangs with the lock would hold up each look-up, and the save after it again.
+                    self._no_leases_until_s = self._monotonic_s() + FAILURE_MS / 1000
                 self._log_once(error)
                 break
             if is_done:

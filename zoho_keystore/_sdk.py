@@ -62,7 +62,8 @@ class _KeystoreTokenStore(TokenStore):
 
         Raises:
             SDKException: It is not a token, or the store cannot be read; or it has nothing but an id that no stored
-                token has.
+                token has; or it has a grant token that is not exchanged yet, and the store cannot be written: the
+                exchange can be made only once.
         """
         # Not with _as_sdk_exception: this runs before the SDK's requests, and a context manager takes 1 µs.
         try:

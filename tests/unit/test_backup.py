@@ -167,6 +167,18 @@ def test_backup_into_missing_directory_is_refused(store_path: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("store")
+def test_backup_into_a_shared_directory_is_refused_and_leaves_its_mode(store_path: Path, tmp_path: Path) -> None:
+    """The other users who keep backups there could not write to it any more."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(UnsafeFileError, match="Use a directory of your own"):
+        backup(store_path, shared)
+    assert shared.stat().st_mode & 0o777 == 0o777
+    assert os.listdir(shared) == []
+
+
+@pytest.mark.usefixtures("store")
 def test_inspect_fails_where_a_save_would(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the constructor does: a monitor has to tell before a refresh token is lost."""
     lock = store_path.with_name(f".{store_path.name}.lock")

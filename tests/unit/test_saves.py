@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import write_private
+from support import failing, write_private
 from zoho_keystore import rotate
 from zoho_keystore._keystore import ImportResult, Keystore
 from zoho_keystore._leases import Lease, RefreshCoordinator
@@ -23,7 +24,7 @@ from zoho_keystore._open import open_keystore, open_memory_keystore
 from zoho_keystore._records import TokenRecord, fingerprint
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
-from zoho_keystore.errors import CannotOpenError, DocumentError, StoreFileError, TokenNotFoundError
+from zoho_keystore.errors import CannotOpenError, DocumentError, LockTimeoutError, StoreFileError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,9 +159,21 @@ class TestDeletedToken:
             keystore.save(replace(ADA, id="1", access_token="refreshed"))
         assert stored(keystore) == []
 
-    def test_save_by_another_id_adds_it_again(self, keystore: Keystore) -> None:
-        """A process that holds the deleted token has its id; another id is a caller's choice."""
+    def test_save_by_another_id_renames_the_record(self, keystore: Keystore) -> None:
+        """The deleted id stays deleted."""
         assert keystore.save(replace(ADA, id="mine")).id == "mine"
+        assert keystore.save(replace(ADA, id="mine", access_token="a2", expires_in=later(1))).access_token == "a2"
+        with pytest.raises(TokenNotFoundError, match="'1' was deleted"):
+            keystore.save(replace(ADA, id="1"))
+        assert [record.id for record in keystore.records()] == ["mine"]
+
+    def test_save_by_id_does_not_depend_on_another_record_of_the_token(self, keystore: Keystore) -> None:
+        keystore.save(token(2, id="old"))
+        keystore.save(token(2, id="mine"))
+        keystore.delete("old")
+        keystore.save(token(3, id="mine"))
+        assert keystore.save(token(2, id="other")).id == "other"
+        assert keystore.save(token(2, id="mine")).refresh_token == "r3"
 
     def test_save_by_id_after_clear_is_refused(self, keystore: Keystore) -> None:
         keystore.save(token(2))
@@ -527,6 +540,27 @@ class TestExchanges:
         assert len(keystore._storage.exchanges()) == 1
         keystore.save(ADA)
         assert keystore._storage.exchanges() == {}
+
+    def test_exchange_of_a_grant_is_refused_where_nothing_can_be_saved(
+        self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The grant would be spent, and its refresh token lost; another refresh token can be had at any time."""
+        keystore = open_keystore(store_path, key=key)
+        wanted = TokenRecord(client_id="c", client_secret="s", grant_token="g1")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", failing(errno.ENOSPC))
+            with pytest.raises(StoreFileError, match="nothing was saved: no space left"):
+                keystore.find_for_use(wanted)
+            assert keystore.find_for_use(replace(wanted, refresh_token="r1")) is None
+        assert keystore.find_for_use(wanted) is None
+
+    def test_exchange_of_a_grant_is_refused_while_the_lock_hangs(self, store_path: Path, key: bytes) -> None:
+        keystore = open_keystore(store_path, key=key, refresh_wait=0.1)
+        wanted = TokenRecord(client_id="c", client_secret="s", grant_token="g1")
+        with open_keystore(store_path, key=key)._storage.transaction():
+            assert keystore.find_for_use(replace(wanted, refresh_token="r1")) is None
+            with pytest.raises(LockTimeoutError):
+                keystore.find_for_use(wanted)
 
     @pytest.mark.parametrize(
         "fields",

@@ -233,12 +233,12 @@ def check_writable(store: Path, ring: KeyRing) -> None:
 
 
 def make_file(path: Path, content: bytes) -> None:
-    """Make a private file, durably; it appears whole or not at all.
+    """Make a private file, durably; it appears whole or not at all. The mode of its directory is not changed.
 
     Raises:
         StoreFileError: There is a file already, or it cannot be made.
     """
-    with Directory.opened(path.parent) as directory:
+    with Directory.opened(path.parent, may_restrict=False) as directory:
         try:
             atomic.write(directory, path.name, content, create=True)
         except atomic.AlreadyThereError:

@@ -169,7 +169,7 @@ def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]
     if not os.path.lexists(store):
         return
     try:
-        require_replaceable(store)
+        require_replaceable(store, may_restrict=False)
     except KeystoreError as error:
         yield problems.of_error(error)
 
@@ -282,11 +282,17 @@ def _ignore_patterns(file: Path, base: Path) -> Iterator[_IgnorePattern]:
 
 
 def _match_parts(pattern: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    if not pattern:
-        return not names
-    if pattern[0] == "**":
-        return any(_match_parts(pattern[1:], names[start:]) for start in range(len(names) + 1))
-    return bool(names) and fnmatchcase(names[0], pattern[0]) and _match_parts(pattern[1:], names[1:])
+    # By the numbers of names that the parts so far can match: trying each number for each ** anew would take years for
+    # a pattern with many of them, and the files of patterns are the repository's.
+    matched = {0}
+    for part in pattern:
+        if part == "**":
+            matched = set(range(min(matched), len(names) + 1))
+        else:
+            matched = {end + 1 for end in matched if end < len(names) and fnmatchcase(names[end], part)}
+        if not matched:
+            return False
+    return len(names) in matched
 
 
 def _check_temp_files(store: Path) -> Iterator[Diagnostic]:

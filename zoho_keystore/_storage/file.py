@@ -376,18 +376,19 @@ class FileStorage:
         return FileState(status, sealed, snapshot, is_racy=True)
 
 
-def require_replaceable(path: Path, *, allow_read_only: bool = False) -> None:
+def require_replaceable(path: Path, *, allow_read_only: bool = False, may_restrict: bool = True) -> None:
     """Make sure that a save can replace a store's file, as far as that can be known without one.
 
     Args:
         path: The file.
         allow_read_only: Whether to log a read-only file system as a warning: programs may only read there on purpose.
+        may_restrict: Whether the file is known to be a store's, so that the mode of its directory may be changed.
 
     Raises:
         StoreFileError: A save would fail.
         UnsafeFileError: Other users can replace the file.
     """
-    with Directory.opened(path.parent) as directory:
+    with Directory.opened(path.parent, may_restrict=may_restrict) as directory:
         try:
             reason = why_not_replaceable(directory, path.name)
         except OSError as error:

@@ -157,7 +157,10 @@ class Snapshot:
         return str(number)
 
     def _retire(self, record: TokenRecord | None, *, instead: TokenRecord | None = None) -> None:
-        """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
+        """Remember the refresh token of a record as retired, and that of the record that takes its place as not.
+
+        With the record's id: under another id the token is saved on purpose, by a program that renames its record.
+        """
         retired = self.header.retired
         if record is not None and (key := retired_key(record)):
             retired = (*retired, key)[-MAX_RETIRED:]

@@ -142,7 +142,7 @@ def not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
 
 
 def _empty(path: Path) -> CannotOpenError:
-    with suppress(OSError, KeystoreError), Directory.opened(path.parent) as directory:
+    with suppress(OSError, KeystoreError), Directory.opened(path.parent, may_restrict=False) as directory:
         if is_mounted(directory, path.name):
             return CannotOpenError(
                 "the file is empty, and mounted by itself, so a store can neither be made nor replaced here",
