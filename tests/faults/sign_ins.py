@@ -1,214 +1,175 @@
-"""Sign-ins that are killed at each step: what Zoho has issued is kept, or the user was told that it would be lost.
-
-The fake server runs in a process of its own, so that the engine's has one thread when it forks.
-"""
+"""Sign-ins that are killed at each call: what Zoho has issued is kept, or the user was told that it would be lost."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import sys
-import tempfile
-from contextlib import contextmanager
+from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-# Imported by a sign-in: here once, not in each fork, where each import is a hundred operations.
-import requests.adapters  # noqa: F401 - see above
+import click
 from cryptography.fernet import Fernet
 
 from fake_zoho import FakeZoho
-from faults import Result
-from faults.kills import Attempt, Victims, failure_of, fork, recover, run
-from faults.model import Store, StoreProblem
-from zoho_keystore._cli import login as _  # noqa: F401 - as above
+from faults import Attempt
+from faults.kills import kill_operations
+from faults.operations import Outcome, warm_up
+from faults.processes import Child, engine
+from faults.store import TOKENS, Store, StoreProblem, write_private
 from zoho_keystore._cli import main
 from zoho_keystore._keys.sources import KEY_VARIABLE
-from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
+    from multiprocessing.connection import Connection
+    from pathlib import Path
 
 NEW, AGAIN = "login without a store", "login of a known user"
 
-#: The names of figures.
+#: The names of figures: what has become of what Zoho has issued.
 KEPT, TOLD_LOST, NOT_SPENT = "kept", "told to be lost", "not spent"
-
-#: A kill after one of these leaves the same as a kill after the operation before.
-_READS_ONLY = {"access", "fstat", "fstatvfs", "fsdecode", "getcwd", "listdir", "lstat", "read", "readlink", "scandir"}
-_READS_ONLY |= {"stat", "close", "lseek", "statvfs", "umask", "getpgid", "getsid", "getppid", "putenv", "uname", "dup"}
 
 _USER = "ada@example.com"
 
 
-def sign_in_kills(directory: Path, *, mutant: str | None = None, progress: Callable[[], None] = lambda: None) -> Result:
-    """Kill ``login`` before and after each of its operations, and half-way through a write.
+@engine("SIGKILL at every call of a sign-in")
+def kill_sign_ins(directory: Path, *, times: int | None = None) -> Generator[Attempt]:
+    """Kill ``login`` before its first call, after each call, and half-way through each write.
 
     Args:
-        directory: Where to work; nothing is left in it.
-        mutant: The protection to take out; then it ends with the first failure.
-        progress: Called after each kill.
+        directory: Where to work.
+        times: How many of the points to take, evenly spread; None takes all.
     """
-    result = Result("SIGKILL at every operation of a sign-in")
-
-    def attempts() -> Generator[Attempt]:
-        with zoho_process() as zoho:
-            place = Path(tempfile.mkdtemp(dir=directory))
-            try:
-                scene = SignIns(place, zoho)
-                victims = Victims(scene)
-                for deed in (AGAIN, NEW):
-                    for point in victims.points(deed):
-                        if point.name in _READS_ONLY:
-                            continue
-                        failure = failure_of(str(point), partial(victims.kill, point))
-                        yield Attempt(failure, {} if failure else {scene.outcome: 1})
-            finally:
-                shutil.rmtree(place)
-
-    return run(attempts, result, mutant, progress)
+    # The fake server has threads, which must not be in the process that forks.
+    with Child(_serve) as zoho:
+        fates: Counter[str] = Counter()
+        operations = [SignInOperation(name, directory / name, zoho, fates) for name in (AGAIN, NEW)]
+        for operation in operations:
+            warm_up(operation)
+        fates.clear()
+        yield from kill_operations(operations, times)
+        yield Attempt(figures=dict(fates), tried=0)
 
 
-class Seen(NamedTuple):
-    """What the fake server has seen.
+class _Seen(NamedTuple):
+    """What the fake server has seen, and a new code.
 
     Attributes:
         issued: The access tokens that it has issued.
         asked: How often it was asked who the user is.
+        code: A code to exchange.
+        login: The arguments of a login at it that takes the code.
+        client_secret: The secret of its client.
     """
 
     issued: list[str]
     asked: int
+    code: str
+    login: tuple[str, ...]
+    client_secret: str
 
 
-class Zoho:
-    """A fake server in another process."""
-
-    def __init__(self, requests: int, replies: int) -> None:
-        self._requests = requests
-        self._replies = os.fdopen(replies)
-        self.url, self.client_id, self.client_secret = json.loads(self._replies.readline())
-
-    def _ask(self, what: bytes) -> Any:
-        os.write(self._requests, what)
-        return json.loads(self._replies.readline())
-
-    def new_grant(self) -> str:
-        """Return a code."""
-        return str(self._ask(b"grant\n"))
-
-    def seen(self) -> Seen:
-        """Return what it has seen."""
-        return Seen(*self._ask(b"look\n"))
-
-    def close(self) -> None:
-        """End the process."""
-        os.close(self._requests)
-        self._replies.close()
+def _serve(pipe: Connection) -> None:
+    with FakeZoho() as zoho:
+        client = zoho.new_client("self", redirect_uris=())
+        login = ("login", "--grant", "--dc", zoho.url, "--client-id", client.id, "--client-secret", "env:CLIENT_SECRET")
+        while True:
+            pipe.recv()
+            code = zoho.new_grant(_USER, client)
+            pipe.send(_Seen(zoho.issued, zoho.count("users"), code, login, client.secrets["us"]))
 
 
-@contextmanager
-def zoho_process() -> Iterator[Zoho]:
-    """Run a fake server in another process, which ends with the block, or with this process."""
-    requests_read, requests_write = os.pipe()
-    replies_read, replies_write = os.pipe()
+class SignInOperation:
+    """A sign-in by a code, into a store that is alone in its directory.
 
-    def serve(_say: Callable[[bytes], object]) -> None:
-        os.close(requests_write)
-        os.close(replies_read)
-        with FakeZoho() as zoho, os.fdopen(requests_read) as lines, os.fdopen(replies_write, "w") as replies:
-            client = zoho.new_client("self", redirect_uris=())
-            print(json.dumps([zoho.url, client.id, client.secrets["us"]]), file=replies, flush=True)
-            for line in lines:
-                answer = zoho.new_grant(_USER, client) if line == "grant\n" else [zoho.issued, zoho.count("users")]
-                print(json.dumps(answer), file=replies, flush=True)
-
-    child = fork(serve)
-    os.close(requests_read)
-    os.close(replies_write)
-    zoho = Zoho(requests_write, replies_read)
-    try:
-        yield zoho
-    finally:
-        zoho.close()
-        child.ended()
-
-
-class SignIns:
-    """A folder of its own with a store, into which a user signs in.
-
-    Attributes:
-        outcome: What has become of what Zoho had issued to the sign-in that was killed last.
+    Args:
+        name: Whether there is a store already, in which the user is.
+        directory: Where to work.
+        zoho: The process of the fake server.
+        fates: Counts what has become of what Zoho has issued.
     """
 
-    def __init__(self, directory: Path, zoho: Zoho) -> None:
-        self._zoho = zoho
-        self._store = Store(directory / "store" / "tokens.keystore", Fernet.generate_key())
+    def __init__(self, name: str, directory: Path, zoho: Child, fates: Counter[str]) -> None:
+        self.name = name
+        self.store = Store(directory / "store" / "tokens.keystore", Fernet.generate_key())
         self._said = directory / "said"
-        self._before = zoho.seen()
-        self.outcome = ""
-        os.environ[KEY_VARIABLE] = self._store.key.decode()
-        os.environ["CLIENT_SECRET"] = zoho.client_secret
+        self._zoho = zoho
+        self._fates = fates
+        self._before = self._seen()
 
-    def prepared(self, deed: str) -> Callable[[], object]:
-        """Make everything as it has to be before a sign-in, and return what signs in."""
-        directory = self._store.path.parent
-        if directory.exists():
-            shutil.rmtree(directory)
-        directory.mkdir(mode=0o700)
-        if deed != NEW:
-            keystore = self._store.open()
-            keystore.save(TokenRecord(client_id="1000.OTHER", client_secret="s", refresh_token="bob"))
-            keystore.close()
-        if deed == AGAIN:
-            self._login(self._zoho.new_grant())
+    def _seen(self) -> _Seen:
+        self._zoho.tell()
+        seen: _Seen = self._zoho.hear()
+        return seen
+
+    def prepare(self) -> Callable[[], object]:
+        """Make the store, and let the user sign in where that is known already; return what signs in."""
+        shutil.rmtree(self._said.parent, ignore_errors=True)
+        self.store.path.parent.mkdir(mode=0o700, parents=True)
+        if self.name == AGAIN:
+            write_private(self.store.path, self.store.sealed(TOKENS))
+            self._sign_in(self._seen())
         self._said.write_text("")
-        self._before = self._zoho.seen()
-        return partial(self._login, self._zoho.new_grant())
+        self._before = self._seen()
+        return partial(self._sign_in, self._before)
 
-    def _login(self, code: str) -> None:
-        arguments = ["--store", str(self._store.path), "login", "--grant", "--dc", self._zoho.url]
-        arguments += ["--client-id", self._zoho.client_id, "--client-secret", "env:CLIENT_SECRET"]
+    def _sign_in(self, seen: _Seen) -> None:
+        os.environ |= {KEY_VARIABLE: str(self.store.key, "ascii"), "CLIENT_SECRET": seen.client_secret}  # type: ignore[arg-type]
         streams = sys.stdin, sys.stdout, sys.stderr
         with open(self._said, "a", encoding="utf-8") as said:
-            sys.stdin, sys.stdout, sys.stderr = io.StringIO(f"{code}\n"), said, said
+            sys.stdin, sys.stdout, sys.stderr = io.StringIO(f"{seen.code}\n"), said, said
             try:
-                main(arguments, standalone_mode=False)
+                main(["--store", str(self.store.path), *seen.login], standalone_mode=False)
             finally:
                 sys.stdin, sys.stdout, sys.stderr = streams
 
-    def inspect(self, deed: str, *, is_done: bool) -> None:
-        """Make sure that what was issued is kept, or that the user was told.
+    def check(self, outcome: Outcome) -> None:
+        """Make sure that what was issued is kept, or that the user was told; and that no other token is lost."""
+        tokens = self._tokens()
+        fate = self._fate({one["access_token"] for one in tokens.values() if "access_token" in one})
+        if self.name == AGAIN:
+            if {id: tokens.get(id, {}).get("refresh_token") for id in TOKENS} != TOKENS:
+                raise StoreProblem("the token of another user is lost")
+            if not tokens.get("4", {}).get("user_name", "").startswith(_USER):
+                raise StoreProblem("the token that the user had before is lost")
+        if outcome is Outcome.DONE and (fate, len(tokens)) != (KEPT, 1 if self.name == NEW else len(TOKENS) + 1):
+            raise StoreProblem(f"the sign-in is done: {fate}, {len(tokens)} tokens")
+        self.store.require_private()
+        self._fates[fate] += 1
 
-        Raises:
-            StoreProblem: It is not; another token is lost; or the next save fails.
-        """
-        seen = self._zoho.seen()
-        document = self._store.document() or {"tokens": []}
-        kept = {record["access_token"] for record in document["tokens"] if record.get("access_token")}
+    def _tokens(self) -> dict[str, dict[str, Any]]:
+        return {one["id"]: one for one in (self.store.document() or {"tokens": []})["tokens"]}
+
+    def _fate(self, kept: set[str]) -> str:
+        seen = self._seen()
         new = seen.issued[len(self._before.issued) :]
         if not new:
-            self.outcome = NOT_SPENT
-        elif new[0] in kept:
-            self.outcome = KEPT
-        else:
-            self.outcome = TOLD_LOST
-            if not self._said.read_text().endswith("sign in again then.\n"):
-                raise StoreProblem(f"a token is lost, and the user was told: {self._said.read_text()}")
-            if seen.asked > self._before.asked:
-                raise StoreProblem("a token is lost, and Zoho was asked something else before it was saved")
-        self._require_others(deed, document["tokens"])
-        if is_done and (self.outcome != KEPT or len(document["tokens"]) != (1 if deed == NEW else 2)):
-            raise StoreProblem(f"the sign-in is done: {self.outcome}, {len(document['tokens'])} tokens")
-        recover(self._store)
+            return NOT_SPENT
+        if new[0] in kept:
+            return KEPT
+        if not (said := self._said.read_text()).endswith("sign in again then.\n"):
+            raise StoreProblem(f"a token is lost, and the user was told: {said}")
+        if seen.asked > self._before.asked:
+            raise StoreProblem("a token is lost, and Zoho was asked something else before it was saved")
+        return TOLD_LOST
 
-    def _require_others(self, deed: str, tokens: list[dict[str, Any]]) -> None:
-        """Make sure that what was there before the sign-in is still there, or renewed by it."""
-        by_id = {record["id"]: record for record in tokens}
-        if deed != NEW and by_id.get("1", {}).get("refresh_token") != "bob":
-            raise StoreProblem("the token of another user is lost")
-        if deed == AGAIN and not by_id.get("2", {}).get("user_name", "").startswith(_USER):
-            raise StoreProblem("the token that the user had before is lost")
+    def use_again(self) -> None:
+        """Do nothing: the process of a sign-in ends with it."""
+
+    def recover(self) -> None:
+        """Sign in again, which has to work at once, and to clean up."""
+        before = self._tokens()
+        try:
+            self._sign_in(self._seen())
+        except click.ClickException as error:
+            raise StoreProblem(f"the next sign-in fails: {error.format_message()}") from error
+        if before.keys() - self._tokens().keys():
+            raise StoreProblem("the next sign-in has lost a token")
+        self.store.require_no_leftovers()
+
+    def leftovers(self) -> list[str]:
+        """Return the names of the files that should not be there."""
+        return self.store.leftovers()
