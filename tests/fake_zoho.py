@@ -303,7 +303,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 class _Server(ThreadingHTTPServer):
     # HTTP on 127.0.0.1 with a daemon thread a connection. `answer` raises ValueError or RecursionError for a malformed
-    # request. `closing` is set when nobody waits for answers any more.
+    # request. `closing` is set when no client waits for answers any more.
     request_queue_size = 128  # socketserver's 5 stalls a burst of processes
 
     def __init__(self, port: int, answer: Callable[[_Request], _Reply]) -> None:
