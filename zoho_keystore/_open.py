@@ -59,10 +59,12 @@ def open_keystore(
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
     session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     file = store_path(path)
-    named = (None if path is None else str(file)), spec_for_messages(key)
+    # Also one of the variable: a command from the log of a service is pasted where the variable is not set.
+    is_default = path is None and not os.environ.get(FILE_VARIABLE)
+    named = (None if is_default else str(file)), spec_for_messages(key)
     try:
         ring = key_ring(key)
-        if create and path is None and not os.environ.get(FILE_VARIABLE):
+        if create and is_default:
             make_directories(file.parent)
         storage = FileStorage(file, ring, lock_timeout=lock_timeout_s, create=create)
     except KeystoreError as error:
