@@ -271,7 +271,7 @@ class TestImport:
         keystore.save(ADA)
         assert self.results(keystore, part, part) == [ImportResult.UPDATED, ImportResult.UNCHANGED]
         [record] = keystore.records()
-        times = dict.fromkeys(("created_at", "saved_at", "signed_in_at", "issued_at"), 0)
+        times: Any = dict.fromkeys(("created_at", "saved_at", "signed_in_at", "issued_at"), 0)
         assert replace(record, **times) == replace(ADA, id="1", redirect_url="https://callback")
 
     def test_import_of_a_refresh_token_completes_the_record_of_its_grant(self, keystore: Keystore) -> None:
