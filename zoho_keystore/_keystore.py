@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import shlex
 import time
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from zoho_keystore._leases import RefreshCoordinator, needs_refresh
 from zoho_keystore._records import (
-    MAX_COUNTER,
-    MAX_ID_CHARACTERS,
-    Lookup,
     Match,
-    MatchRule,
     SignIns,
     TokenRecord,
-    completed,
     created,
     exchange_keys,
-    lookups,
     merged,
     updated,
 )
-from zoho_keystore.errors import DurabilityUnknownError, InvalidTokenError, SignInNeededError, TokenNotFoundError
+from zoho_keystore._saving import (
+    ImportedRecord,
+    finish_sign_in,
+    import_record,
+    is_outdated,
+    matching,
+    require_usable,
+    require_valid,
+    save_time,
+)
+from zoho_keystore.errors import DurabilityUnknownError, SignInNeededError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,34 +38,13 @@ if TYPE_CHECKING:
     from httpx import Auth
     from requests.auth import AuthBase
 
-    from zoho_keystore._storage import ReadableStorage, Storage, Transaction
+    from zoho_keystore._storage import ReadableStorage, Storage
 
 _log = logging.getLogger(__name__)
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-class ImportResult(enum.Enum):
-    """What an import did with a record."""
-
-    ADDED = "added"
-    UPDATED = "updated"
-    UNCHANGED = "unchanged"  # The stored token is as good.
-    EMPTY = "empty"  # The record has no access, refresh or grant token.
-
-
-class ImportedRecord(NamedTuple):
-    """A record that was to be imported.
-
-    Attributes:
-        record: The record as it is stored now; the given one, if it is not stored.
-        result: What was done.
-    """
-
-    record: TokenRecord
-    result: ImportResult
 
 
 class _RollBackError(Exception):
@@ -206,24 +187,24 @@ class Keystore:
             DurabilityUnknownError: It is saved, and may not survive a power cut.
             KeystoreError: It was not saved.
         """
-        self._require_valid(given)
+        require_valid(given, self.path)
         record: TokenRecord | None = None
         match: Match | None = None
-        is_outdated = False
+        has_newer = False
         try:
             with self._storage.transaction() as transaction:
                 if given.id:
                     stored = transaction.get(given.id)
-                    is_outdated = self._is_outdated(transaction, given, stored)
+                    has_newer = is_outdated(transaction, given, stored, self.path)
                 else:
-                    match = _matching(transaction, given)
+                    match = matching(transaction, given)
                     stored = None if match is None else match.records[0]
-                now_ms = self._save_time(transaction)
+                now_ms = save_time(transaction, self._now_ms())
                 if stored is None:
-                    self._require_usable(given)
+                    require_usable(given, self.path)
                     record = created(given, id=given.id or transaction.new_id(), now_ms=now_ms)
                 else:
-                    record = stored if is_outdated else updated(stored, given, now_ms=now_ms)
+                    record = stored if has_newer else updated(stored, given, now_ms=now_ms)
                 if record is not stored:
                     transaction.put(record)
         except DurabilityUnknownError:
@@ -232,7 +213,7 @@ class Keystore:
             raise
         # Not under the lock: a handler of the log may call this very store.
         self._warn_if_ambiguous(match)
-        if is_outdated:
+        if has_newer:
             _log.warning("%s: token %r was signed in again; its new refresh token stays", self._name, record.id)
         on_saved(record)
         return record
@@ -299,34 +280,11 @@ class Keystore:
         with suppress(_RollBackError), self._storage.transaction() as transaction:
             sign_ins = SignIns(transaction.records())
             for record in given:
-                imported.append(self._import(transaction, sign_ins, record))
+                imported.append(import_record(transaction, sign_ins, record, now_ms=self._now_ms(), path=self.path))
                 progress()
             if dry_run:
                 raise _RollBackError
         return imported
-
-    def _import(self, transaction: Transaction, sign_ins: SignIns, given: TokenRecord) -> ImportedRecord:
-        self._require_valid(given)
-        if not given.has_token:
-            return ImportedRecord(given, ImportResult.EMPTY)
-        now_ms = self._save_time(transaction)
-        id = sign_ins.find(given)
-        stored = None if id is None else transaction.get(id)
-        if stored is not None:
-            record = completed(stored, given, now_ms=now_ms)
-            if record is stored:
-                return ImportedRecord(stored, ImportResult.UNCHANGED)
-        else:
-            self._require_usable(given)
-            id = transaction.imported_id(given.id)
-            # A record of another keystore keeps its age; one of another source is older than what programs have saved.
-            record = created(given, id=id, now_ms=now_ms)
-            record = replace(
-                record, created_at=given.created_at or now_ms, saved_at=given.saved_at, issued_at=given.issued_at
-            )
-        transaction.put(record)
-        sign_ins.add(record)
-        return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
 
     def access_token(self, id: str, *, min_life: float = 60.0) -> str:
         """Return an access token of a record, refreshed if need be; may write a lease, wait, and ask Zoho.
@@ -437,7 +395,7 @@ class Keystore:
         """
         with self._storage.transaction() as transaction:
             record = transaction.get(id)
-            if record is not None and (changed := change(record, self._save_time(transaction))) != record:
+            if record is not None and (changed := change(record, save_time(transaction, self._now_ms()))) != record:
                 transaction.put(changed)
                 return changed
         return record
@@ -484,25 +442,7 @@ class Keystore:
             KeystoreError: Nothing was changed.
         """
         with self._storage.transaction() as transaction:
-            record = transaction.get(id)
-            if record is None:
-                return None
-            now_ms = self._save_time(transaction)
-            record = replace(record, user_name=user_name or record.user_name, saved_at=now_ms)
-            renewed = None if again is None else transaction.get(again)
-            if renewed is not None and _is_other_user(renewed.user_name, user_name):
-                renewed = None
-            if renewed is None and user_name:
-                match = transaction.find([Lookup(MatchRule.USER, "user_name", user_name, record.client_id)])
-                others = [] if match is None else [one for one in match.records if one.id != id]
-                renewed = max(others, key=lambda one: one.saved_at, default=None)
-            if renewed is not None and renewed.id != id:
-                transaction.remove(id)
-                # Programs may know the record by the name that it has.
-                name = renewed.user_name or record.user_name
-                record = updated(renewed, replace(record, user_name=name), now_ms=now_ms)
-            transaction.put(record)
-            return record
+            return finish_sign_in(transaction, id, user_name, again=again, now_ms=self._now_ms())
 
     def close(self) -> None:
         """Drop keys and records from memory; the store cannot be used afterwards."""
@@ -512,10 +452,6 @@ class Keystore:
     def _name(self) -> str:
         return str(self.path or "the store in memory")
 
-    def _save_time(self, transaction: Transaction) -> int:
-        """Return a time greater than that of every save before, even when the clock stands still or was set back."""
-        return min(max(self._now_ms(), transaction.last_saved_at + 1), MAX_COUNTER - 1)
-
     def _matching_one(self, storage: ReadableStorage, wanted: TokenRecord) -> TokenRecord | None:
         match = self._matching(storage, wanted)
         if match is None:
@@ -524,7 +460,7 @@ class Keystore:
         return match.records[0]
 
     def _matching(self, storage: ReadableStorage, wanted: TokenRecord) -> Match | None:
-        match = _matching(storage, wanted)
+        match = matching(storage, wanted)
         if match is None or self._session_timeout_s is None:
             return match
         records = [record for record in match.records if not self._is_over(record)]
@@ -550,62 +486,6 @@ class Keystore:
         error = TokenNotFoundError(f"there is no token {id!r} in {place}, which has {count}{more}", advice, self.path)
         error.name_store(*self._named)
         return error
-
-    def _is_outdated(self, transaction: Transaction, given: TokenRecord, stored: TokenRecord | None) -> bool:
-        """Return whether the stored record of a token's id has a newer refresh token than the token.
-
-        Raises:
-            TokenNotFoundError: The record was deleted.
-        """
-        if not transaction.is_retired(given):
-            return False
-        if stored is None:
-            raise TokenNotFoundError(
-                f"the token {given.id!r} was deleted; nothing was saved",
-                "To add it again, save it without an id, or under another one",
-                self.path,
-            )
-        return given.refresh_token != stored.refresh_token
-
-    def _require_valid(self, given: TokenRecord) -> None:
-        if given.expires_in and given.expires_at_ms is None:
-            raise InvalidTokenError(
-                "the token's expires_in is not a whole number; nothing was saved",
-                "It is the time in milliseconds since the epoch, as text",
-                self.path,
-            )
-
-    def _require_usable(self, given: TokenRecord) -> None:
-        if not given.has_token:
-            raise InvalidTokenError(
-                "the token means no stored one and has no access, refresh or grant token; nothing was saved",
-                "Sign in first, with a grant token or a refresh token",
-                self.path,
-            )
-        if len(given.id) > MAX_ID_CHARACTERS:
-            raise InvalidTokenError(
-                f"the token's id has {len(given.id)} characters; nothing was saved",
-                f"An id may have {MAX_ID_CHARACTERS}",
-                self.path,
-            )
-
-
-def _is_other_user(stored: str | None, user_name: str | None) -> bool:
-    """Return whether a record's user is known not to be the one that has signed in.
-
-    A program may have given the record the user's address alone, or a name of its own, which tells nothing.
-    """
-    if not stored or not user_name or "@" not in stored:
-        return False
-    return stored not in {user_name, user_name.rpartition(":")[0]}
-
-
-def _matching(storage: ReadableStorage, wanted: TokenRecord) -> Match | None:
-    """Return the records that a token means, the one that was saved last first."""
-    match = storage.find(lookups(wanted))
-    if match is not None and len(match.records) > 1:
-        match.records.sort(key=lambda record: record.saved_at, reverse=True)
-    return match
 
 
 def _needs_exchange(wanted: TokenRecord, now_ms: int) -> bool:

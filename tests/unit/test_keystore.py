@@ -15,9 +15,10 @@ from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoho_keystore._keystore import ImportedRecord, ImportResult, Keystore
+from zoho_keystore._keystore import Keystore
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
+from zoho_keystore._saving import ImportedRecord, ImportResult
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore.errors import (
     DocumentError,

@@ -18,10 +18,10 @@ from cryptography.fernet import Fernet
 
 from support import failing, write_private
 from zoho_keystore import rotate
-from zoho_keystore._keystore import ImportResult, Keystore
 from zoho_keystore._leases import Lease, RefreshCoordinator
 from zoho_keystore._open import open_keystore, open_memory_keystore
 from zoho_keystore._records import TokenRecord, fingerprint
+from zoho_keystore._saving import ImportResult
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore.errors import CannotOpenError, DocumentError, LockTimeoutError, StoreFileError, TokenNotFoundError
@@ -29,6 +29,8 @@ from zoho_keystore.errors import CannotOpenError, DocumentError, LockTimeoutErro
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from zoho_keystore._keystore import Keystore
 
 NOW_MS = 1_800_000_000_000
 ADA = TokenRecord(

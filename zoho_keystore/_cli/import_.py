@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from zoho_keystore._cli.output import SECRETS, current_time_ms, echo_escaped, format_expiry, print_table
 from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._importers import read
-from zoho_keystore._keystore import ImportResult
 from zoho_keystore._open import open_keystore, open_memory_keystore
+from zoho_keystore._saving import ImportResult
 from zoho_keystore._text import count
 from zoho_keystore.errors import ImportSourceError, storage_error
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._importers import ImportSource
-    from zoho_keystore._keystore import ImportedRecord, Keystore
+    from zoho_keystore._keystore import Keystore
     from zoho_keystore._records import TokenRecord
+    from zoho_keystore._saving import ImportedRecord
 
 #: At most so many problems of rows are shown.
 _SHOWN_PROBLEMS = 10
