@@ -78,6 +78,12 @@ class TestOlderPair:
         given = replace(ADA, id="1", access_token="older", expires_in=later(999), api_domain="https://api")
         assert keystore.save(given).api_domain == "https://api"
 
+    def test_save_of_access_token_that_cannot_be_refreshed_replaces_any(self, keystore: Keystore) -> None:
+        """A program got it elsewhere; no slower process refreshes."""
+        stored = keystore.save(TokenRecord(access_token="a, 1", expires_in=later(10)))
+        given = replace(stored, access_token="a, 0", expires_in=later(9))
+        assert keystore.save(given).access_token == "a, 0"
+
     def test_save_of_older_pair_without_refresh_token_keeps_the_newer_one(self, keystore: Keystore) -> None:
         given = replace(ADA, id="1", refresh_token=None, access_token="older", expires_in=later(999))
         assert keystore.save(given).access_token == "newer"
