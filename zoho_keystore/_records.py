@@ -298,8 +298,8 @@ def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRec
 def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
     """Return whether a given access token is another, older one of the stored refresh token: it expires earlier.
 
-    The stored access token's own expiry can be changed, which is how a refresh is forced. Without a stored refresh token
-    no process refreshes: a given access token is one that a program has got elsewhere.
+    The stored access token's own expiry can be changed, which is how a refresh is forced. Without a stored refresh
+    token no process refreshes: a given access token is one that a program has got elsewhere.
     """
     if not stored.refresh_token or given.access_token == stored.access_token:
         return False

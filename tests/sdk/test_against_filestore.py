@@ -123,9 +123,13 @@ def agrees_on_identity(token: Fields, stored: list[Fields]) -> bool:
 
 
 def agrees_on_pair(token: Fields, record: Fields) -> bool:
-    """Tell whether FileStore does not give the token's access token the expiry of another one."""
-    has_lone_access_token = token.access_token is not None and token.expires_in is None
-    return not has_lone_access_token or record.expires_in is None or record.access_token == token.access_token
+    """Tell whether FileStore neither mixes two pairs, nor lets a slower refresh replace the pair of a later one."""
+    if token.access_token in (None, record.access_token):
+        return True
+    if token.expires_in is None:
+        return record.expires_in is None
+    is_of_same_sign_in = bool(record.refresh_token) and token.refresh_token in (None, record.refresh_token)
+    return not (is_of_same_sign_in and record.access_token) or is_as_fresh(token, record)
 
 
 def is_as_fresh(token: Fields, record: Fields) -> bool:
