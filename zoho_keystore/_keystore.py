@@ -81,6 +81,8 @@ class Keystore:
         self._now_ms = now_ms
         self._refresh_wait_s = refresh_wait
         self._named = named
+        #: The ids that this process has held a record of: see :meth:`save`.
+        self._held_ids: set[str] = set()
         self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=now_ms)
 
     @property
@@ -115,6 +117,8 @@ class Keystore:
             record = self._coordinator.acquire(record, self._is_fresh)
         if record is None:
             _log.warning("%s", self.not_found(id))
+        else:
+            self._held_ids.add(id)
         return record
 
     def find(self, wanted: TokenRecord) -> TokenRecord | None:
@@ -155,6 +159,7 @@ class Keystore:
             record = None if match is None else match.records[0]
         if record is None:
             return None
+        self._held_ids.add(record.id)
         token = merged(wanted, record)
         if not wanted.id and needs_refresh(token, self._now_ms()):
             record = self._coordinator.acquire(record, lambda one: self._is_fresh(merged(wanted, one)))
@@ -174,8 +179,9 @@ class Keystore:
           the rest of the token is. The expiry of the stored access token itself can be changed.
         * A save by id of a refresh token that another one has replaced changes nothing. It is logged as a warning, and
           the stored record is returned.
-        * A save by id of a refresh token whose record of that id was deleted is refused. To add such a token again on
-          purpose, save it without an id or under another one, or import it.
+        * A process that holds a token is not to bring it back after its record was deleted: its save by that id is
+          refused. To add such a token again on purpose, save it without an id or under another one, or import it. A
+          process that was started since then may save it.
 
         Args:
             given: The token.
@@ -195,7 +201,9 @@ class Keystore:
             with self._storage.transaction() as transaction:
                 if given.id:
                     stored = transaction.get(given.id)
-                    has_newer = is_outdated(transaction, given, stored, self.path)
+                    has_newer = is_outdated(
+                        transaction, given, stored, is_held=given.id in self._held_ids, path=self.path
+                    )
                 else:
                     match = matching(transaction, given)
                     stored = None if match is None else match.records[0]
@@ -211,6 +219,7 @@ class Keystore:
             if record is not None:
                 on_saved(record)
             raise
+        self._held_ids.add(record.id)
         # Not under the lock: a handler of the log may call this very store.
         self._warn_if_ambiguous(match)
         if has_newer:
@@ -247,6 +256,7 @@ class Keystore:
             KeystoreError: The store cannot be read.
         """
         records = self._storage.records()
+        self._held_ids.update(record.id for record in records)
         if self._session_timeout_s is None:
             return records
         return [record for record in records if not self._is_over(record)]

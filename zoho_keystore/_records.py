@@ -339,11 +339,12 @@ def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRec
 def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
     """Return whether a given access token is another, older one of the stored refresh token: it expires earlier.
 
-    The stored access token's own expiry can be changed, which is how a refresh is forced.
+    The stored access token's own expiry can be changed, which is how a refresh is forced. Without a stored refresh
+    token no process refreshes: a given access token is one that a program has got elsewhere.
     """
-    if given.access_token == stored.access_token or not stored.refresh_token:
+    if not stored.refresh_token or given.access_token == stored.access_token:
         return False
-    if given.refresh_token and given.refresh_token != stored.refresh_token:
+    if given.refresh_token not in (None, "", stored.refresh_token):
         return False
     given_ms, stored_ms = given.expires_at_ms, stored.expires_at_ms
     return given_ms is not None and stored_ms is not None and bool(stored.access_token) and given_ms < stored_ms

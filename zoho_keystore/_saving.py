@@ -95,13 +95,23 @@ def require_usable(given: TokenRecord, path: Path | None) -> None:
         )
 
 
-def is_outdated(transaction: Transaction, given: TokenRecord, stored: TokenRecord | None, path: Path | None) -> bool:
+def is_outdated(
+    transaction: Transaction, given: TokenRecord, stored: TokenRecord | None, *, is_held: bool, path: Path | None
+) -> bool:
     """Return whether the stored record of a token's id has a newer refresh token than the token.
 
+    Args:
+        transaction: Where the record is.
+        given: The token.
+        stored: The record of its id, if there is one.
+        is_held: Whether this process has held a record of that id before. One that was started after the record was
+            deleted has not: its token comes from the program, and so is a new sign-in under that id.
+        path: The store's file, for error messages.
+
     Raises:
-        TokenNotFoundError: The record was deleted.
+        TokenNotFoundError: The record was deleted since.
     """
-    if not transaction.is_retired(given):
+    if not transaction.is_retired(given) or (stored is None and not is_held):
         return False
     if stored is None:
         raise TokenNotFoundError(

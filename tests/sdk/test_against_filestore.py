@@ -128,13 +128,13 @@ def agrees_on_identity(token: Fields, stored: list[Fields]) -> bool:
 
 
 def agrees_on_pair(token: Fields, record: Fields) -> bool:
-    """Tell whether FileStore keeps the right pair: it mixes two of them, and takes the older one."""
-    if token.access_token is None or record.expires_in is None or record.access_token == token.access_token:
+    """Tell whether FileStore neither mixes two pairs, nor lets a slower refresh replace the pair of a later one."""
+    if token.access_token in (None, record.access_token):
         return True
     if token.expires_in is None:
-        return False
-    is_same_sign_in = record.refresh_token is not None and token.refresh_token in (None, record.refresh_token)
-    return not is_same_sign_in or int(token.expires_in) >= int(record.expires_in)
+        return record.expires_in is None
+    is_of_same_sign_in = bool(record.refresh_token) and token.refresh_token in (None, record.refresh_token)
+    return not (is_of_same_sign_in and record.access_token) or is_as_fresh(token, record)
 
 
 def is_as_fresh(token: Fields, record: Fields) -> bool:

@@ -80,6 +80,12 @@ class TestOlderPair:
         given = replace(ADA, id="1", access_token="older", expires_in=later(999), api_domain="https://api")
         assert keystore.save(given).api_domain == "https://api"
 
+    def test_save_of_access_token_that_cannot_be_refreshed_replaces_any(self, keystore: Keystore) -> None:
+        """A program got it elsewhere; no slower process refreshes."""
+        stored = keystore.save(TokenRecord(access_token="a, 1", expires_in=later(10)))
+        given = replace(stored, access_token="a, 0", expires_in=later(9))
+        assert keystore.save(given).access_token == "a, 0"
+
     def test_save_of_older_pair_without_refresh_token_keeps_the_newer_one(self, keystore: Keystore) -> None:
         given = replace(ADA, id="1", refresh_token=None, access_token="older", expires_in=later(999))
         assert keystore.save(given).access_token == "newer"
@@ -161,6 +167,17 @@ class TestDeletedToken:
             keystore.save(replace(ADA, id="1", access_token="refreshed"))
         assert stored(keystore) == []
 
+    def test_save_by_a_process_that_was_started_since_adds_it_again(self, store_path: Path, key: bytes) -> None:
+        """Its token comes from the program: the user has deleted the record, and signs in anew."""
+        running = open_keystore(store_path, key=key)
+        id = running.save(ADA).id
+        running.delete(id)
+        started_since = open_keystore(store_path, key=key)
+        assert started_since.get_for_use(id) is None
+        with pytest.raises(TokenNotFoundError, match="was deleted"):
+            running.save(replace(ADA, id=id))
+        assert started_since.save(replace(ADA, id=id)).id == id
+
     def test_save_by_another_id_renames_the_record(self, keystore: Keystore) -> None:
         """The deleted id stays deleted."""
         assert keystore.save(replace(ADA, id="mine")).id == "mine"
@@ -217,12 +234,12 @@ class TestDeletedToken:
         assert fingerprint("x", "refresh-1498").encode() in content
 
 
-def test_retired_tokens_survive_a_restart(store_path: Path, key: bytes) -> None:
-    with_token = open_keystore(store_path, key=key)
-    with_token.save(ADA)
-    with_token.delete("1")
+def test_deletion_by_another_process_is_known_to_one_that_holds_the_token(store_path: Path, key: bytes) -> None:
+    holder = open_keystore(store_path, key=key)
+    holder.save(ADA)
+    open_keystore(store_path, key=key).delete("1")
     with pytest.raises(TokenNotFoundError, match="was deleted"):
-        open_keystore(store_path, key=key).save(replace(ADA, id="1"))
+        holder.save(replace(ADA, id="1"))
 
 
 class TestUnknownId:
