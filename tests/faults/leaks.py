@@ -42,15 +42,17 @@ class Canaries:
 
     Attributes:
         fields: The secret of each field; no plain text, so that escaping it changes it.
+        plain: The part of each that is plain text, for what takes nothing else.
         key: The store's key.
     """
 
     def __init__(self) -> None:
         self.fields = {name: f'{name} "\u00e9\\{_random_text(40)}' for name in SECRET_FIELDS}
         self.key = _awkward_key()
+        self.plain = {name: text.rpartition("\\")[2] for name, text in self.fields.items()}
         self._names: dict[bytes, str] = {}
-        for name, text in self.fields.items():
-            self._learn(name, text.rpartition("\\")[2].encode())
+        for name, text in self.plain.items():
+            self._learn(name, text.encode())
         # As Fernet takes it, as other programs spell it, and what it stands for.
         raw = base64.urlsafe_b64decode(self.key)
         for form in (self.key, base64.b64encode(raw), raw, repr(raw).encode()):

@@ -20,6 +20,7 @@ from zoho_keystore._keys import ring, ring_text
 from zoho_keystore._keys.ring import KeyRing
 from zoho_keystore._keys.sources import GivenKeys
 from zoho_keystore._keys.sources.ring_file import RingFile
+from zoho_keystore._oauth import http
 from zoho_keystore._operations import rotation
 from zoho_keystore._storage import file, freshness, store_file
 from zoho_keystore._storage.file import FileStorage
@@ -359,6 +360,11 @@ MUTANTS: dict[str, Callable[[], None]] = {
 def do_not_wait_to_read_again() -> None:
     """Do not wait before a file that does not open is read once more: no process is writing it."""
     patch(store_file, _is_changing=lambda *_: False)
+
+
+def do_not_pause_between_requests() -> None:
+    """Do not wait before Zoho is asked once more: the fake server recovers at once."""
+    patch(http, _RETRY_PAUSE_S=0)
 
 
 def keep_no_modes() -> None:

@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import click
+
 from faults import Attempt
 from faults.leaks import (
     SECRET_FIELDS,
@@ -28,6 +30,7 @@ from faults.leaks import (
 from faults.mutants import do_not_wait_to_read_again, keep_no_modes
 from faults.processes import engine
 from faults.secret_inputs import Ends, ErrorPath, Scene, wrong_inputs
+from faults.secret_requests import wrong_replies
 from zoho_keystore import errors
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
@@ -48,6 +51,9 @@ _KINDS = {kind for kind in vars(errors).values() if isinstance(kind, type) and i
     errors.SDKNotInstalledError,
 }
 
+#: The modules that speak with Zoho.
+_REQUESTING = {"_access", "_http_auth", "browser", "device", "endpoints", "http", "listener", "revocation", "sign_in"}
+
 OBJECTS = "texts, pickles and copies of objects"
 LOCALS = "local variables with a secret"
 
@@ -56,8 +62,8 @@ LOCALS = "local variables with a secret"
 def hunt(directory: Path, *, only: str = "") -> Generator[Attempt]:
     """Take every error path and every warning with canaries as secrets, and look for them.
 
-    The figure counts the package's local variables that held a secret in a traceback. They are no failures: nothing
-    shows them, unless a tool is made to show locals.
+    The figure counts the package's local variables that held a secret in a traceback. They are failures in the modules
+    that speak with Zoho, and in no other: nothing shows them, unless a tool is made to show locals.
 
     Args:
         directory: Where to work.
@@ -83,6 +89,8 @@ def hunt(directory: Path, *, only: str = "") -> Generator[Attempt]:
             evidence.failures += [f"nothing ended in a {kind.__name__}" for kind in _KINDS - evidence.kinds]
         if only in OBJECTS:
             _look_at_objects(Scene(directory / "objects", canaries), evidence)
+    shown = (place for place in evidence.in_locals if place.partition(".")[0] in _REQUESTING)
+    evidence.failures += [f"a local variable holds a secret: {place}" for place in shown]
     yield from (Attempt(failure, tried=0) for failure in dict.fromkeys(evidence.failures))
     yield Attempt(figures={LOCALS: len(evidence.in_locals)}, tried=0)
 
@@ -108,7 +116,7 @@ def _take(path: ErrorPath, scene: Scene, evidence: Evidence) -> None:
         ours: BaseException = getattr(error, "cause", error)  # The SDK's exception has ours as its cause.
         kind = type(ours)
         evidence.kinds.add(kind)
-        if not issubclass(kind, KeystoreError):
+        if not issubclass(kind, KeystoreError | click.ClickException):
             evidence.failures.append(f"{where}: it ended in a {kind.__name__}")
     if path.ends is Ends.WITH_A_WARNING and (error or not logs.records):
         evidence.failures.append(f"{where}: there should have been a warning, and there was {error or 'none'}")
@@ -119,6 +127,7 @@ def _all_paths(canaries: Canaries, trials: Path) -> Iterator[ErrorPath]:
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
     yield from _failing_disks(canaries, trials)
+    yield from wrong_replies(canaries)
     yield from _warnings()  # Last, since the last of them cannot be undone.
 
 

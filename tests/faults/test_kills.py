@@ -65,7 +65,8 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(engine: Callable[..., Any
         (SOME_OF_A_ROTATION, "stale temporary files stay", "left behind"),
         (SOME_OF_A_ROTATION, "old keys stay", "in the ring are"),
         (SOME_OF_A_ROTATION, "comments dropped", "the comments of the ring are"),
-        (partial(ANY_ROTATION, times=200), "ring written in place", "no key of the ring opens the store"),
+        # Half a ring is there for an instant, which some hundreds of kills may miss on a busy machine.
+        (partial(ANY_ROTATION, times=2000), "ring written in place", "no key of the ring opens the store"),
         (partial(ANY_ROTATION, times=200), "old keys dropped first", "no key of the ring opens the store"),
         (partial(ANY_ROTATION, times=200), "encrypted before the key is kept", "no key of the ring opens the store"),
     ],

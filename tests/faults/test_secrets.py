@@ -16,9 +16,11 @@ import pytest
 from faults.leaks import Canaries
 from faults.mutants import patch
 from faults.secrets import hunt
-from zoho_keystore import _open, errors
+from zoho_keystore import _access, _open, errors
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keystore import Keystore
+from zoho_keystore._oauth import endpoints
+from zoho_keystore._operations import sign_in
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from zoho_keystore._operations.sign_in import SignIn
+
 
 def test_secrets_show_nowhere(directory: Path) -> None:
     """Every error path and every warning is taken with canaries as secrets."""
     result = hunt(directory)
     assert result.failures == []
-    assert result.tried > 400
+    assert result.tried > 600
 
 
 def _repeating() -> None:
@@ -62,6 +66,32 @@ def _carrying() -> None:
         raise error
 
     patch(KeyRing, open=opened)
+
+
+def _repeating_the_reply() -> None:
+    patch(endpoints, error_of=lambda reply: errors.SignInError(f"Zoho answers {reply.payload}"))
+
+
+def _raising_beside_the_code() -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise errors.SignInError("Zoho does not accept the code")
+
+    patch(endpoints, _issued=refused)
+
+
+def _keeping_the_frames() -> None:
+    patch(_access, without_frames=lambda call: call())
+    _raising_beside_the_code()
+
+
+def _telling_the_code() -> None:
+    by_code = sign_in.by_code
+
+    def telling(keystore: Keystore, who: SignIn, code: str, **options: Any) -> Any:
+        logging.getLogger("zoho_keystore").debug("exchanging %s", code)
+        return by_code(keystore, who, code, **options)
+
+    patch(sign_in, by_code=telling)
 
 
 def _logging() -> None:
@@ -101,6 +131,11 @@ def _ignoring_the_close() -> None:
         (_repeating, "a token without a use", "InvalidTokenError, its text holds the client_secret"),
         (_chaining, "cut off, opened", "JSONDecodeError.doc holds the refresh_token"),
         (_carrying, "another key, opened", "CannotOpenError.__notes__ holds the key"),
+        (_repeating_the_reply, "token, answered by invalid_client", "the terminal holds the refresh_token"),
+        (_repeating_the_reply, "revoke, answered by other types", "its text holds the access_token"),
+        (_raising_beside_the_code, "sign-in by code, answered by nothing", "endpoints.exchange_code: form"),
+        (_keeping_the_frames, "access_token(), answered by nothing", "endpoints.refresh: refresh_token"),
+        (_telling_the_code, "login, answered by nothing", "a log record holds the grant_token"),
         (_logging, "a get of an unknown id", "a log record holds the access_token"),
         (_printing, "a get of an unknown id", "the terminal holds the refresh_token"),
         (_writing_plain_text, "save, stat", "a temporary file holds the grant_token"),

@@ -120,7 +120,9 @@ def poll(
             case "slow_down":
                 interval_s = max(interval_s + _DEFAULT_INTERVAL_S, _SLOW_INTERVAL_S)
             case "other_dc":
-                centre = _other_centre(reply.payload, centre)
+                location = reply.payload.get("user_location") or reply.payload.get("dc")
+                del reply  # See zoho_keystore.errors.
+                centre = _other_centre(location, centre)
             case "expired":
                 break
             case _:
@@ -145,8 +147,7 @@ def _refusal(reply: Reply) -> KeystoreError:
     return error
 
 
-def _other_centre(payload: Mapping[str, Any], centre: DataCentre) -> DataCentre:
-    location = payload.get("user_location") or payload.get("dc")
+def _other_centre(location: object, centre: DataCentre) -> DataCentre:
     other = DATA_CENTRES.get(location.lower()) if isinstance(location, str) else None
     # A server that the user named by its address stays the only one.
     if other is None or not centre.location:
