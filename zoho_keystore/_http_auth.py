@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Codes of a 401 that mean the access token; OAUTH_SCOPE_MISMATCH comes with 401 too, and no refresh helps there.
 _TOKEN_CODES = frozenset(("INVALID_TOKEN", "INVALID_OAUTHTOKEN", "AUTHENTICATION_FAILURE"))
 
+#: The start of the header's value.
+_SCHEME = "Zoho-oauthtoken "
+
 
 class _Tokens:
     """The access tokens of one record, for requests to some hosts."""
@@ -74,7 +77,7 @@ class _Tokens:
 
 
 def _header(record: TokenRecord) -> str:
-    return f"Zoho-oauthtoken {record.access_token}"
+    return f"{_SCHEME}{record.access_token}"
 
 
 def _means_token(content: bytes) -> bool:
@@ -107,8 +110,8 @@ def requests_auth(keystore: Keystore, id: str, hosts: Sequence[str]) -> AuthBase
             can_repeat = body is None or isinstance(body, str | bytes) or isinstance(position, int)
 
             def renew(response: requests.Response, **options: Any) -> requests.Response:
-                # requests takes the header away when a redirect leads elsewhere.
-                has_header = "Authorization" in response.request.headers
+                # When a redirect leads elsewhere, requests takes the header away, and may put one of ~/.netrc there.
+                has_header = response.request.headers.get("Authorization", "").startswith(_SCHEME)
                 if response.status_code != HTTPStatus.UNAUTHORIZED or not has_header or not can_repeat:
                     return response
                 if not _means_token(response.content):

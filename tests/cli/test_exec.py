@@ -74,11 +74,30 @@ def test_variable_of_another_key_source_is_kept(ring: Path) -> None:
     assert environment("--key", f"file:{ring}", MY_KEY="x")["MY_KEY"] == "x"
 
 
+def test_variable_that_the_default_key_source_names_is_removed(ring: Path) -> None:
+    key = next(line for line in ring.read_text().splitlines() if line and not line.startswith("#"))
+    assert "MY_KEY" not in environment(ZOHO_KEYSTORE_KEYRING="env:MY_KEY", MY_KEY=key)
+
+
+def test_variable_with_white_space_around_a_client_secret_is_removed() -> None:
+    """A sign-in takes the secret from such a variable, too."""
+    with closing(open_keystore()) as keystore:
+        secret = keystore.require("1").client_secret
+    assert "APP_SECRET" not in environment(APP_SECRET=f"{secret}\n")
+
+
 def test_unknown_expiry_and_domain_are_empty() -> None:
     with closing(open_keystore()) as keystore:
         keystore.change("1", lambda record, _: replace(record, access_token="a", expires_in=None))
     found = environment()
     assert (found["ZOHO_API_DOMAIN"], found["ZOHO_TOKEN_EXPIRES_AT"]) == ("", "")
+
+
+@pytest.mark.parametrize("domain", ["https://www.zohoapis.eu\0", "https://\u200b", "https://www.zohoapis.eu\nX=1"])
+def test_domain_that_cannot_be_in_a_variable_is_empty(domain: str) -> None:
+    with closing(open_keystore()) as keystore:
+        keystore.change("1", lambda record, _: replace(record, access_token="a", expires_in=None, api_domain=domain))
+    assert environment()["ZOHO_API_DOMAIN"] == ""
 
 
 def test_program_gets_its_arguments_as_they_are() -> None:

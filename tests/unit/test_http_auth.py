@@ -405,6 +405,20 @@ def test_token_is_not_sent_after_a_redirect_elsewhere(
     assert zoho.count("refresh") == 1
 
 
+def test_token_is_not_sent_after_a_redirect_to_a_host_of_netrc(
+    zoho: FakeZoho, keystore: Keystore, elsewhere: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There requests adds a header of its own, which the other server refuses as Zoho would."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login ada password x")
+    monkeypatch.setenv("NETRC", str(netrc))
+    zoho.reply_next(Fault.redirect(f"http://localhost:{elsewhere.server_address[1]}/"), to="leads")
+    assert with_requests(keystore, "GET", leads(zoho)) == 401
+    [header] = Elsewhere.seen
+    assert str(header).startswith("Basic ")
+    assert zoho.count("refresh") == 1
+
+
 @senders
 def test_refusal_after_a_redirect_within_the_server(
     zoho: FakeZoho, keystore: Keystore, elsewhere: ThreadingHTTPServer, send: Callable[..., int]

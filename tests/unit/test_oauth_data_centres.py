@@ -50,6 +50,7 @@ def test_data_centre_of_location_or_address(dc: str, expected: DataCentre) -> No
         ),
         ("https://evil.example\\@accounts.zoho.eu", "is not known"),
         ("https://a.b:99999", "is not known"),
+        *((f"https://{host}", "is not known") for host in ("@a.b", "a b", "a.b\nc", "a.b%00", "é.b", ":1")),
         ("http://accounts.zoho.eu", "does not begin with https.*this machine only"),
         ("http://localhost.example.com", "does not begin with https"),
     ],

@@ -15,6 +15,7 @@ import click
 from zoho_keystore._access import MAX_MIN_LIFE_S, fresh_record
 from zoho_keystore._cli.output import escape
 from zoho_keystore._cli.settings import Settings, complete_ids, pass_settings
+from zoho_keystore._keys.spec import RING_VARIABLE, split_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -76,19 +77,21 @@ def _run(program: str, arguments: tuple[str, ...], environment: Mapping[str, str
 def _environment(
     record: TokenRecord, records: Iterable[TokenRecord], base: Mapping[str, str], key: str | None
 ) -> dict[str, str]:
-    key_name = key.removeprefix("env:") if key is not None and key.startswith("env:") else None
+    scheme, rest = split_spec(base.get(RING_VARIABLE, "") if key is None else key)
+    key_name = rest if scheme == "env" else None
     # A script may have them under any name.
     secrets = {value for one in records for value in (one.client_secret, one.refresh_token) if value}
     kept = {
         name: value
         for name, value in base.items()
-        if not _SECRET_NAMES.fullmatch(name) and name != key_name and value not in secrets
+        if not _SECRET_NAMES.fullmatch(name) and name != key_name and value.strip() not in secrets
     }
-    expires_at_ms = record.expires_at_ms
+    domain, expires_at_ms = record.api_domain or "", record.expires_at_ms
     return {
         **kept,
         "ZOHO_ACCESS_TOKEN": record.access_token or "",
-        "ZOHO_API_DOMAIN": record.api_domain or "",
+        # A reply or another store may have brought anything; no variable can hold a NUL.
+        "ZOHO_API_DOMAIN": domain if domain.isprintable() else "",
         "ZOHO_TOKEN_EXPIRES_AT": "" if expires_at_ms is None else str(expires_at_ms // 1_000),
     }
 

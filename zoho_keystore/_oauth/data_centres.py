@@ -15,6 +15,8 @@ from zoho_keystore.errors import ConfigurationError
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
+_ADDRESS = re.compile(r"https?://[\w.:[\]-]+/?", re.ASCII | re.IGNORECASE)
+
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
@@ -114,14 +116,12 @@ def is_secure(parts: SplitResult) -> bool:
 
 
 def _split(url: str) -> SplitResult | None:
-    if not re.match(r"https?://", url, re.IGNORECASE):
+    # urlsplit drops line breaks and takes what no host name has, such as "a b" or a user before an "@".
+    if not _ADDRESS.fullmatch(url):
         return None
     try:
         parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
-            return None
-        if parts.path not in ("", "/") or parts.port == 0:
-            return None
+        is_complete = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return None
-    return parts
+    return parts if is_complete else None
