@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,13 +15,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: What tests need that not every system has: the marker, whether it is here, and why a test is skipped without it.
+NEEDS = {
+    "needs_fork": (hasattr(os, "fork"), "processes cannot be forked here"),
+    "needs_modes": (hasattr(os, "geteuid"), "files have no POSIX owners and modes here"),
+    "needs_proc": (os.path.isdir("/proc/self"), "there is no /proc here"),
+    "needs_pty": (hasattr(os, "openpty"), "there are no pseudo-terminals here"),
+    "needs_signals": (hasattr(signal, "SIGKILL"), "processes cannot be sent POSIX signals here"),
+    "needs_special_files": (hasattr(os, "mkfifo"), "there are no FIFOs, sockets and symbolic links for all users here"),
+    "needs_directory_fds": (os.open in os.supports_dir_fd, "a directory cannot be opened here"),
+    "needs_posix_shell": (os.name == "posix", "the user's shell is not a POSIX shell here"),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker, (_, reason) in NEEDS.items():
+        config.addinivalue_line("markers", f"{marker}: skipped where {reason.removesuffix(' here')}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, (is_here, reason) in NEEDS.items():
+            if not is_here and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep tests away from the keys and stores of whoever runs them."""
     for name in ("ZOHO_KEYSTORE_KEY", "ZOHO_KEYSTORE_KEYRING", "ZOHO_KEYSTORE_FILE", "ZOHO_KEYSTORE_MYSQL_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
+    # Windows does not look at variables for the other directories, but platformdirs does.
+    monkeypatch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", str(tmp_path / "local"))
+    monkeypatch.setenv("WIN_PD_OVERRIDE_APPDATA", str(tmp_path / "roaming"))
 
 
 @pytest.fixture(autouse=True)

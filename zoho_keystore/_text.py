@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+from zoho_keystore._platform import join
 
 
 def plural(number: int, noun: str) -> str:
@@ -27,4 +27,4 @@ def cli_command(*arguments: str, store: str | None, key: str | None) -> str:
         key = "command:…"  # The arguments of the program may hold a secret.
     options = [("--store", store), ("--key", key)]
     given = [word for name, value in options if value is not None for word in (name, value)]
-    return shlex.join(["zoho-keystore", *given, *arguments])
+    return join(["zoho-keystore", *given, *arguments])

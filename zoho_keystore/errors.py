@@ -33,6 +33,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from zoho_keystore._platform import choose
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -136,7 +138,10 @@ def os_error_text(error: OSError) -> str:
 _NEXT_STEPS: Final = {
     errno.ENOENT: "Check the path; the directory has to exist",
     errno.ENOTDIR: "Check the path: a part of it is a file, not a directory",
-    errno.EACCES: "Check the owner and the mode of the file and of its directory",
+    errno.EACCES: choose(
+        "Check the owner and the mode of the file and of its directory",
+        "Check who may use the file and its directory (icacls), and whether another program has the file open",
+    ),
     errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr)",
     errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
     errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its directory: the file is replaced",

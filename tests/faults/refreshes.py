@@ -43,7 +43,7 @@ _CLIENT = {"client_id": "client", "client_secret": "any"}
 _LONGEST_S = 60.0
 
 # One process imports the SDK, which takes most of a second, and all others are forked from it: still without threads.
-_context = multiprocessing.get_context("forkserver")
+_context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 _PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore._sdk"]
 
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import resource
 import signal
 import stat
 import sys
@@ -13,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import descriptors
+from support import IS_ROOT, descriptors
 from zoho_keystore._fs import directory as directory_module
 from zoho_keystore._fs.atomic import AlreadyThereError, remove_stale_temp_files, write
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore.errors import DurabilityUnknownError, LockTimeoutError, StoreFileError, UnsafeFileError
+
+if sys.platform != "win32":
+    import fcntl
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,7 +165,7 @@ def test_write_makes_private_file(
     assert [*modes, stat.S_IMODE(store.stat().st_mode)] == [0o600, 0o600]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="gives files to another user, which only root may")
 def test_write_by_root_keeps_owner(directory: Directory, store: Path) -> None:
     """The user whose store it is can open it afterwards."""
     os.chown(store, 65534, 65533)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import as_other_user, descriptors, failing
+from support import IS_ROOT, as_other_user, descriptors, failing
 from zoho_keystore._fs import directory as module
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import Directory, make_directories
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 each_system = pytest.mark.parametrize("has_fds", [True, False], ids=["POSIX", "Windows"])
 each_umask = pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o277, 0o777])
 

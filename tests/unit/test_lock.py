@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import multiprocessing
 import os
@@ -16,11 +15,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from support import OTHER_UID, descriptors, failing
+from support import IS_ROOT, OTHER_UID, descriptors, failing
 from zoho_keystore._fs import lock as lock_module
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileError
+
+if sys.platform != "win32":
+    import fcntl
+else:
+    fcntl = None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,12 +36,12 @@ pytestmark = [
     pytest.mark.usefixtures("no_descriptor_is_left"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 
 NAME = "tokens.keystore"
 TIMEOUT_S = 20.0
 
-fork = multiprocessing.get_context("fork")
+fork = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
 
 
 @pytest.fixture
@@ -667,7 +671,7 @@ def test_lock_file_made_by_root_belongs_to_the_owner_of_the_store(public: Path) 
         (lambda path: path.symlink_to("other"), UnsafeFileError, "too many levels of symbolic links"),
         (lambda path: path.symlink_to("missing"), UnsafeFileError, "too many levels of symbolic links"),
         (lambda path: path.hardlink_to(path.with_name("other")), UnsafeFileError, "it is a hard link to another file"),
-        (os.mkfifo, UnsafeFileError, "this is a FIFO, not a file"),
+        (getattr(os, "mkfifo", None), UnsafeFileError, "this is a FIFO, not a file"),
         (os.mkdir, StoreFileError, "is a directory"),
     ],
     ids=["symlink", "dangling symlink", "hard link", "FIFO", "directory"],

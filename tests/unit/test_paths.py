@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import pytest
 
-from support import OTHER_UID, as_other_user
+from support import IS_ROOT, OTHER_UID, as_other_user
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.paths import default_key_ring, default_store, real_path
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError
@@ -201,7 +201,7 @@ def test_real_path_follows_link_of_trusted_user(monkeypatch: pytest.MonkeyPatch,
     assert real_path(public / "link") == public / "missing"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 @pytest.mark.parametrize("mode", [0o1777, 0o777])
 def test_real_path_with_link_of_real_other_user(public_directory: Path, mode: int) -> None:
     """Its owner follows it, and root only outside of directories such as /tmp."""

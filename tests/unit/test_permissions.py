@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import OTHER_UID, as_other_user, failing
+from support import IS_ROOT, OTHER_UID, as_other_user, failing
 from zoho_keystore._fs import permissions
 from zoho_keystore.errors import UnsafeFileError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 
 PATH = Path("/some/where")
 UNSAFE_MODES = [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o666, 0o777]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import OTHER_UID, as_other_user, failing
+from support import IS_ROOT, OTHER_UID, as_other_user, failing
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
 from zoho_keystore.errors import UnsafeFileError
 
@@ -154,7 +154,7 @@ def test_read_private_file_of_other_owner_depends_on_check(file: Path, monkeypat
     assert read_prefix(file, 10).content == CONTENT
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 def test_read_private_file_of_real_other_user_is_refused(public_directory: Path) -> None:
     """Even if the mode gives access; root itself reads it."""
     path = public_directory / "file"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import assert_hides, failure_of, made_key, write_private
+from support import IS_ROOT, assert_hides, failure_of, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._keys.sources import WritableKeySource, key_source
 from zoho_keystore._keys.sources.ring_file import RingFile
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="gives files to another user, which only root may")
 
 NEW, OLD, OLDER = map(made_key, ("new", "old", "older"))
 

@@ -15,6 +15,7 @@ from zoho_keystore._cli.output import current_time_ms, echo_escaped, format_expi
 from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._importers import read
 from zoho_keystore._keystore import ImportResult
+from zoho_keystore._platform import is_terminal
 from zoho_keystore._records import CREDENTIAL_FIELDS
 from zoho_keystore.errors import ImportSourceError, storage_error
 
@@ -53,7 +54,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     if remove_source and dry_run:
         raise click.UsageError("--remove-source deletes the source, --dry-run changes nothing. Give one of them.")
     keystore = settings.open()
-    found = read(source, from_key=from_key, password=_prompt if sys.stdin.isatty() else None)
+    found = read(source, from_key=from_key, password=_prompt if is_terminal(sys.stdin) else None)
     if remove_source:
         _require_removable(found, settings.path)
     imported = _import(keystore, found, dry_run=dry_run)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from zoho_keystore._open import open_keystore, store_path
+from zoho_keystore._platform import is_terminal
 from zoho_keystore._text import cli_command
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise click.UsageError("This needs a confirmation, and stdin is not a terminal. Give --yes to confirm.")
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)

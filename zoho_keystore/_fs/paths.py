@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,19 @@ def default_store() -> Path:
 
 
 def default_key_ring() -> Path:
-    """Return the key ring file in the user's config directory; nothing is created."""
-    from platformdirs import user_config_path  # noqa: PLC0415 - as in default_store
+    """Return the key ring file in the user's config directory; nothing is created.
 
-    return _of_user(user_config_path) / "keyring"
+    A copy of a directory must not hold both the store and its keys. So the ring is in the roaming directory on Windows,
+    and on macOS, where the config directory is the data directory, in one beside it.
+    """
+    from platformdirs import user_config_path, user_data_path  # noqa: PLC0415 - as in default_store
+
+    data = _of_user(user_data_path)
+    config = _of_user(partial(user_config_path, roaming=True))
+    # Releases before 0.6 kept both in one directory.
+    if os.path.lexists(data / "keyring"):
+        return data / "keyring"
+    return (config if config != data else data.with_name(f"{data.name}-keys")) / "keyring"
 
 
 def _of_user(directory: Callable[..., Path]) -> Path:
@@ -60,7 +70,7 @@ def real_path(path: str | os.PathLike[str]) -> Path:
 def _resolved(path: str | os.PathLike[str]) -> Path | None:
     try:
         given = os.fspath(path)
-        if not isinstance(given, str) or not given:
+        if not isinstance(given, str) or not given or "\0" in given:
             return None
         # Not normalized: behind a symbolic link, ".." is the parent of the link's target.
         path = str(Path(given).expanduser())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
 import subprocess
 import time
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._fs import permissions
+from zoho_keystore._fs.lock import lock_holders
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import open_keystore, store_path
+from zoho_keystore._platform import icacls_command, others_with_access, quote
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
 
@@ -111,8 +112,6 @@ def _origin(key: str | None) -> str:
 
 
 def _check_modes(store: Path, command: Callable[..., str]) -> Iterator[Diagnostic]:
-    if not permissions.HAS_OWNERS:
-        return
     for path, is_directory in ((store.parent, True), (store, False), (_lock_file(store), False)):
         try:
             status = os.stat(path, follow_symlinks=False)
@@ -122,6 +121,9 @@ def _check_modes(store: Path, command: Callable[..., str]) -> Iterator[Diagnosti
             continue
         except OSError as error:
             yield _problem(f"{path}: {error.strerror}", "Check the permissions of its directory")
+            continue
+        if not permissions.HAS_OWNERS:
+            yield from _check_acl(path)
             continue
         if status.st_uid not in (os.geteuid(), 0):
             yield _problem(
@@ -133,11 +135,18 @@ def _check_modes(store: Path, command: Callable[..., str]) -> Iterator[Diagnosti
             mode = "go-w" if is_directory else "600"
             yield _problem(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} gives other users access",
-                f"chmod {mode} {shlex.quote(str(path))}",
+                f"chmod {mode} {quote(str(path))}",
             )
 
 
+def _check_acl(path: Path) -> Iterator[Diagnostic]:
+    with suppress(OSError):
+        if others := others_with_access(path):
+            yield _problem(f"{path}: {', '.join(others)} can use it as well", icacls_command(path))
+
+
 def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
+    yield from _check_acl(ring)
     if ring.parent == store.parent:
         yield _problem(
             f"{ring}: the key ring is in the same directory as the store, so a copy of the directory has both",
@@ -215,20 +224,11 @@ def _lock_file(store: Path) -> Path:
 def _check_lock(store: Path) -> Iterator[Diagnostic]:
     lock = _lock_file(store)
     with suppress(OSError):
-        for pid in _lock_holders(os.stat(lock, follow_symlinks=False)):
+        for pid in lock_holders(os.stat(lock, follow_symlinks=False)):
             yield _problem(
                 f"{lock}: process {pid} ({_program(pid)}) holds the lock",
                 "If it keeps the lock, the process hangs: end it. Do not delete the lock file",
             )
-
-
-def _lock_holders(status: os.stat_result) -> list[int]:
-    """Return the processes that hold a lock on a file; empty where the system has no /proc/locks."""
-    file_id = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
-        fields = [line.split() for line in locks]
-        return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == file_id and int(line[4]) > 0})
-    return []
 
 
 def _program(pid: int) -> str:

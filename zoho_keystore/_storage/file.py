@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shlex
 import time
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +20,7 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.mounts import is_mounted, why_not_replaceable
 from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
+from zoho_keystore._platform import quote
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, FileState, is_racy, stat_signature
@@ -495,7 +495,7 @@ def _not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
     is_sqlite = content.startswith(b"SQLite format 3\0")
     if is_sqlite or (b"refresh_token" in heading and b"," in heading):
         kind = "an SQLite database" if is_sqlite else "the plain-text file of the SDK's FileStore"
-        store, source = (shlex.quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
+        store, source = (quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
         return CannotOpenError(
             f"this is {kind}, not a keystore; it was left as it is",
             f"Give the store another path, then import the tokens: zoho-keystore --store {store} import {source}",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from typing import TYPE_CHECKING
 
 from zoho_keystore._keys.fernet_key import MAX_TEXT_BYTES, parse_keys
 from zoho_keystore._keys.sources.timeout import run_with_timeout
+from zoho_keystore._platform import split
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, MalformedKeyError, os_error_text
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ class Command:
 
     @classmethod
     def parse(cls, command: str) -> Command:
-        """Return the source of a spec's ARGV, split as a shell splits it, or raise ConfigurationError."""
+        """Return the source of a spec's ARGV, split as the system's shell splits it, or raise ConfigurationError."""
         try:
-            arguments = shlex.split(command)
+            arguments = split(command)
         except ValueError:
             arguments = []
         if not arguments:

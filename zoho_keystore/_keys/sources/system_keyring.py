@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, dedupe, parse_keys
 from zoho_keystore._keys.sources.timeout import run_with_timeout
+from zoho_keystore._platform import quote
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class SystemKeyring:
         if not password:
             raise KeyUnavailableError(
                 f"the system's keyring holds nothing for {self}",
-                f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {shlex.quote(self._service)} "
-                f"{shlex.quote(self._user)}",
+                f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {quote(self._service)} {quote(self._user)}",
             )
         return parse_keys(os.fsencode(password), f"the entry of the system's keyring for {self}")
 
