@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NEEDS = {
     "needs_fork": (hasattr(os, "fork"), "processes cannot be forked here"),
     "needs_modes": (hasattr(os, "geteuid"), "files have no POSIX owners and modes here"),
-    "needs_proc": (os.path.isdir("/proc/self"), "there is no /proc here"),
+    "needs_proc": (sys.platform == "linux", "there is no /proc here"),
     "needs_pty": (hasattr(os, "openpty"), "there are no pseudo-terminals here"),
     "needs_signals": (hasattr(signal, "SIGKILL"), "processes cannot be sent POSIX signals here"),
     "needs_special_files": (hasattr(os, "mkfifo"), "there are no FIFOs, sockets and symbolic links for all users here"),

@@ -39,7 +39,7 @@ IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 def descriptors() -> set[str]:
     """Return the open descriptors of this process with their targets."""
     found: set[str] = set()
-    if not os.path.isdir("/proc/self/fd"):
+    if sys.platform != "linux":
         return found
     for number in os.listdir("/proc/self/fd"):
         try:

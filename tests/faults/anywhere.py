@@ -22,7 +22,7 @@ from faults.store import Store, StoreProblem, token
 from zoho_keystore.errors import StoreFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 #: How long a process may take for what it has to do, in seconds. Under Wine, Python starts in a second or two.
 TIMEOUT_S = 300.0
@@ -144,7 +144,7 @@ def _hold(store: Store, work: Path, name: str, seconds: str) -> None:
         time.sleep(float(seconds))
 
 
-_ROLES = {"save": _save, "read": _read, "hold": _hold}
+_ROLES: dict[str, Callable[..., None]] = {"save": _save, "read": _read, "hold": _hold}
 
 
 # --- Engines ---

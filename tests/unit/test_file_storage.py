@@ -24,6 +24,7 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, key_ring
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._open import open_keystore
+from zoho_keystore._platform import sync_file
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 from zoho_keystore._storage import file as file_module
@@ -421,7 +422,7 @@ def test_file_changed_during_a_save_is_not_overwritten(
     """A backup is copied over it while the new state is on its way to the disk."""
     backup = store_path.read_bytes()
     store.save(token(3))
-    sync = atomic.sync_file
+    sync = sync_file
     monkeypatch.setattr(atomic, "sync_file", lambda fd: (sync(fd), store_path.write_bytes(backup)))
     with pytest.raises(StoreFileError, match="another program has changed the file meanwhile"):
         store.save(token(4))

@@ -19,10 +19,10 @@ import weakref
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.owned_fd import OwnedFd
-from zoho_keystore._platform import choose, lock_id, retried
 from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileError, storage_error
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class StoreLock:
         """Open the lock file that is there; None when its mode had to be repaired first."""
         name = self.path.name
         try:
-            lock_fd = OwnedFd(retried(lambda: directory.open(name, permissions.UPDATE_FLAGS)))
+            lock_fd = OwnedFd(platform.retried(lambda: directory.open(name, permissions.UPDATE_FLAGS)))
         except PermissionError:
             # Its creator was killed before it could give the file the mode that an odd umask had cut down.
             status = directory.status(name)
@@ -231,7 +231,7 @@ class StoreLock:
     def _timed_out(self, timeout_s: float, reason: str) -> LockTimeoutError:
         return LockTimeoutError(
             f"could not acquire the store's lock within {round(timeout_s, 2):g} s: {reason}; nothing was saved",
-            f"Find the process that hangs ({choose('fuser or lsof on this file', 'in the Resource Monitor')}), or "
+            f"Find the process that hangs ({platform.choose('fuser or lsof on this file', 'in the Resource Monitor')}), or "
             "give a longer lock_timeout. Do not delete the file",
             self.path,
         )
@@ -245,7 +245,9 @@ class StoreLock:
 
 def lock_holders(status: os.stat_result) -> list[int]:
     """Return the ids of the processes that hold a lock on the file of a status, as far as the system tells."""
-    place = lock_id(status).decode()
+    if not platform.HAS_PROC:
+        return []
+    place = platform.lock_id(status).decode()
     with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
         fields = [line.split() for line in locks]
         return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == place and int(line[4]) > 0})

@@ -6,6 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def why_not_replaceable(directory: Directory, name: str) -> Obstacle | None:
 
 def is_mounted(directory: Directory, name: str) -> bool:
     """Return whether a file is a mount point by itself; False where the system does not tell."""
+    if not platform.HAS_PROC:
+        return False
     try:
         fd = directory.open(name, permissions.READ_FLAGS)
     except OSError:

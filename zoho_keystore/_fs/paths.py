@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoho_keystore._fs import permissions
+from zoho_keystore._platform import IS_MACOS
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ def default_key_ring() -> Path:
 
     data = _of_user(user_data_path)
     config = _of_user(partial(user_config_path, roaming=True))
-    # Releases before 0.6 kept both in one directory.
+    # Earlier versions kept both in one directory.
     if os.path.lexists(data / "keyring"):
         return data / "keyring"
-    return (config if config != data else data.with_name(f"{data.name}-keys")) / "keyring"
+    is_shared = config == data and IS_MACOS
+    return (data.with_name(f"{data.name}-keys") if is_shared else config) / "keyring"
 
 
 def _of_user(directory: Callable[..., Path]) -> Path:

@@ -1,7 +1,7 @@
 """What differs between operating systems, in one place. Windows' own functions are in :mod:`._platform.windows`.
 
-Besides what is here, ``HAS_OWNERS`` of :mod:`zoho_keystore._fs.permissions` is False on Windows, which has no POSIX
-owners and modes, and ``HAS_DIRECTORY_FDS`` of :mod:`zoho_keystore._fs.directory`, since a directory cannot be opened there.
+Besides what is here, Windows has no POSIX owners and modes (``HAS_OWNERS`` of :mod:`zoho_keystore._fs.permissions`), and
+no descriptors of directories (``HAS_DIRECTORY_FDS`` of :mod:`zoho_keystore._fs.directory`).
 
 =====================  ==============================================  ==========================================
 about                  POSIX                                           Windows
@@ -11,6 +11,7 @@ private                mode 0600, 0700                                 an ACL of
 a durable rename       ``rename``, and ``fsync`` of the directory      ``MoveFileExW`` with write-through
 a durable content      ``fsync``; on macOS ``F_FULLFSYNC``             ``FlushFileBuffers``, by ``os.fsync``
 ``st_ctime``           the change of the status                        not comparable: :func:`changed_ns`
+processes              /proc of Linux tells who lives and who locks    not known, nor on macOS: leases end by time
 a closed pipe          EPIPE                                           EINVAL as well: :func:`is_closed_pipe`
 no terminal            ``isatty`` is False                             ``isatty`` is True for NUL: :func:`is_terminal`
 the user's shell       POSIX quoting                                   PowerShell's: :func:`quote`
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 IS_WINDOWS = os.name == "nt"
+IS_MACOS = sys.platform == "darwin"
+
+#: Linux alone has /proc. Elsewhere it would be a directory that any user may have made.
+HAS_PROC = sys.platform == "linux"
 
 #: For how many seconds a call is retried on Windows while another process has the file open, and the pause.
 SHARING_RETRY_S = 2.5
@@ -140,9 +145,7 @@ def icacls_command(path: Path) -> str:
 
 
 def lock_id(status: os.stat_result) -> bytes:
-    """Return how /proc/locks names a file; empty where there is no such list."""
-    if IS_WINDOWS:
-        return b""
+    """Return how /proc/locks names a file."""
     return b"%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
 
 
