@@ -229,10 +229,10 @@ class StoreLock:
             ) from None
 
     def _timed_out(self, timeout_s: float, reason: str) -> LockTimeoutError:
+        tools = platform.choose("fuser or lsof on this file", "with the Resource Monitor")
         return LockTimeoutError(
             f"could not acquire the store's lock within {round(timeout_s, 2):g} s: {reason}; nothing was saved",
-            f"Find the process that hangs ({platform.choose('fuser or lsof on this file', 'in the Resource Monitor')}), or "
-            "give a longer lock_timeout. Do not delete the file",
+            f"Find the process that hangs ({tools}), or give a longer lock_timeout. Do not delete the file",
             self.path,
         )
 

@@ -73,6 +73,7 @@ def read_private_file(path: Path, *, max_bytes: int, check: Check | None = requi
         return PrivateFile(_read(fd, status.st_size), status)
     finally:
         os.close(fd)
+        platform.give_way_to_writers()
 
 
 def read_prefix(path: Path, length: int) -> PrivateFile:
@@ -89,6 +90,7 @@ def read_prefix(path: Path, length: int) -> PrivateFile:
         return PrivateFile(_read(fd, length), status)
     finally:
         os.close(fd)
+        platform.give_way_to_writers()
 
 
 def _opened(path: Path, *, patience_s: float = platform.SHARING_RETRY_S) -> int:

@@ -1,7 +1,7 @@
 """What differs between operating systems, in one place. Windows' own functions are in :mod:`._platform.windows`.
 
-Besides what is here, Windows has no POSIX owners and modes (``HAS_OWNERS`` of :mod:`zoho_keystore._fs.permissions`), and
-no descriptors of directories (``HAS_DIRECTORY_FDS`` of :mod:`zoho_keystore._fs.directory`).
+Besides what is here, ``permissions.HAS_OWNERS`` is False on Windows, which has no POSIX owners and modes, and so is
+``directory.HAS_DIRECTORY_FDS``, since a directory cannot be opened there.
 
 =====================  ==============================================  ==========================================
 about                  POSIX                                           Windows
@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import random
 import re
 import shlex
 import sys
@@ -44,9 +45,12 @@ IS_MACOS = sys.platform == "darwin"
 #: Linux alone has /proc. Elsewhere it would be a directory that any user may have made.
 HAS_PROC = sys.platform == "linux"
 
-#: For how many seconds a call is retried on Windows while another process has the file open, and the pause.
-SHARING_RETRY_S = 2.5
-_SHARING_PAUSE_S = 0.01
+#: For how many seconds a call is retried on Windows while another process has the file open, and the longest pause.
+SHARING_RETRY_S = 4.0
+_SHARING_PAUSE_S = 0.005
+
+#: How long a reader on Windows pauses after it has closed a file, in seconds.
+_READER_PAUSE_S = 0.002
 
 #: A word that neither cmd.exe nor PowerShell changes.
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:\\+=-]+")
@@ -73,7 +77,14 @@ def retried(call: Callable[[], _T], *, patience_s: float = SHARING_RETRY_S) -> _
         except PermissionError:
             if not IS_WINDOWS or time.monotonic() >= deadline_s:
                 raise
-        time.sleep(_SHARING_PAUSE_S)
+        # Of any length: two processes in step would meet each time.
+        time.sleep(_SHARING_PAUSE_S * random.random())  # noqa: S311 - not a secret
+
+
+def give_way_to_writers() -> None:
+    """Pause after a file was read: on Windows, readers that never pause would keep writers from replacing it."""
+    if IS_WINDOWS:
+        time.sleep(_READER_PAUSE_S)
 
 
 def replace(source: str, target: str, dir_fd: int | None) -> None:
