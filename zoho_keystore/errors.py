@@ -142,7 +142,7 @@ _NEXT_STEPS: Final = {
         "Check the owner and the mode of the file and of its directory",
         "Check who may use the file and its directory (icacls), and whether another program has the file open",
     ),
-    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr)",
+    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr; ls -lO on macOS)",
     errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
     errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its directory: the file is replaced",
     errno.EISDIR: "There is a directory where a file should be: remove it, or give another path",

@@ -45,7 +45,7 @@ def test_error_survives_copying_and_pickling(kind: type[KeystoreError]) -> None:
     for arrived in (error, copy.copy(error), pickle.loads(pickle.dumps(error))):  # noqa: S301 - pickled here
         assert type(arrived) is kind
         assert (arrived.problem, arrived.advice, arrived.path) == ("the problem", "The advice", PATH)
-        assert str(arrived) == "/data/tokens.keystore: the problem. The advice"
+        assert str(arrived) == f"{PATH}: the problem. The advice"
         assert repr(arrived) == f"{kind.__name__}('the problem', 'The advice', {PATH!r})"
 
 
@@ -86,7 +86,7 @@ def test_storage_error_advises_by_errno(number: int, advice: str) -> None:
 def test_storage_error_names_the_file_once() -> None:
     error = storage_error(OSError(errno.ENOSPC, "No space left", str(PATH)), "the store cannot be written", PATH)
     assert str(error) == (
-        "/data/tokens.keystore: the store cannot be written: no space left. Free some space (and inodes) on this disk"
+        f"{PATH}: the store cannot be written: no space left. Free some space (and inodes) on this disk"
     )
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from zoho_keystore._cli.output import current_time_ms, echo_escaped, format_expiry, print_table
 from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._importers import read
 from zoho_keystore._keystore import ImportResult
 from zoho_keystore._platform import is_terminal
@@ -103,7 +104,7 @@ def _print_records(imported: list[ImportedRecord]) -> None:
 def _require_removable(found: ImportSource, store: Path) -> None:
     if found.path is None:
         raise click.UsageError("--remove-source deletes files only. Drop the table yourself, after the import.")
-    if found.path == store:
+    if is_same_file(found.path, store):
         raise click.UsageError("The source is the store itself.")
 
 

@@ -148,7 +148,7 @@ class Directory:
         if self.fd is None:
             return
         try:
-            os.fsync(self.fd)
+            platform.sync_file(self.fd)
         except OSError as error:
             # EINVAL: the file system does not support it, and the caller could do nothing else.
             if error.errno != errno.EINVAL:

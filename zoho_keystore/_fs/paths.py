@@ -69,6 +69,16 @@ def real_path(path: str | os.PathLike[str]) -> Path:
     return real
 
 
+def is_same_file(path: Path, other: Path) -> bool:
+    """Tell whether two paths lead to one file: on Windows and macOS, names that differ in case alone do."""
+    if path == other:
+        return True
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
 def _resolved(path: str | os.PathLike[str]) -> Path | None:
     try:
         given = os.fspath(path)

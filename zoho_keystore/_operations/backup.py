@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
-from zoho_keystore._fs.paths import real_path
+from zoho_keystore._fs.paths import is_same_file, real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._storage.file import read_content, read_store
@@ -206,7 +206,7 @@ def _make_dated_file(prefix: Path, content: bytes) -> Path:
 
 
 def _require_different(store: Path, copy: Path) -> None:
-    if store == copy:
+    if is_same_file(store, copy):
         raise StoreFileError("this is the store itself, not a copy of it", "Give the path of the copy", copy)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.lock import lock_holders
-from zoho_keystore._fs.paths import default_key_ring
+from zoho_keystore._fs.paths import default_key_ring, is_same_file
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import open_keystore, store_path
 from zoho_keystore._platform import icacls_command, others_with_access, quote
@@ -147,7 +147,7 @@ def _check_acl(path: Path) -> Iterator[Diagnostic]:
 
 def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
     yield from _check_acl(ring)
-    if ring.parent == store.parent:
+    if is_same_file(ring.parent, store.parent):
         yield _problem(
             f"{ring}: the key ring is in the same directory as the store, so a copy of the directory has both",
             f"Move it to another directory, such as {_other_directory(store)}, and set {RING_VARIABLE}",

@@ -112,7 +112,7 @@ def make_directory(path: str, mode: int, dir_fd: int | None) -> None:
 
 
 def sync_file(fd: int) -> None:
-    """Bring the content of a file to the disk."""
+    """Bring the content of a file, or the names in a directory, to the disk."""
     if sys.platform == "darwin":
         # On macOS fsync leaves the data in the disk's cache.
         import fcntl  # noqa: PLC0415 - does not exist on Windows
