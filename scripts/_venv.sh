@@ -18,19 +18,18 @@ find_python() {
     return 1
 }
 
-# install VENV PIP-ARGUMENT...: create the environment if it is missing, and install, unless the same was installed before.
+# install VENV NAME: create the environment if it is missing, and install the package, editable, with the exact versions of
+# requirements/NAME.txt, unless the same was installed before.
 install() {
-    local venv=$1 python stamp
-    shift
-    stamp="$venv/.installed-$(printf '%s ' "$@" | cat - pyproject.toml | cksum | cut -d' ' -f1)"
+    local venv=$1 requirements="requirements/$2.txt" python stamp
+    stamp="$venv/.installed-$2-$(cat "$requirements" pyproject.toml | cksum | cut -d' ' -f1)"
     [ -e "$stamp" ] && return
     echo "Preparing $venv (once) …" >&2
     if [ ! -x "$venv/$bin/python" ]; then
         python=$(find_python) || return 1
         "$python" -m venv "$venv" || return 1
     fi
-    # Dependency groups need pip 25.1.
-    "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' &&
-        "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check "$@" &&
+    "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" &&
+        "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . &&
         touch "$stamp"
 }

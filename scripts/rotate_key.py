@@ -1,4 +1,4 @@
-"""Encrypt a store with a new key, and remove the old keys from its ring.
+"""Encrypt a store with a new key, and retire the old keys of its ring: they stay there for opening only.
 
 Running programs follow without a restart. If this is interrupted, the ring still opens the store: run it again.
 
@@ -23,11 +23,16 @@ def main() -> int:
     )
     parser.add_argument("--key", metavar="SPEC", help="where its keys come from; default: as for EncryptedFileStore")
     parser.add_argument("--new-key", metavar="SPEC", help="where the new key comes from; default: a key is made")
-    parser.add_argument("--keep-old", action="store_true", help="leave the old keys in the ring")
+    parser.add_argument(
+        "--drop-old",
+        action="store_true",
+        help="for a leaked key: remove the old keys at once; other stores and backups that are sealed with them can "
+        "only be opened with a copy of the key afterwards",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing on success, for cron")
     options = parser.parse_args()
     try:
-        done = rotate(options.store, key=options.key, new=options.new_key, keep_old=options.keep_old)
+        done = rotate(options.store, key=options.key, new=options.new_key, drop_old=options.drop_old)
     except KeystoreError as error:
         print(error, file=sys.stderr)
         return 1

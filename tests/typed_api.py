@@ -102,12 +102,14 @@ def record(one: TokenRecord) -> None:
 
 
 def operations() -> None:
-    rotation = rotate(path, key="file:keyring", new="env:NEW", keep_old=True, lock_timeout=10.0)
+    rotation = rotate(path, key="file:keyring", new="env:NEW", drop_old=True, lock_timeout=10.0)
     assert_type(rotation, Rotation)
     assert_type(rotation.path, Path)
     assert_type(rotation.source, str)
     assert_type(rotation.fingerprint, str)
+    assert_type(rotation.retired, tuple[str, ...])
     assert_type(rotation.dropped, tuple[str, ...])
+    assert_type(rotation.lost, tuple[Path, ...])
     assert_type(rotation.manual_distribution, bool)
     assert_type(rotation.report(), str)
     rotate()

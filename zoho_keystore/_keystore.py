@@ -14,9 +14,8 @@ from zoho_keystore._leases import RefreshCoordinator, needs_refresh
 from zoho_keystore._records import (
     MAX_COUNTER,
     MAX_ID_CHARACTERS,
-    Lookup,
     Match,
-    MatchRule,
+    SignIns,
     TokenRecord,
     completed,
     created,
@@ -76,12 +75,21 @@ class Keystore:
         now_ms: The clock, in milliseconds since the epoch.
         refresh_wait: For how many seconds ``get_for_use`` and ``find_for_use`` wait for another thread or process that
             refreshes the token; 0 switches leases off.
+        named: The store's path and the spec of its keys, for commands in messages; None stands for the default.
     """
 
-    def __init__(self, storage: Storage, now_ms: Callable[[], int] = _now_ms, *, refresh_wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        now_ms: Callable[[], int] = _now_ms,
+        *,
+        refresh_wait: float = 0.0,
+        named: tuple[str | None, str | None] = (None, None),
+    ) -> None:
         self._storage = storage
         self._now_ms = now_ms
         self._refresh_wait_s = refresh_wait
+        self._named = named
         self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=now_ms)
 
     @property
@@ -110,7 +118,7 @@ class Keystore:
         if record is not None and needs_refresh(record, self._now_ms()):
             record = self._coordinator.acquire(record)
         if record is None:
-            _log.warning("%s", self._not_found(id))
+            _log.warning("%s", self.not_found(id))
         return record
 
     def find(self, wanted: TokenRecord) -> TokenRecord | None:
@@ -142,7 +150,7 @@ class Keystore:
         """
         record = self._matching_one(self._storage, wanted)
         if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
-            raise self._not_found(wanted.id)
+            raise self.not_found(wanted.id)
         if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
             match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(_matching, wanted=wanted))
             record = None if match is None else match.records[0]
@@ -161,9 +169,14 @@ class Keystore:
 
         With an id, the record of that id is updated or created; without, the one that the token means, or a new one.
 
-        A process may hold a token for days, so what others did meanwhile stays: an access token that expires earlier
-        than the stored one of the same refresh token is not saved; nor is, by id, a refresh token that was replaced by
-        a newer one; and a token that was deleted is not brought back by a save with its id.
+        A process may hold a token for days, so what others did meanwhile stays:
+
+        * Another access token of the stored refresh token, which expires earlier than the stored one, is not saved;
+          the rest of the token is. The expiry of the stored access token itself can be changed.
+        * A save by id of a refresh token that another one has replaced changes nothing. It is logged as a warning, and
+          the stored record is returned.
+        * A save by id of a refresh token whose record was deleted is refused. To add such a token again on purpose,
+          save it without an id, or import it.
 
         Args:
             given: The token.
@@ -178,27 +191,31 @@ class Keystore:
         self._require_valid(given)
         record: TokenRecord | None = None
         match: Match | None = None
+        is_outdated = False
         try:
             with self._storage.transaction() as transaction:
                 if given.id:
                     stored = transaction.get(given.id)
-                    given = self._without_retired(transaction, given, stored)
+                    is_outdated = self._is_outdated(transaction, given, stored)
                 else:
                     match = _matching(transaction, given)
                     stored = None if match is None else match.records[0]
                 now_ms = self._save_time(transaction)
-                if stored is not None:
-                    record = updated(stored, given, now_ms=now_ms)
-                else:
+                if stored is None:
                     self._require_usable(given)
                     record = created(given, id=given.id or transaction.new_id(), now_ms=now_ms)
-                transaction.put(record)
+                else:
+                    record = stored if is_outdated else updated(stored, given, now_ms=now_ms)
+                if record is not stored:
+                    transaction.put(record)
         except DurabilityUnknownError:
             if record is not None:
                 on_saved(record)
             raise
         # Not under the lock: a handler of the log may call this very store.
         self._warn_if_ambiguous(match)
+        if is_outdated:
+            _log.warning("%s: token %r was signed in again; its new refresh token stays", self._name, record.id)
         on_saved(record)
         return record
 
@@ -212,7 +229,7 @@ class Keystore:
         with self._storage.transaction() as transaction:
             for id in dict.fromkeys(ids):
                 if transaction.get(id) is None:
-                    raise self._not_found(id, "; nothing was deleted")
+                    raise self.not_found(id, "; nothing was deleted")
                 transaction.remove(id)
 
     def clear(self) -> None:
@@ -241,10 +258,12 @@ class Keystore:
     ) -> list[ImportedRecord]:
         """Import records from another store, all of them or none.
 
-        A record is the same as a stored one if it has its client and refresh token, or, without a refresh token, its
-        client and grant or access token. Then the stored one gets what it lacks, and the access token that expires
-        later. Another refresh token is another sign-in, even of the same user: it is added. An added record keeps its
-        id if this store never had a record of that id. So importing the same records twice changes nothing.
+        A record is of the same sign-in as a stored one if they share the refresh, grant or access token, and neither
+        their refresh tokens nor their clients differ. Then the stored record gets what it lacks, and the access token
+        that expires later. Another refresh token is another sign-in, even of the same user: it is added, and where a
+        token means both, the record that a program has saved since is used. An added record keeps its id if this store
+        never had a record of that id; ids that are not numbers are known for as long as their records are stored. So
+        importing the same records twice changes nothing.
 
         Args:
             given: The records.
@@ -257,27 +276,33 @@ class Keystore:
         """
         imported: list[ImportedRecord] = []
         with suppress(_RollBackError), self._storage.transaction() as transaction:
+            sign_ins = SignIns(transaction.records())
             for record in given:
-                imported.append(self._import(transaction, record))
+                imported.append(self._import(transaction, sign_ins, record))
                 progress()
             if dry_run:
                 raise _RollBackError
         return imported
 
-    def _import(self, transaction: Transaction, given: TokenRecord) -> ImportedRecord:
+    def _import(self, transaction: Transaction, sign_ins: SignIns, given: TokenRecord) -> ImportedRecord:
         self._require_valid(given)
         if not given.has_token:
             return ImportedRecord(given, ImportResult.EMPTY)
         now_ms = self._save_time(transaction)
-        stored = _same_sign_in(transaction, given)
+        id = sign_ins.find(given)
+        stored = None if id is None else transaction.get(id)
         if stored is not None:
             record = completed(stored, given, now_ms=now_ms)
             if record is stored:
                 return ImportedRecord(stored, ImportResult.UNCHANGED)
         else:
             self._require_usable(given)
-            record = created(given, id=transaction.imported_id(given.id), now_ms=now_ms)
+            id = transaction.imported_id(given.id)
+            # A record of another keystore keeps its age; one of another source is older than what programs have saved.
+            record = created(given, id=id, now_ms=now_ms)
+            record = replace(record, created_at=given.created_at or now_ms, saved_at=given.saved_at)
         transaction.put(record)
+        sign_ins.add(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
 
     def close(self) -> None:
@@ -306,35 +331,33 @@ class Keystore:
                 "%s: the token matches %s by its %s; the one saved last is used", self._name, ids, match.rule.value
             )
 
-    def _not_found(self, id: str, more: str = "") -> TokenNotFoundError:
+    def not_found(self, id: str, more: str = "") -> TokenNotFoundError:
+        """Return the error that says that no record has an id, and how many there are."""
         number = len(self._storage.records())
         place = "this store" if self.path is not None else "the store in memory"
         count = "1 token" if number == 1 else f"{number:,} tokens"
-        return TokenNotFoundError(
-            f"there is no token {id!r} in {place}, which has {count}{more}",
-            "List the ids with: zoho-keystore list",
-            self.path,
-        )
+        # No command lists a store in memory.
+        advice = f"List the ids with: {'zoho-keystore list' if self.path is not None else 'get_tokens()'}"
+        error = TokenNotFoundError(f"there is no token {id!r} in {place}, which has {count}{more}", advice, self.path)
+        error.name_store(*self._named)
+        return error
 
-    def _without_retired(self, transaction: Transaction, given: TokenRecord, stored: TokenRecord | None) -> TokenRecord:
-        """Return what of a token may be saved by its id, when its refresh token was deleted or replaced meanwhile.
+    def _is_outdated(self, transaction: Transaction, given: TokenRecord, stored: TokenRecord | None) -> bool:
+        """Return whether the stored record of a token's id has a newer refresh token than the token.
 
         Raises:
-            TokenNotFoundError: It was deleted.
+            TokenNotFoundError: The record was deleted.
         """
         refresh_token = given.refresh_token
         if not refresh_token or not transaction.is_retired(refresh_token):
-            return given
+            return False
         if stored is None:
             raise TokenNotFoundError(
                 f"the token {given.id!r} was deleted; nothing was saved",
-                "To add it again, save it without its id",
+                "To add it again, save it without an id",
                 self.path,
             )
-        if refresh_token == stored.refresh_token:
-            return given
-        _log.warning("%s: token %r was signed in again meanwhile; its new refresh token stays", self._name, given.id)
-        return replace(given, refresh_token=None, access_token=None, expires_in=None, grant_token=None)
+        return refresh_token != stored.refresh_token
 
     def _require_valid(self, given: TokenRecord) -> None:
         if given.expires_in and given.expires_at_ms is None:
@@ -365,27 +388,6 @@ def _matching(storage: ReadableStorage, wanted: TokenRecord) -> Match | None:
     if match is not None and len(match.records) > 1:
         match.records.sort(key=lambda record: record.saved_at, reverse=True)
     return match
-
-
-def _same_sign_in(storage: ReadableStorage, given: TokenRecord) -> TokenRecord | None:
-    """Return the stored record of the sign-in that an imported record comes from."""
-    for rule, name in _SIGN_IN_RULES:
-        if value := getattr(given, name):
-            match = storage.find([Lookup(rule, name, value)])
-            records = [] if match is None else match.records
-            same = [record for record in records if (record.client_id or None) == (given.client_id or None)]
-            # A record whose refresh token another record lacks is more than that one, and not the same.
-            same = [record for record in same if (record.refresh_token or None) == (given.refresh_token or None)]
-            return max(same, key=lambda record: record.saved_at, default=None)
-    return None
-
-
-#: What a sign-in is known by: the first of these that a record has.
-_SIGN_IN_RULES = (
-    (MatchRule.REFRESH_TOKEN, "refresh_token"),
-    (MatchRule.GRANT_TOKEN, "grant_token"),
-    (MatchRule.ACCESS_TOKEN, "access_token"),
-)
 
 
 def _needs_exchange(wanted: TokenRecord, now_ms: int) -> bool:

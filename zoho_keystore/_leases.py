@@ -44,6 +44,9 @@ LEASE_MS = 5_000
 #: For how long after a failed refresh processes that come do not wait for the record, in milliseconds.
 FAILURE_MS = 60_000
 
+#: How many exchanges to remember: each is a grant or refresh token that a caller has made up or got from Zoho.
+_MAX_EXCHANGES = 100
+
 #: The SDK refreshes an access token that expires in less than this, in milliseconds.
 SDK_MARGIN_MS = 5_000
 
@@ -150,11 +153,18 @@ class Lease:
         return self.owner is not None and 0 < self.deadline_ms - now_ms <= LEASE_MS
 
     def recent_failure_ms(self, now_ms: int) -> int:
-        """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0."""
+        """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0.
+
+        An owner that was killed says nothing of Zoho: its successors have to refresh one at a time as ever.
+        """
         failed_at_ms = self.failed_at_ms
-        if self.owner is not None and self.deadline_ms <= now_ms:
+        if self.owner is not None and self.deadline_ms <= now_ms and self.owner.may_be_alive():
             failed_at_ms = max(failed_at_ms, self.deadline_ms)
         return failed_at_ms if 0 <= now_ms - failed_at_ms < FAILURE_MS else 0
+
+    def matters(self, now_ms: int) -> bool:
+        """Return whether the lease runs, or ended without a save less than a minute ago."""
+        return self.is_running(now_ms) or self.recent_failure_ms(now_ms) > 0
 
     def has_failed_for(self, caller: Owner, now_ms: int) -> bool:
         """Return whether a thread that comes now goes on without waiting: a lease has just ended without a save.
@@ -239,9 +249,8 @@ class RefreshCoordinator:
             return _View(current, is_ready, Lease.of(current.refresh))
 
         def put(transaction: Transaction, lease: Lease) -> None:
-            current = transaction.get(record.id)
-            if current is not None:
-                transaction.put(replace(current, refresh=lease.as_fields()))
+            # Only called where look() has found the record in the same transaction.
+            transaction.put(replace(transaction.get(record.id) or record, refresh=lease.as_fields()))
 
         return self._coordinate(look, put)
 
@@ -249,7 +258,7 @@ class RefreshCoordinator:
         """Return None with the lease on an exchange taken, or the records that another thread has saved meanwhile.
 
         Args:
-            key: Identifies what is exchanged: :func:`zoho_keystore._records.exchange_key`.
+            key: Identifies what is exchanged: see :func:`zoho_keystore._records.exchange_keys`.
             find: Returns the records that the exchange makes.
 
         Raises:
@@ -261,7 +270,16 @@ class RefreshCoordinator:
             return _View(found, found is not None, Lease.of(storage.exchanges().get(key)))
 
         def put(transaction: Transaction, lease: Lease) -> None:
-            transaction.put_exchange(key, lease.as_fields(), now_ms=self._now_ms())
+            now_ms = self._now_ms()
+            exchanges = transaction.exchanges()
+            # Those that made no record are dropped in time, or the store would grow with every failed sign-in.
+            kept = [
+                other
+                for other, fields in exchanges.items()
+                if other != key and (known := Lease.of(fields)) is not None and known.matters(now_ms)
+            ]
+            kept = kept[-(_MAX_EXCHANGES - 1) :]
+            transaction.set_exchanges({other: exchanges[other] for other in kept} | {key: lease.as_fields()})
 
         return self._coordinate(look, put)
 

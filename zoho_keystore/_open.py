@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_store, real_path
+from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
-from zoho_keystore.errors import ConfigurationError
+from zoho_keystore._storage.store_file import not_a_keystore
+from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,11 +53,21 @@ def open_keystore(
     """
     lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
-    ring = key_ring(key)
     file = store_path(path)
-    if create and path is None and not os.environ.get(FILE_VARIABLE):
-        make_directories(file.parent)
-    return Keystore(FileStorage(file, ring, lock_timeout=lock_timeout_s, create=create), refresh_wait=refresh_wait_s)
+    named = (None if path is None else str(file)), spec_for_messages(key)
+    try:
+        ring = key_ring(key)
+        if create and path is None and not os.environ.get(FILE_VARIABLE):
+            make_directories(file.parent)
+        storage = FileStorage(file, ring, lock_timeout=lock_timeout_s, create=create)
+    except KeystoreError as error:
+        problem = explained(error, file)
+        problem.name_store(*named)
+        if problem is error:
+            raise
+    else:
+        return Keystore(storage, refresh_wait=refresh_wait_s, named=named)
+    raise problem
 
 
 def open_memory_keystore(*, refresh_wait: float = 10.0) -> Keystore:
@@ -78,6 +93,34 @@ def as_seconds(name: str, value: float) -> float:
         if seconds >= 0:
             return seconds
     raise ConfigurationError(f"{name} is not a number of seconds", "Give 0 or more")
+
+
+def spec_for_messages(key: object) -> str | None:
+    """Return the spec of keys as messages may repeat it; None if it is none, or perhaps a key by mistake."""
+    if not isinstance(key, str) or looks_like_key(key) or not split_spec(key)[0]:
+        return None
+    # The arguments of the program may hold a secret.
+    return "command:…" if key.startswith("command:") else key
+
+
+def explained(error: KeystoreError, store: Path) -> KeystoreError:
+    """Return an error of opening a store; for a missing key, what that means where there is a file already.
+
+    A new key, which the source of keys advises, would not open it.
+    """
+    if not (isinstance(error, KeyUnavailableError) and error.is_missing and os.path.lexists(store)):
+        return error
+    with suppress(OSError, KeystoreError):
+        if other := not_a_keystore(store, read_prefix(store, 512).content):
+            return other
+    moved = store.with_name(f"{store.name}.without-key")
+    where = f"{error.path}: " if error.path is not None else ""
+    return KeyUnavailableError(
+        f"the store is there, and its key is not: {where}{error.problem}",
+        "Restore your copy of the key. Without one the store cannot be opened: move it away, and sign in anew: "
+        f"{platform.move_command(store, moved)}{platform.choose(' &&', ';')} zoho-keystore init",
+        store,
+    )
 
 
 def store_path(path: str | os.PathLike[str] | None) -> Path:

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 #: The fields that an SDK token has, in the order of the SDK's own stores.
 FIELDS = (
@@ -59,7 +59,7 @@ class TokenRecord:
         api_domain: The server that the token is for.
         created_at: When the record was first saved, in milliseconds since the epoch.
         saved_at: When it was last saved, likewise; later saves of one store have greater values, even when the clock
-            stands still.
+            stands still; 0 when it was imported from another kind of store, and not saved since.
         refresh: The lease of the process that refreshes the token, as :mod:`zoho_keystore._leases` writes it.
         unknown: Fields that this release does not know, kept on every rewrite.
     """
@@ -195,6 +195,56 @@ def lookups(wanted: TokenRecord) -> list[Lookup]:
     return found
 
 
+_SignInKey = tuple[str, str, str | None, str | None]
+
+
+class SignIns:
+    """Finds the record of the same sign-in as another record, in a time that does not depend on their number.
+
+    Two records are of one sign-in if they share the refresh, grant or access token, and neither their refresh tokens
+    nor their clients differ, where both have one.
+
+    Args:
+        records: Those to find.
+    """
+
+    def __init__(self, records: Iterable[TokenRecord]) -> None:
+        # By kind of token, token, refresh token and client; None is any, and "" is none.
+        self._ids: dict[_SignInKey, str] = {}
+        self._keys: dict[str, list[_SignInKey]] = {}
+        for record in sorted(records, key=lambda record: record.saved_at):
+            self.add(record)
+
+    def add(self, record: TokenRecord) -> None:
+        """Add a record, or replace the one of its id; it is preferred to those that were added before."""
+        for key in self._keys.get(record.id, ()):
+            if self._ids.get(key) == record.id:
+                del self._ids[key]
+        self._keys[record.id] = [
+            (name, value, refresh_token, client_id)
+            for name, value in _sign_in_tokens(record)
+            for refresh_token in (record.refresh_token or "", None)
+            for client_id in (record.client_id or "", None)
+        ]
+        self._ids |= dict.fromkeys(self._keys[record.id], record.id)
+
+    def find(self, given: TokenRecord) -> str | None:
+        """Return the id of the record of the same sign-in; None if there is none."""
+        refresh_tokens = (given.refresh_token, "") if given.refresh_token else (None,)
+        client_ids = (given.client_id, "") if given.client_id else (None,)
+        for name, value in _sign_in_tokens(given):
+            for refresh_token in refresh_tokens:
+                for client_id in client_ids:
+                    if id := self._ids.get((name, value, refresh_token, client_id)):
+                        return id
+        return None
+
+
+def _sign_in_tokens(record: TokenRecord) -> list[tuple[str, str]]:
+    tokens = ("refresh", record.refresh_token), ("grant", record.grant_token), ("access", record.access_token)
+    return [(name, value) for name, value in tokens if value]
+
+
 def stored_pair_wins(stored: TokenRecord, own: TokenRecord) -> bool:
     """Return whether the stored access token and expiry replace a caller's own.
 
@@ -269,6 +319,6 @@ def completed(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenR
 
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:
-    """Return the new record that a save of the given token makes."""
+    """Return the new record that a save or an import of the given token makes."""
     fields = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
     return TokenRecord(**fields, id=id, created_at=now_ms, saved_at=now_ms, unknown=given.unknown)

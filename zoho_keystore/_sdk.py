@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from contextlib import contextmanager
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from zoho_keystore._open import open_keystore, open_memory_keystore
@@ -50,15 +52,17 @@ class _KeystoreTokenStore(TokenStore):
         """Fill a token with what is stored of it; may wait while another process refreshes the same token.
 
         Args:
-            token: What is known of it. It means the record of its id; else of its user's name (and client, if it has
-                one); else, without a client, of its access token; else of its client and grant or refresh token.
+            token: What is known of it. It means the record of its id; else, also when no record has its id, of its
+                user's name (and client, if it has one); else, without a client, of its access token; else of its client
+                and grant or refresh token.
 
         Returns:
             The same token, with what it lacked, and with the stored access token where that expires later; or None when
             it means no stored record.
 
         Raises:
-            SDKException: It is not a token, or the store cannot be read.
+            SDKException: It is not a token, or the store cannot be read; or it has nothing but an id that no stored
+                token has.
         """
         # Not with _as_sdk_exception: this runs before the SDK's requests, and a context manager takes 1 µs.
         try:
@@ -120,13 +124,16 @@ class _KeystoreTokenStore(TokenStore):
         """Return the token of an id; may wait while another process refreshes it.
 
         Returns:
-            None, and a warning in the log, when no token has the id.
+            None, and a warning in the log, when no token has the id: the SDK 8_0 then signs in with the token that the
+            program gave it, and saves that under the id.
 
         Raises:
-            SDKException: The store cannot be read.
+            SDKException: The store cannot be read; or, with the SDKs before 8_0, no token has the id.
         """
         try:
             record = self._keystore.get_for_use(_require_id(id, self._path))
+            if record is None and _fails_without_record():
+                raise self._keystore.not_found(id)
         except KeystoreError as error:
             raise _sdk_exception("looking up a token by its id", error) from error
         return _token_of(record) if record is not None else None
@@ -165,8 +172,10 @@ class EncryptedFileStore(_KeystoreTokenStore):
             (one or more keys, comma-separated, newest first), ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file)
             and the key ring in the user's config directory.
         lock_timeout: For how many seconds a write waits for the store's lock.
-        refresh_wait: For how many seconds a look-up of an expired token waits for another process or thread that
-            refreshes it, so that one refresh serves all; 0 switches this off.
+        refresh_wait: For how many seconds a look-up of an expired token waits for another process, thread or greenlet
+            that refreshes it, so that one refresh serves all; 0 switches this off. If that one has not saved a token
+            after 5 s, or after half of a shorter wait, one of the others takes over; and for a minute after a refresh
+            that failed, look-ups do not wait.
 
     Raises:
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
@@ -216,6 +225,25 @@ def _as_sdk_exception(doing: str) -> Iterator[None]:
         yield
     except KeystoreError as error:
         raise _sdk_exception(doing, error) from error
+
+
+@functools.cache
+def _fails_without_record() -> bool:
+    """Return whether the SDK fails when ``find_token_by_id`` returns None: 5_0 to 7_0 merge the None into their token.
+
+    Its ``get_token`` is run on a store without tokens, and with the rest of the SDK left out. No name or version tells
+    it as surely: several packages bring the SDK, and programs are frozen without their names.
+    """
+    empty = SimpleNamespace(store=SimpleNamespace(find_token_by_id=lambda _id: None), environment=None)
+    try:
+        get_token = OAuthToken.get_token
+        names = {**get_token.__globals__, "Initializer": SimpleNamespace(get_initializer=lambda: empty)}
+        FunctionType(get_token.__code__, names)(OAuthToken(id="1"))
+    except SDKException as error:
+        return bool(error.code == "MERGE_OBJECT")
+    except Exception:  # noqa: BLE001 - an SDK of another build: it gets the None that its interface allows
+        return False
+    return False
 
 
 def _sdk_exception(doing: str, error: KeystoreError) -> SDKException:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from zoho_keystore._platform import join
+import re
+
+from zoho_keystore._platform import join, quote
+
+PROGRAM = "zoho-keystore"
+
+#: The program's name before a command in a text. Some commands name their store already.
+_COMMAND = re.compile(rf"(?<![\w./:-]){PROGRAM} (?=(--store )|[a-z])")
 
 
 def plural(number: int, noun: str) -> str:
@@ -20,11 +27,17 @@ def cli_command(*arguments: str, store: str | None, key: str | None) -> str:
 
     Args:
         arguments: The command and its arguments.
-        store: The value of ``--store``, if it was given.
-        key: The value of ``--key``, if it was given; it must be known to be a spec, not a key.
+        store: The value of ``--store``, if there is one.
+        key: The value of ``--key``, if there is one; it must be known to be a spec, not a key.
     """
-    if key is not None and key.startswith("command:"):
-        key = "command:…"  # The arguments of the program may hold a secret.
-    options = [("--store", store), ("--key", key)]
-    given = [word for name, value in options if value is not None for word in (name, value)]
-    return join(["zoho-keystore", *given, *arguments])
+    return f"{PROGRAM} {_options(store, key)}{join(arguments)}"
+
+
+def with_store(text: str, store: str | None, key: str | None) -> str:
+    """Return a text whose commands, such as ``zoho-keystore list``, work on a store; the arguments are the same."""
+    return _COMMAND.sub(lambda match: match[0] + _options(None if match[1] else store, key), text)
+
+
+def _options(store: str | None, key: str | None) -> str:
+    given = [(name, value) for name, value in (("--store", store), ("--key", key)) if value is not None]
+    return "".join(f"{name} {quote(value)} " for name, value in given)

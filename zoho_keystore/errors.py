@@ -34,6 +34,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from zoho_keystore._platform import choose
+from zoho_keystore._text import with_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,15 @@ class KeystoreError(Exception):
         self.advice = advice
         self.path = path
 
+    def name_store(self, store: str | None, key: str | None) -> None:
+        """Make the commands in the advice, such as ``zoho-keystore list``, work on the caller's store.
+
+        Args:
+            store: The store's path; None is the default.
+            key: The spec of its keys; None is the default.
+        """
+        self.advice = with_store(self.args[1], store, key)
+
     def __str__(self) -> str:
         """Return one line: the file, what failed, what to do next."""
         where = f"{self.path}: " if self.path is not None else ""
@@ -71,7 +81,13 @@ class SDKNotInstalledError(KeystoreError, ImportError):  # type: ignore[misc] # 
 
 
 class KeyUnavailableError(KeystoreError):
-    """The source of keys has no key available."""
+    """The source of keys has no key available.
+
+    Attributes:
+        is_missing: Whether the source is empty or does not exist, so that a new store would get a new key.
+    """
+
+    is_missing = False
 
 
 class MalformedKeyError(KeyUnavailableError):
@@ -135,6 +151,15 @@ def os_error_text(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def key_missing(problem: str, advice: str, path: Path | None = None) -> KeyUnavailableError:
+    """Return the error for a source of keys that is empty or does not exist."""
+    error = KeyUnavailableError(problem, advice, path)
+    error.is_missing = True
+    return error
+
+
+_UNSUPPORTED: Final = "This file system or sandbox lacks what the store needs: keep the store on a local disk"
+
 _NEXT_STEPS: Final = {
     errno.ENOENT: "Check the path; the directory has to exist",
     errno.ENOTDIR: "Check the path: a part of it is a file, not a directory",
@@ -142,7 +167,8 @@ _NEXT_STEPS: Final = {
         "Check the owner and the mode of the file and of its directory",
         "Check who may use the file and its directory (icacls), and whether another program has the file open",
     ),
-    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr; ls -lO on macOS)",
+    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr; macOS: "
+    "ls -lO)",
     errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
     errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its directory: the file is replaced",
     errno.EISDIR: "There is a directory where a file should be: remove it, or give another path",
@@ -154,6 +180,9 @@ _NEXT_STEPS: Final = {
     errno.ELOOP: "There is a symbolic link where a file should be: remove it, or give the path of the file itself",
     errno.ENOMEM: "Give the process more memory",
     errno.ENAMETOOLONG: "Use a shorter file name",
+    errno.ENOLCK: "The file server gives no locks: start its lock service, or keep the store on a local disk",
+    errno.ENOSYS: _UNSUPPORTED,
+    errno.EOPNOTSUPP: _UNSUPPORTED,
 }
 
 

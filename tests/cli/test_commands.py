@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import pwd
 import re
 import shlex
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import keyring
 import pytest
@@ -17,6 +21,7 @@ from keyrings.alt.file import PlaintextKeyring
 from support import Terminal, invoke, refused, run_program, run_python, usage_error
 from zoho_keystore import EncryptedFileStore, errors
 from zoho_keystore._cli import EXIT_CODES, Failure
+from zoho_keystore._fs import mounts
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import key_source
 from zoho_keystore._open import open_keystore
@@ -25,6 +30,9 @@ from zoho_keystore._records import TokenRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+PLAIN_TEXT = b"id,user_name,client_id,client_secret,refresh_token,access_token\r\n1,ann,c,s,r,a\r\n"
 
 
 def damage(path: Path) -> bytes:
@@ -66,8 +74,8 @@ COMMANDS = (
     "import source.csv --remove-source",
     "export plain --plaintext",
     "rotate",
-    "rotate --keep-old --quiet",
-    "key prune --yes",
+    "rotate --drop-old --quiet",
+    "key prune --all-retired --yes",
     "verify",
     "verify --quiet",
     "backup copy",
@@ -93,7 +101,19 @@ def ready(store: Path, ring: Path) -> Path:
     [
         # What repairs the store, and what needs only the keys.
         ("damaged", 4, {"restore old --yes", "key list", "key new"}),
-        ("missing", 6, {"restore old --yes", "key list", "key new", "init"}),
+        (
+            "missing",
+            6,
+            {
+                "restore old --yes",
+                "key list",
+                "key new",
+                "init",
+                "import source.csv",
+                "import source.csv --dry-run",
+                "import source.csv --remove-source",
+            },
+        ),
         ("no key", 3, set()),
         ("malformed key", 3, set()),
         ("wrong key", 4, {"key list", "key new"}),
@@ -179,9 +199,76 @@ def test_wrong_usage_is_exit_code_2(store: Path) -> None:
     assert store.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b"a program's settings\n", b"", b"gAAAA", PLAIN_TEXT, b"SQLite format 3\0"])
+def test_no_command_touches_the_mode_of_another_file(content: bytes, work: Path, store: Path) -> None:
+    """Whichever user runs them: as the store, as a source, as a copy."""
+    (work / "copy").write_bytes(content)
+    (work / "copy").chmod(0o640)
+    before = (work / "copy").stat()
+    for command in COMMANDS:
+        if not command.startswith(("import", "restore")):
+            invoke("--store", "copy", *shlex.split(command), code=-1)
+    for command in ("import copy", "import copy --dry-run", "restore copy --yes", "backup copy"):
+        invoke(*shlex.split(command), code=-1)
+    after = (work / "copy").stat()
+    assert (after.st_mode, after.st_ino, after.st_ctime_ns) == (before.st_mode, before.st_ino, before.st_ctime_ns)
+    assert (work / "copy").read_bytes() == content
+    assert store.exists()
+
+
 def test_version_and_short_help_option() -> None:
     assert re.fullmatch(r"zoho-keystore \d\S+\n", invoke("--version").stdout)
     assert invoke("-h").stdout == invoke("--help").stdout
+
+
+def test_options_of_the_store_may_stand_behind_the_command(work: Path, store: Path) -> None:
+    """Also of the commands of a group; the last one counts."""
+    for arguments in (["init", "--store", "a"], ["--store", "b", "init"], ["init", "--store", "c", "--key", "file:r"]):
+        assert "Created" in invoke(*arguments).stdout
+    assert [(work / name).exists() for name in "abcr"] == [True] * 4
+    invoke("--store", "none", "verify", "--store", "c", "--key", "file:r")
+    refused(4, "--key", "file:r", "verify", "--store", "a")
+    assert str(work / "c") in invoke("key", "list", "--store", "c", "--key", "file:r").stdout
+    assert str(work / "c") in invoke("key", "--store", "c", "--key", "file:r", "list").stdout
+    for command in ("list", "import", "key prune"):
+        shown = invoke(*command.split(), "--help").stdout
+        assert "--store PATH" in shown
+        assert "--key SPEC" in shown
+    assert store.exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["init", "list", "key list", "key new", "verify", "doctor", "backup copy", "rotate --quiet"]
+)
+def test_a_store_and_a_key_are_enough_without_a_home(command: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no entry in /etc/passwd."""
+    spec = f"file:{work.parent}/ring"
+    invoke("--store", "s", "--key", spec, "init")
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError))
+    invoke("--store", "s", "--key", spec, *command.split())
+    assert "no home directory" in invoke(*command.split(), code=12 if command == "doctor" else 2).output
+
+
+def test_a_directory_that_is_missing_does_not_become_a_file(store: Path, work: Path) -> None:
+    """Where the destination is written as a directory."""
+    for command in (["backup", "new/"], ["export", "new/", "--plaintext"]):
+        assert "there is no directory new/. Make it: mkdir -m 700 new/" in refused(6, *command)
+    assert not (work / "new").exists()
+    (work / "new").mkdir(mode=0o700)
+    invoke("backup", "new/")
+    assert len(list((work / "new").iterdir())) == 1
+    assert store.exists()
+
+
+def test_warnings_of_the_package_are_lines_on_stderr(store: Path) -> None:
+    """That a store was made, init and import say themselves."""
+    store.chmod(0o644)
+    done = run_program("list", "--json")
+    assert done.stderr == f"zoho-keystore: warning: {store}: mode was 0644 and let other users in; it is 0600 now\n"
+    assert run_program("--store", "new", "init").stderr == ""
+    assert logging.getLogger("zoho_keystore").handlers == []
 
 
 # --- init -----------------------------------------------------------------------------------------------------------
@@ -297,8 +384,10 @@ def test_restore_lists_the_changes_and_keeps_the_replaced_file(store: Path, work
     [kept] = store.parent.glob("tokens.keystore.replaced-*")
     assert done.stdout == f"Restored {store}. The replaced file is kept as {kept}\n"
     assert kept.read_bytes() == before
-    assert store.read_bytes() == copy.read_bytes()
+    assert ids() == ["1", "2"]
     assert invoke("restore", copy, "--yes").stderr.splitlines()[1:] == ["No token would change."]
+    with closing(open_keystore()) as keystore:
+        assert keystore.save(TokenRecord(access_token="newer")).id == "4"
 
 
 def test_restore_replaces_a_damaged_and_a_missing_store(store: Path, work: Path) -> None:
@@ -320,23 +409,67 @@ def test_restore_replaces_a_damaged_and_a_missing_store(store: Path, work: Path)
 # --- rotate, key, verify, doctor ------------------------------------------------------------------------------------
 
 
-def test_rotate_and_key_commands_change_the_ring(store: Path, ring: Path) -> None:
-    """Keys are added by rotate and key new, and dropped by key prune after a confirmation, and by rotate."""
+def test_rotate_retires_and_key_prune_drops_what_is_named(store: Path, ring: Path) -> None:
+    """After a confirmation; nothing is dropped that was not named."""
     [old] = fingerprints(ring)
-    assert invoke("rotate", "--keep-old").stdout == f"{store} is sealed with the key {fingerprints(ring)[0]}.\n"
+    done = invoke("rotate")
     new = fingerprints(ring)[0]
-    assert "Give --yes to confirm" in invoke("key", "prune", code=2).stderr
+    prune = f"zoho-keystore --store {store} --key file:{ring} key prune {old}"
+    assert done.stdout == (
+        f"{store} is sealed with the key {new}.\nRetired the old key {old}: other stores and backups may need it, so "
+        f"file:{ring} keeps it for opening only.\nWhen nothing needs it any more, drop it: {prune}\n"
+    )
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    columns = [line.split() for line in invoke("key", "list").stdout.splitlines()]
+    assert columns == [
+        ["KEY", "STATE", "SEALS"],
+        [new, "primary", str(store)],
+        [old, "retired", today, "no", "file", "found"],
+    ]
+    for arguments in ((), ("--yes",)):
+        message = invoke("key", "prune", *arguments, code=2).stderr
+        assert f"{old} (retired {today}) seals: no file found\n" in message
+        assert "Give the keys to drop, or --all-retired." in message
+    assert "exclude each other" in usage_error("key", "prune", old, "--all-retired")
+    assert "Give --yes to confirm" in invoke("key", "prune", old, code=2).stderr
+    assert "seals this store; nothing was dropped" in refused_at_last(2, "key", "prune", new, "--yes")
+    assert "has no key 01234567" in refused_at_last(2, "key", "prune", "01234567", "--yes")
     assert fingerprints(ring) == [new, old]
-    done = invoke("key", "prune", "--yes")
-    assert (done.stdout, done.stderr) == (f"Dropped {old}\n", f"No file was found that needs: {old}\n")
+    done = invoke(*shlex.split(prune)[1:], "--yes")
+    assert (done.stdout, done.stderr) == (f"Dropped {old}\n", f"{old} (retired {today}) seals: no file found\n")
     assert fingerprints(ring) == [new]
-    assert invoke("key", "prune", "--yes").stdout == "All keys are in use.\n"
-    done = invoke("key", "new")
-    newest = fingerprints(ring)[0]
-    assert done.stdout == f"Added the key {newest} to file:{ring}\n"
-    assert invoke("rotate", "--quiet").output == ""
-    assert fingerprints(ring) == [newest]
+    assert invoke("key", "prune", "--yes").stdout == "The ring holds no old keys.\n"
     assert ids() == ["1", "2"]
+
+
+def test_key_prune_all_retired_keeps_what_a_backup_needs(store: Path, ring: Path) -> None:
+    """And says so; a key that is not retired stays too."""
+    copy = store.with_name("copy")
+    invoke("backup", copy)
+    [old] = fingerprints(ring)
+    invoke("rotate")
+    assert invoke("key", "prune", "--all-retired", "--yes").stdout == (
+        "Nothing was dropped: there is no retired key that no file needs. See: zoho-keystore key list\n"
+    )
+    assert f"{old} retired" in " ".join(invoke("key", "list").stdout.split())
+    copy.unlink()
+    assert invoke("key", "prune", "--all-retired", "--yes").stdout == f"Dropped {old}\n"
+    done = invoke("key", "new")
+    newest, before = fingerprints(ring)
+    assert done.stdout == f"Added the key {newest} to file:{ring}\n"
+    assert "Nothing was dropped" in invoke("key", "prune", "--all-retired", "--yes").stdout
+    assert fingerprints(ring) == [newest, before]
+    assert invoke("rotate", "--quiet").output == ""
+    assert "Dropped the old key" in invoke("rotate", "--drop-old").stdout
+    assert len(fingerprints(ring)) == 1
+    assert ids() == ["1", "2"]
+
+
+def refused_at_last(code: int, *arguments: object) -> str:
+    """Run a command that fails after it has told something, and return its message."""
+    message = invoke(*arguments, code=code).stderr.splitlines()[-1]
+    assert message.startswith("zoho-keystore: ")
+    return message
 
 
 def test_key_new_print_stores_nothing(work: Path) -> None:
@@ -353,6 +486,8 @@ def test_rotate_with_distributed_keys_takes_the_new_key_from_a_spec(
     monkeypatch.setenv("NEW", Fernet.generate_key().decode())
     assert "NEW,OLD" in refused(2, "--key", "env:OLD", "rotate")
     refused(2, "--key", "env:OLD", "key", "new")
+    # The new key is missing, not the store's.
+    assert "the store is there" not in refused(3, "--key", "env:OLD", "rotate", "--new-key", "env:NOT_SET")
     assert "env:OLD" in invoke("--key", "env:OLD", "rotate", "--new-key", "env:NEW").stdout
     assert invoke("--key", "env:NEW", "verify", "--quiet").output == ""
     assert store.exists()
@@ -363,6 +498,19 @@ def test_verify_prints_one_line(store: Path, ring: Path) -> None:
     assert shown == f"{store}: intact, 2 tokens, sealed with the key {fingerprints(ring)[0]}, write 2\n"
 
 
+def test_verify_fails_where_a_save_would(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mounted file, and a read-only disk, where other commands only read."""
+    for name, problem in (
+        ("is_mounted", "the file itself is mounted"),
+        ("_is_read_only", "the file system is read-only"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(mounts, name, lambda *_args: True)
+            assert f"{store}: the store could be read, but not saved: {problem}" in refused(6, "verify")
+            assert "2 tokens" in invoke("doctor", code=12).stdout
+            invoke("list")
+
+
 def test_doctor_prints_information_and_problems(store: Path, ring: Path, work: Path) -> None:
     """The exit code is 12 if there is a problem; JSON has the documented shape."""
     information = [
@@ -371,7 +519,7 @@ def test_doctor_prints_information_and_problems(store: Path, ring: Path, work: P
     ]
     assert invoke("doctor").stdout.splitlines() == [*information, "No problems found."]
     plain = work / "sdk_tokens.txt"
-    plain.write_bytes(b"")
+    plain.write_bytes(PLAIN_TEXT)
     what = f"{plain}: tokens in plain text, of the SDK's own store or sample"
     fix = f"zoho-keystore import --remove-source {plain}"
     assert invoke("doctor", code=12).stdout.splitlines() == [
@@ -404,12 +552,15 @@ def completions(words: str) -> list[str]:
 def test_completion_offers_commands_and_ids(store: Path, tmp_path: Path) -> None:
     """The ids of the store that --store names; none if it does not open; none that would steer the terminal."""
     with closing(open_keystore()) as keystore:
-        for id in ("abc", "abd", "x\ny"):
+        for id in ("abc", "abd", "x\ny", "x$(id)", "x`id`", "x y", "x;y", "x'y", "-x"):
             keystore.save(TokenRecord(id=id, access_token="a"))
     assert completions("re") == ["restore"]
     assert completions("show a") == ["abc", "abd"]
     assert completions("delete x") == []
+    assert completions("delete -- ") == ["1", "2", "abc", "abd"]
     assert completions(f"--store {store} show abd") == ["abd"]
+    assert completions(f"show --store {store} abd") == ["abd"]
     assert completions(f"--store {tmp_path / 'none'} show a") == []
+    assert completions(f"show --store {tmp_path / 'none'} a") == []
     for shell in ("bash", "zsh", "fish"):
         assert "_ZOHO_KEYSTORE_COMPLETE" in run_program("", _ZOHO_KEYSTORE_COMPLETE=f"{shell}_source").stdout

@@ -124,7 +124,11 @@ def test_key_list_prints_the_whole_table(store: Path, ring: Path) -> None:
     old = ring.read_bytes().split()[-1]
     invoke("key", "new")
     new = next(line for line in ring.read_bytes().splitlines() if line and not line.startswith(b"#"))
-    rows = (("KEY", "SEALS"), (fingerprint(new), "no file found"), (fingerprint(old), str(store)))
+    rows = (
+        ("KEY", "STATE", "SEALS"),
+        (fingerprint(new), "primary", "no file found"),
+        (fingerprint(old), "old", str(store)),
+    )
     require_table(rows, ["key", "list"])
 
 
@@ -256,10 +260,10 @@ def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Pa
         ("import", f"{odd}2"),
         ("delete", "1", EVIL, "--yes"),
         ("restore", odd, "--yes"),
-        ("rotate", "--keep-old"),
+        ("rotate",),
         ("key", "list"),
         ("key", "new"),
-        ("key", "prune", "--yes"),
+        ("key", "prune", "--all-retired", "--yes"),
         ("delete", "--all", "--yes"),
         ("import", f"{odd}2", "--remove-source"),
     ]
@@ -268,18 +272,29 @@ def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Pa
     assert [one for one in shown if steers(one) or "CANARY" in one] == []
     assert "\\x1b[31mevil" in shown[0]
     assert escape("a\tb\x1bc\u200bd é") == "a\\tb\\x1bc\\u200bd é"
-    assert invoke("show", "1", "--reveal", "--json").output.count("CANARY") == 4
+    # The ids of deleted tokens are not used again.
+    ann = json.loads(invoke("list", "--json").stdout)[0]["id"]
+    assert ann != "1"
+    assert invoke("show", ann, "--reveal", "--json").output.count("CANARY") == 4
 
 
 @pytest.mark.usefixtures("evil")
 def test_control_characters_are_escaped_in_prompts() -> None:
-    """Delete lists the tokens before it asks."""
+    """Delete lists the tokens before it asks, restore the ids; a line break in one does not forge a line."""
+    forging = "4\n0 tokens would be lost"
+    invoke("backup", "copy")
+    with closing(open_keystore()) as keystore:
+        keystore.save(TokenRecord(id=forging, user_name="a\nDelete 1 token? [y/N]: y", access_token="a"))
     terminal = Terminal("delete", "--all")
-    terminal.answer("[y/N]", "n\n")
+    terminal.answer("Delete 4 tokens? [y/N]", "n\n")
     shown = terminal.wait(11)
     assert "\\x1b[31mevil" in shown
+    assert "4\\n0 tokens would be lost  a\\nDelete 1 token? [y/N]: y\n" in shown
     assert not steers(shown)
     assert "Nothing was changed." in shown
+    terminal = Terminal("restore", "copy")
+    terminal.answer("Replace the store with the copy? [y/N]", "n\n")
+    assert "1 token would be lost: 4\\n0 tokens would be lost\n" in terminal.wait(11)
 
 
 @pytest.mark.usefixtures("store")
@@ -295,7 +310,7 @@ def test_characters_that_the_terminal_lacks_are_escaped() -> None:
 
 @pytest.mark.usefixtures("empty")
 def test_no_color_is_respected(work: Path) -> None:
-    (work / "sdk_tokens.txt").write_bytes(b"")
+    (work / "sdk_tokens.txt").write_bytes(b"client_id,refresh_token,access_token\n1,2,3\n")
     assert "\x1b[31m" in Terminal("doctor").wait(12)
     shown = Terminal("doctor", variables={"NO_COLOR": "1"}).wait(12)
     assert not re.search(r"\x1b\[[34]", shown)

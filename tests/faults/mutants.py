@@ -13,18 +13,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cryptography.fernet import Fernet
-
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import HeldLock, StoreLock
-from zoho_keystore._keys import fernet_key, ring
-from zoho_keystore._keys.ring import KeyRing, fingerprint
-from zoho_keystore._keys.sources import GivenKeys, ring_file
+from zoho_keystore._keys import ring, ring_text
+from zoho_keystore._keys.ring import KeyRing
+from zoho_keystore._keys.sources import GivenKeys
 from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._operations import rotation
-from zoho_keystore._operations.key_usage import KeyUse
-from zoho_keystore._storage import file, freshness
+from zoho_keystore._storage import file, freshness, store_file
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.freshness import FileState
 from zoho_keystore.errors import CannotOpenError, LockTimeoutError
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._fs.owned_fd import OwnedFd
-    from zoho_keystore._keys.sources import KeySource
     from zoho_keystore._keystore import Keystore
 
 
@@ -199,8 +195,8 @@ def _unreadable_read_as_empty() -> None:
 
 
 def _see(signature: Callable[[os.stat_result], object]) -> None:
-    patch(freshness, stat_signature=signature)
-    patch(file, stat_signature=signature)
+    for module in (freshness, file, store_file):
+        patch(module, stat_signature=signature)
 
 
 def _trust_signatures(signature: Callable[[os.stat_result], object]) -> None:
@@ -210,12 +206,13 @@ def _trust_signatures(signature: Callable[[os.stat_result], object]) -> None:
         is_racy = property(lambda _: False, lambda *_: None)
 
     _see(signature)
-    patch(file, is_racy=lambda *_: False, FileState=Trusted)
+    patch(file, FileState=Trusted)
 
 
 def _first_bytes_alone() -> None:
     _see(lambda _: (0, 0, 0, 0, 0))
     patch(file, is_racy=lambda *_: True)
+    patch(store_file, is_racy=lambda *_: True)
 
 
 def see_whole_seconds() -> None:
@@ -233,79 +230,78 @@ def see_whole_seconds() -> None:
 
 
 def _old_keys_dropped_first(pause_s: float = 0) -> None:
-    def add(self: RingFile, key: bytes) -> None:
-        content, keys = self._read(), self.load()
-        lines = (line for line in content.splitlines(keepends=True) if line.rstrip() not in keys)
-        self._replace(content, ring_file._with_line(b"".join(lines), key))
+    def add(self: RingFile, key: bytes, *, retire: str | None = None) -> None:  # noqa: ARG001 - as RingFile.add
+        old = [one for one in self.load() if one != key]
+        self._change(lambda text: ring_text.without(ring_text.with_primary(text, key), old))
         time.sleep(pause_s)
 
     patch(RingFile, add=add)
 
 
 def _encrypted_before_the_key_is_kept() -> None:
-    def sealed(storage: FileStorage, source: KeySource, _given: KeySource | None) -> tuple[bytes, Sequence[bytes]]:
-        key, old = Fernet.generate_key(), source.load()
-        storage.reencrypt(lambda _: KeyRing(GivenKeys([key, *old])))
-        if isinstance(source, RingFile):
-            source.add(key)
-        return key, old
+    def sealed(storage: FileStorage, writable: RingFile, primary: bytes, keys: ring_text.RingKeys) -> None:
+        storage.reencrypt(KeyRing(GivenKeys([primary, *keys])))
+        writable.add(primary)
 
     patch(rotation, _reencrypt=sealed)
 
 
 def _all_but_the_newest_dropped() -> None:
-    drop = rotation._remove_unused
+    drop = rotation._drop
 
-    def dropping(source: RingFile, old: Sequence[bytes], store: Path) -> Any:
+    def dropping(source: RingFile, old: Sequence[bytes], path: Path) -> Any:
         # What the store was encrypted with is below the first of the old ones.
         keys = source.load()
         newest = keys[keys.index(old[0]) - 1]
-        return drop(source, [key for key in keys if key != newest], store)
+        return drop(source, [key for key in keys if key != newest], path)
 
-    patch(rotation, _remove_unused=dropping)
-    patch(rotation, usage_of=lambda keys, _store: [KeyUse(fingerprint(key), ()) for key in keys])
+    patch(rotation, _drop=dropping)
 
 
 def _comments_dropped() -> None:
-    real = RingFile._replace
+    real = RingFile._change
 
-    def bare(self: RingFile, old: bytes, new: bytes) -> None:
-        real(self, old, b"".join(line for line in new.splitlines(keepends=True) if not fernet_key.is_comment(line)))
+    def bare(self: RingFile, changed: Callable[[bytes], bytes]) -> None:
+        def without_comments(text: bytes) -> bytes:
+            lines = changed(text).splitlines(keepends=True)
+            return b"".join(line for line in lines if b"# retired " in line or not ring_text.is_comment(line))
 
-    patch(RingFile, _replace=bare)
+        real(self, without_comments)
+
+    patch(RingFile, _change=bare)
 
 
 def _ring_written_in_place() -> None:
-    patch(RingFile, _replace=lambda self, _old, new: self.path.write_bytes(new))
+    patch(RingFile, _change=lambda self, changed: self.path.write_bytes(changed(self.path.read_bytes())))
 
 
 def _encrypted_without_the_lock() -> None:
     reencrypt = FileStorage.reencrypt
 
-    def unlocked(self: FileStorage, prepare: Callable[[str], KeyRing]) -> None:
+    def unlocked(self: FileStorage, keys: KeyRing) -> None:
         # Of this storage alone; the others take the lock.
         patch(self._lock, held=partial(_held_by_all, self._lock))
-        reencrypt(self, prepare)
+        reencrypt(self, keys)
 
     patch(FileStorage, reencrypt=unlocked)
 
 
 def _no_lock_of_the_ring() -> None:
-    real = RingFile._replace
+    real = RingFile._change
 
-    def late(self: RingFile, old: bytes, new: bytes) -> None:
+    def late(self: RingFile, changed: Callable[[bytes], bytes]) -> None:
         # Until another rotation has done as much: what is to show is what comes of it, and not that it happens.
         time.sleep(0.2)
-        real(self, old, new)
+        real(self, changed)
 
-    patch(RingFile, _replace=late, lock=lambda *_: nullcontext())
+    patch(RingFile, _change=late, lock=lambda *_: nullcontext())
 
 
 def _leases_dropped() -> None:
     reencrypt = FileStorage.reencrypt
 
-    def dropping(self: FileStorage, prepare: Callable[[str], KeyRing]) -> None:
-        reencrypt(self, prepare)
+    def dropping(self: FileStorage, keys: KeyRing) -> None:
+        reencrypt(self, keys)
         with self.transaction() as transaction:
             for record in self.records():
                 transaction.put(replace(record, refresh=None))
@@ -362,7 +358,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 def do_not_wait_to_read_again() -> None:
     """Do not wait before a file that does not open is read once more: no process is writing it."""
-    patch(file, _is_changing=lambda *_: False)
+    patch(store_file, _is_changing=lambda *_: False)
 
 
 def keep_no_modes() -> None:
@@ -372,13 +368,13 @@ def keep_no_modes() -> None:
 
 def act_before_old_keys_are_dropped(act: Callable[[], object]) -> None:
     """Have something happen in each rotation after the store is encrypted and before the old keys are dropped."""
-    drop = rotation._remove_unused
+    drop = rotation._drop
 
     def after_acting(*arguments: Any) -> Any:
         act()
         return drop(*arguments)
 
-    patch(rotation, _remove_unused=after_acting)
+    patch(rotation, _drop=after_acting)
 
 
 def set_lock_timeout(keystore: Keystore, seconds: float) -> float:

@@ -42,20 +42,23 @@ _CLIENT = {"client_id": "client", "client_secret": "any"}
 #: For how long an answer may take before it counts as one that never comes, in seconds.
 _LONGEST_S = 60.0
 
-# One process imports the SDK, which takes most of a second, and all others are forked from it: still without threads.
-_context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 _PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore._sdk"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Which kind of store, in which file and with which key, and the address of the fake server."""
+    """Which kind of store, in which file and with which key, and the address of the fake server.
+
+    Attributes:
+        first_token: What each process signs in with when it is told to; None if it knows the id of a stored token.
+    """
 
     kind: str
     path: Path
     key: bytes
     url: str
     refresh_wait: float = 10.0
+    first_token: dict[str, str] | None = None
 
     def open(self) -> Any:
         """Return a store on the file."""
@@ -71,11 +74,10 @@ class Setting:
         return DataCenter.Environment(*arguments, *(["fake_zoho"] if wants_name else []))
 
     def initialize(self, store: Any, token_id: str) -> None:
-        """Prepare the SDK as a program does that knows only the id of its token."""
+        """Prepare the SDK as a program does that knows the id of its token, or what it signs in with."""
         Initializer.LOCAL.init = None
-        Initializer.initialize(
-            self.environment(), OAuthToken(id=token_id), store=store, resource_path=str(self.path.parent)
-        )
+        token = OAuthToken(**(self.first_token or {"id": token_id}))
+        Initializer.initialize(self.environment(), token, store=store, resource_path=str(self.path.parent))
 
     def keep(self, zoho: FakeZoho, tokens: int) -> None:
         """Store some tokens that are good for an hour, with the ids from 1 on."""
@@ -122,14 +124,16 @@ class Crew:
     """
 
     def __init__(self, setting: Setting, processes: int, *, tokens: int = 1, threads: int = 0, forks: int = 0) -> None:
-        # Just now, since there is one such process for all modules, and the last one to say so decides.
-        _context.set_forkserver_preload(_PRELOADED)
+        # One process imports the SDK, which takes most of a second, and all others are forked from it: still without
+        # threads. There is one such process for all modules, and the last one to name the modules decides.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
         self.ends: list[Connection] = []
         self.processes = []
         for number in range(processes):
-            ours, theirs = _context.Pipe()
+            ours, theirs = context.Pipe()
             # Not daemons, since those may have no children.
-            process = _context.Process(target=_serve, args=(setting, str(number % tokens + 1), threads, forks, theirs))
+            process = context.Process(target=_serve, args=(setting, str(number % tokens + 1), threads, forks, theirs))
             process.start()
             theirs.close()
             self.ends.append(ours)
@@ -186,7 +190,10 @@ class Crew:
 def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Connection) -> None:
     """Make requests as told, until the parent is gone."""
     initialize = partial(setting.initialize, setting.open(), token_id)
-    initialize()
+    prepare: Callable[[], None] = initialize
+    if setting.first_token is None:
+        initialize()
+        prepare = _nothing
     end.send([])
     while True:
         try:
@@ -194,16 +201,20 @@ def _serve(setting: Setting, token_id: str, threads: int, forks: int, end: Conne
         except EOFError:
             return
         if threads:
-            end.send(_in_threads(threads))
+            end.send(_in_threads(threads, prepare))
         elif forks:
             end.send(_in_children(forks))
         else:
-            end.send([_request()])
+            end.send([_request(prepare)])
 
 
-def _request() -> Outcome:
+def _nothing() -> None: ...
+
+
+def _request(prepare: Callable[[], None] = _nothing) -> Outcome:
     started_s = ended_s = time.monotonic()
     try:
+        prepare()
         status = OrgOperations().get_organization().get_status_code()
         ended_s = time.monotonic()
         if status != HTTPStatus.OK:
@@ -213,13 +224,13 @@ def _request() -> Outcome:
         return Outcome(None, f"{type(error).__name__}: {error}", started_s, max(ended_s, time.monotonic()))
 
 
-def _in_threads(count: int) -> list[Outcome]:
+def _in_threads(count: int, prepare: Callable[[], None]) -> list[Outcome]:
     with ThreadPoolExecutor(count) as pool:
         start = threading.Barrier(count)
 
         def request(_number: int) -> Outcome:
             start.wait()
-            return _request()
+            return _request(prepare)
 
         return list(pool.map(request, range(count)))
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._keystore import Keystore
-    from zoho_keystore._operations.key_usage import KeyUse
     from zoho_keystore._operations.rotation import Rotation
 
 ROTATION = "rotation"
@@ -62,8 +61,8 @@ class RingedStore:
         return Store(self.path, self.spec).open(**options)
 
     def rotate(self, lock_timeout: float = 10.0) -> Rotation:
-        """Rotate the keys."""
-        return rotation.rotate(self.path, key=self.spec, lock_timeout=lock_timeout)
+        """Rotate the keys, and drop the old ones: one write more than a rotation that retires them."""
+        return rotation.rotate(self.path, key=self.spec, drop_old=True, lock_timeout=lock_timeout)
 
     def content(self) -> tuple[bytes, bytes]:
         """Return what both files hold."""
@@ -114,7 +113,8 @@ class RingedStore:
         if (found := self.tokens()) != TOKENS:
             raise StoreProblem(f"the store holds {found}, not {TOKENS}")
         keys = self.keys()
-        if (left := [line for line in self.ring.read_bytes().splitlines() if line not in keys]) != [*_COMMENTS]:
+        lines = (line for line in self.ring.read_bytes().splitlines() if not line.startswith(b"# retired "))
+        if (left := [line for line in lines if line not in keys]) != [*_COMMENTS]:
             raise StoreProblem(f"the comments of the ring are {left}")
         for file in (self.path, self.ring):
             Store(file, b"").require_private()
@@ -201,7 +201,6 @@ class RotationOperation:
         )
         #: The keys that are to be good for nothing afterwards.
         self.former = [newest, key, older] if name == AFTER_SEALING else [key, older]
-        self._kept: Sequence[KeyUse] = ()
 
     def prepare(self) -> Callable[[], object]:
         """Make both directories what they were."""
@@ -209,17 +208,15 @@ class RotationOperation:
         if self.name == AFTER_JOINING:
             for file, held in zip((self.ringed.ring, self.ringed.path), self._content, strict=True):
                 write_private(file.with_name(f".{file.name}.0123456789abcdef.tmp"), held[: len(held) // 2])
-        self._kept = ()
         return self._act
 
     def _act(self) -> None:
-        self._kept = self.ringed.rotate(lock_timeout=0).kept
+        self.ringed.rotate(lock_timeout=0)
 
     def check(self, outcome: Outcome) -> None:
         """Make sure that the ring opens the store, and that a rotation that was refused has changed nothing."""
         self.ringed.require_whole()
-        # A key that a file may need is kept, and so is every key when a file cannot be read.
-        if outcome is Outcome.DONE and not self._kept:
+        if outcome is Outcome.DONE:
             self.ringed.require_rotated(self.former)
         if outcome is Outcome.REFUSED and self.ringed.content() != self._content:
             raise StoreProblem("it was refused, and something has changed")

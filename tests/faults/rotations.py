@@ -119,7 +119,7 @@ def beside_processes(
             for name, amount in child.hear().items():
                 figures[name] += amount
     held = ringed.document()
-    expected = TOKENS | {f"p{number}": f"{saves}" for number, saves in enumerate(ledger.acknowledged)}
+    expected = TOKENS | {f"p{number}": f"{number}.{saves}" for number, saves in enumerate(ledger.acknowledged)}
     if (found := ringed.tokens()) != expected:
         raise StoreProblem(f"the store holds {found}, not {expected}")
     writes = 4 + processes + sum(ledger.acknowledged) + rotations  # It began with generation 4.
@@ -161,7 +161,8 @@ def _save_and_find(pipe: Connection, *, ringed: RingedStore, ledger: Ledger, me:
     pipe.recv()
     for number in itertools.count(1):
         ledger.begun[me] = number
-        keystore.save(TokenRecord(id=f"p{me}", refresh_token=f"{number}"))
+        # Of its own: a refresh token that another record has given up is not saved by id.
+        keystore.save(TokenRecord(id=f"p{me}", refresh_token=f"{me}.{number}"))
         ledger.acknowledged[me] = number
         figures[SAVES] += 1
         figures[FINDS] += _require_fresh(keystore, ledger)
@@ -189,7 +190,10 @@ def _require_fresh(keystore: Keystore, ledger: Ledger) -> int:
     for number in range(len(ledger.acknowledged)):
         acknowledged = ledger.acknowledged[number]
         found = keystore.find(TokenRecord(id=f"p{number}"))
-        if found is None or not acknowledged <= int(found.refresh_token or -1) <= ledger.begun[number]:
+        if (
+            found is None
+            or not acknowledged <= int((found.refresh_token or "-1").rpartition(".")[2]) <= ledger.begun[number]
+        ):
             raise StoreProblem(f"found {found and found.refresh_token} after save {acknowledged} was acknowledged")
     return len(ledger.acknowledged)
 

@@ -97,7 +97,7 @@ def _bad_arguments(canaries: Canaries) -> Iterator[ErrorPath]:
     specs += ["file:/run/KEY", "file:~/KEY", "file:~KEY"]
     arguments: list[tuple[str, object]] = [("key", canaries.filled(spec)) for spec in specs]
     arguments += [
-        ("key", canaries.filled(text).encode()) for text in ("BARE", "KEY\n", " KEY", "USUAL", "KEYKEY", "env:KEY")
+        ("key", canaries.filled(text).encode()) for text in ("BARE", "KEY\n=", "'KEY'", "USUAL", "KEYKEY", "env:KEY")
     ]
     arguments += [("key", holder((canaries.key,))) for holder in (tuple, list, set, frozenset)]
     paths = ("KEY", "BARE", "USUAL", "./KEY", "\0KEY", "\ud800KEY")
@@ -120,7 +120,7 @@ def _bad_sources(canaries: Canaries) -> Iterator[ErrorPath]:
         scene.open(key=f"file:{scene.plant(canaries.filled(text).encode(), 'ring', mode=mode)}")
 
     for name, texts in {
-        KEY_VARIABLE: ("KEY ", "KEY,BARE", ",KEY", "USUAL", "KEY;KEY"),
+        KEY_VARIABLE: ("'KEY'", "KEY,BARE", ",KEY", "USUAL", "KEY;KEY"),
         RING_VARIABLE: ("KEY", "BARE", "USUAL", "file:KEY", "env:BARE", "/run/KEY"),
         FILE_VARIABLE: ("KEY", "BARE"),
     }.items():
@@ -172,7 +172,7 @@ def _bad_keyrings_and_programs(canaries: Canaries) -> Iterator[ErrorPath]:
         os.environ[KEY_VARIABLE] = scene.key.decode()
         rotate(scene.path)
 
-    texts = ("KEY ", "BARE", "KEY;KEY", "KEY,,", "USUAL")
+    texts = ("K=KEY", "BARE", "KEY;KEY", "KEY,,", "USUAL")
     for text in (*texts, None):
         yield ErrorPath(f"a keyring that holds {text!r}", partial(in_keyring, text, 10))
     yield ErrorPath("a keyring that fails", partial(in_keyring, "KEY", 0))
@@ -304,7 +304,6 @@ def _bad_directories() -> Iterator[ErrorPath]:
     yield ErrorPath("a lock file that is removed meanwhile", without_its_lock)
     changes: dict[str, Callable[[Scene], object]] = {
         "a lock file that is a link": linked,
-        "a directory that all may write to": lambda scene: scene.directory.chmod(0o777),
         "a store that is gone": lambda scene: scene.path.unlink(),
         "a directory in its place": partial(replaced, os.mkdir),
         "a FIFO in its place": partial(replaced, os.mkfifo),

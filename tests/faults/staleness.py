@@ -68,7 +68,7 @@ class _Writer:
         """Return the next state, as any program that has the key could make it."""
         document = self._store.document() or {}
         document["generation"] = generation or document["generation"] + 1
-        document["tokens"][0]["refresh_token"] = self.name
+        document["tokens"][0]["api_domain"] = self.name
         return Fernet(self._store.key).encrypt(json.dumps(document, separators=(",", ":")).encode())
 
     def change(self, way: str) -> None:
@@ -77,7 +77,7 @@ class _Writer:
         getattr(self, f"_{way}")()
 
     def _save(self) -> None:
-        self._keystore.save(TokenRecord(id="1", refresh_token=self.name))
+        self._keystore.save(TokenRecord(id="1", refresh_token="r", api_domain=self.name))
 
     def _move(self) -> None:
         """Rename another file over it: ``mv``, and ``rsync`` as a rule."""
@@ -188,10 +188,12 @@ def _find(pipe: Connection, *, store: Store) -> None:
 
 
 def _found(keystore: Keystore) -> str:
+    """Return the name of the token: its API domain, or its refresh token where it has none."""
     found = keystore.find(TokenRecord(id="1"))
-    if found is None or found.refresh_token is None:
+    name = None if found is None else found.api_domain or found.refresh_token
+    if name is None:
         raise StoreProblem("the token is gone")
-    return found.refresh_token
+    return name
 
 
 # --- Without a pause -------------------------------------------------------------------------------------------------

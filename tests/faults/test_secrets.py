@@ -58,7 +58,7 @@ def _chaining() -> None:
 def _carrying() -> None:
     def opened(ring: KeyRing, sealed: bytes, **_: object) -> bytes:
         error = errors.CannotOpenError("it does not open")
-        error.add_note(f"tried {ring._source.load()} on {sealed!r}")
+        error.add_note(f"tried {list(ring._source.load())} on {sealed!r}")
         raise error
 
     patch(KeyRing, open=opened)

@@ -18,6 +18,7 @@ from faults.mounts import missing_for_mounts, mount, own_mounts
 from faults.processes import Child, as_user, become, in_child, mutate, timed
 from faults.store import TOKENS, Store, token
 from zoho_keystore import KeystoreError, StoreFileError, UnsafeFileError
+from zoho_keystore._fs.directory import make_directories
 
 if sys.platform != "win32":
     import fcntl
@@ -186,9 +187,8 @@ def test_file_of_other_user_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("owner", "mode", "says"),
     [
-        (ALICE, 0o777, "chmod go-w"),
-        (ALICE, 0o775, "chmod go-w"),
-        (ALICE, 0o770, "chmod go-w"),
+        (0, 0o775, "chmod go-w"),
+        (0, 0o777, "mkdir -m 700"),
         (MALLORY, 0o777, "belongs"),
     ],
 )
@@ -202,6 +202,39 @@ def test_directory_that_others_may_write_to_is_refused(owner: int, mode: int, sa
     assert kind is UnsafeFileError
     assert says in text
     assert os.listdir(store.path.parent) == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o2770])
+@with_own_tmp
+def test_directory_of_ours_that_others_may_write_to_is_restricted(mode: int) -> None:
+    """They could replace the file there, and the lock file; the kubelet opens it so at each start of a pod."""
+    store = homes()
+    for _ in range(2):
+        os.chown(store.path.parent, ALICE, MALLORY)
+        os.chmod(store.path.parent, mode)
+        as_user(ALICE, lambda: save(store))
+        assert owner_and_mode(store.path.parent) == (ALICE, MALLORY, mode & ~0o2022)
+
+
+@pytest.mark.parametrize(("mode", "gid"), [(0o777, 0), (0o2775, ALICE), (0o2777, ALICE)])
+@with_own_tmp
+def test_directory_of_root_that_others_may_write_to_holds_a_private_one(mode: int, gid: int) -> None:
+    """As in volumes of Kubernetes: no store is made there, but in a directory of its own, as the message says."""
+    directory = TMP / "volume"
+    directory.mkdir()
+    os.chown(directory, 0, gid)
+    os.chmod(directory, mode)
+    store = Store(directory / "tokens.keystore", KEY)
+    kind, text = as_user(ALICE, lambda: refusal(store.open))
+    assert kind is UnsafeFileError
+    assert "mkdir -m 700 /tmp/volume/zoho-keystore" in text
+    store = Store(directory / "zoho-keystore" / "tokens.keystore", KEY)
+    as_user(ALICE, lambda: make_directories(store.path.parent))
+    as_user(ALICE, lambda: save(store))
+    assert owner_and_mode(store.path.parent)[::2] == (ALICE, 0o700)
+    kind, _ = as_user(MALLORY, lambda: refusal(store.open))
+    assert kind is StoreFileError
+    assert owner_and_mode(directory) == (0, gid, mode)
 
 
 # --- A sticky directory: all may write to it, and each user may remove only files of their own ---
@@ -262,7 +295,7 @@ def test_plant_at_lock_file_is_refused_at_once(plant: str, uid: int) -> None:
         kind, text = as_user(uid, lambda: refusal(lambda: save(store)))
         assert issubclass(kind, StoreFileError)
         assert str(store.lock_path) in text
-        assert as_user(uid, lambda: len(store.open().records())) == len(TOKENS)
+        assert as_user(uid, lambda: len(store.open(create=False).records())) == len(TOKENS)
     assert store.path.read_bytes() == before
     os.rename(store.lock_path, TMP / "removed")
     as_user(uid, lambda: save(store))
@@ -345,6 +378,20 @@ def test_root_leaves_store_to_its_owner(*, lacks_lock: bool) -> None:
         assert owner_and_mode(path) == (ALICE, ALICE, 0o600)
     as_user(ALICE, lambda: save(store))
     assert store.leftovers() == []
+
+
+@with_own_tmp
+def test_root_makes_the_first_store_for_the_owner_of_the_directory() -> None:
+    """With its lock file and directories; else that user could not even open it."""
+    home = homes().path
+    store = Store(home.parent / "a" / "b" / home.name, KEY)
+    make_directories(store.path.parent)
+    save(store)
+    for path in (store.path, store.lock_path):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o600)
+    for path in (store.path.parent, store.path.parent.parent):
+        assert owner_and_mode(path) == (ALICE, ALICE, 0o700)
+    as_user(ALICE, lambda: save(store))
 
 
 @pytest.mark.parametrize("target", ["rules", "made"])

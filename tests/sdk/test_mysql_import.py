@@ -257,7 +257,6 @@ def test_mysql_wrong_password_is_denied(server: Server, monkeypatch: pytest.Monk
         ("other", "the server denies access"),
         ("zohooauth?table=none", "the database has no such table"),
         ("zohooauth?table=stranger", "the table stranger lacks the columns user_name, "),
-        ("zohooauth?table=twice", "row 2 has the same id as row 1"),
     ],
 )
 def test_mysql_table_that_holds_no_tokens_is_refused(server: Server, rest: str, problem: str) -> None:
@@ -267,6 +266,29 @@ def test_mysql_table_that_holds_no_tokens_is_refused(server: Server, rest: str, 
 def test_mysql_missing_database_is_refused(server: Server) -> None:
     """The server tells it to a user with all rights only."""
     assert "the server has no such database" in refused(f"mysql://root@/nowhere?unix_socket={server.unix_socket}")
+
+
+@pytest.mark.usefixtures("_password")
+def test_mysql_repeated_id_is_read(server: Server) -> None:
+    """An import gives the second record another id."""
+    assert [record.id for record in read(server.address(rest="zohooauth?table=twice")).records] == ["7", "7"]
+
+
+@pytest.mark.usefixtures("_password")
+def test_mysql_server_without_tls_is_refused_unless_it_is_switched_off(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine; where the server has TLS the tokens are read."""
+    monkeypatch.setattr(mysql, "_is_this_machine", lambda _options: False)
+    with server.connected() as cursor:
+        cursor.execute("SELECT @@have_ssl")
+        has_tls = cursor.fetchone() == ("YES",)
+    address = server.address(rest="zohooauth?table=by_hand")
+    if has_tls:
+        assert len(read(address).records) == 2
+    else:
+        assert "the server offers no TLS" in refused(address)
+    assert len(read(f"{address}&ssl=off").records) == 2
 
 
 @pytest.mark.usefixtures("_password")

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.fernet import Fernet
+from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 
 from fake_zoho import FakeZoho
 from faults.refreshes import FILE_STORE, MEETINGS, OURS, WITHOUT_LEASES, Crew, Meeting, Outcome, Setting, meet
-from zoho_keystore._leases import Lease
+from zoho_keystore import EncryptedFileStore, InMemoryStore
+from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._open import open_keystore
 
 if TYPE_CHECKING:
@@ -146,6 +151,25 @@ def test_when_the_refreshing_process_is_killed_another_takes_over(scene: Scene) 
     assert scene.zoho.count("refresh") == 2
 
 
+@pytest.mark.parametrize("scene", [4.0], indirect=True)
+def test_killed_refresher_is_not_taken_for_a_failed_refresh(scene: Scene) -> None:
+    """After its lease has ended, the others refresh one at a time as ever: Zoho would deny most of their requests."""
+    scene.zoho.delay_s = 60
+    with Crew(scene.setting, 8) as crew:
+        scene.setting.expire()
+        first, *others = crew.ends
+        first.send("go")
+        os.kill(scene.refresher(), signal.SIGKILL)
+        scene.zoho.delay_s = 0.3
+        time.sleep(2.1)
+        for end in others:
+            end.send("go")
+        outcomes = crew.outcomes(others)
+    assert errors(outcomes) == []
+    assert len(outcomes) == 7
+    assert scene.zoho.count("refresh") == 2
+
+
 @pytest.mark.parametrize("scene", [2.0], indirect=True)
 def test_when_the_refreshing_process_hangs_the_others_go_on(scene: Scene) -> None:
     """After its lease one of them takes over, and the others get its token."""
@@ -192,6 +216,89 @@ def test_failing_refreshes_stall_each_process_once_at_the_most(scene: Scene, tro
     assert max(outcome.lasted_s for outcome in succeeded) < 2
     assert len({outcome.access_token for outcome in settled}) == 1
     assert scene.zoho.count("refresh") == asked
+
+
+@pytest.mark.parametrize("scene", [4.0], indirect=True)
+def test_threads_of_a_process_stall_once_while_refreshes_fail(scene: Scene) -> None:
+    """6 threads with 2 requests each: 20 s when each request waited for 10 s."""
+    with Crew(scene.setting, 1, threads=6) as crew:
+        scene.setting.expire()
+        scene.zoho.fail_next(1000)
+        started_s = time.monotonic()
+        outcomes = [*crew.request(), *crew.request()]
+    assert len(errors(outcomes)) == 12
+    assert time.monotonic() - started_s < 4 + 3
+
+
+@pytest.mark.parametrize("scene", [4.0], indirect=True)
+@pytest.mark.parametrize("threads", [0, 8], ids=["processes", "threads"])
+def test_after_a_failed_refresh_one_other_takes_over(scene: Scene, threads: int) -> None:
+    """When the lease ends, and in time for all that wait; seven did at once when the lease was as long as the wait."""
+    with Crew(scene.setting, 1 if threads else 8, threads=threads) as crew:
+        scene.setting.expire()
+        scene.zoho.fail_next(1)
+        outcomes = crew.request()
+    assert len(errors(outcomes)) == 1
+    assert scene.zoho.count("refresh") == 2
+    assert {outcome.access_token for outcome in outcomes if not outcome.error} == {scene.zoho.issued[-1]}
+    assert max(outcome.lasted_s for outcome in outcomes) < 4
+
+
+@pytest.mark.parametrize("scene", [8.0], indirect=True)
+def test_a_process_that_asks_again_does_not_prolong_its_lease(scene: Scene) -> None:
+    """Its refreshes fail, and it goes on making requests; once the others waited for 25 s."""
+    with Crew(scene.setting, 3) as crew:
+        scene.setting.expire()
+        scene.zoho.fail_next(3)
+        holder, *others = crew.ends
+        for _ in range(3):
+            holder.send("go")
+            assert len(errors(crew.outcomes([holder]))) == 1
+        for end in others:
+            end.send("go")
+        outcomes = crew.outcomes(others)
+    assert errors(outcomes) == []
+    assert max(outcome.lasted_s for outcome in outcomes) < 3
+
+
+def test_stores_wait_for_10_s_by_default_and_lease_for_5(store_path: Path, key: bytes) -> None:
+    """As their documentation says, while other hosts refresh a token one after the other."""
+    leases: dict[str, list[int]] = {}
+    waited_s: dict[str, float] = {}
+
+    def wait_for(store: Any) -> None:
+        keystore = store._keystore
+        token = OAuthToken(client_id="client", client_secret="any", refresh_token="r")
+        store.save_token(token)
+        before_ms = time.time_ns() // 1_000_000
+        store.find_token_by_id("1")
+        lease = Lease.of(keystore.records()[0].refresh)
+        assert lease is not None
+        leases[repr(store)] = [lease.deadline_ms - before_ms]
+        is_over = threading.Event()
+
+        def lend() -> None:
+            while not is_over.wait(0.5):
+                now_ms = time.time_ns() // 1_000_000
+                with keystore._storage.transaction() as transaction:
+                    other = replace(Owner.current(), host="another")
+                    record = replace(transaction.get("1"), refresh=Lease(other, now_ms + 5000).as_fields())
+                    transaction.put(record)
+
+        lender = threading.Thread(target=lend)
+        lender.start()
+        time.sleep(1)
+        started_s = time.monotonic()
+        assert store.find_token_by_id("1").get_refresh_token() == "r"
+        waited_s[repr(store)] = time.monotonic() - started_s
+        is_over.set()
+        lender.join()
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(wait_for, [EncryptedFileStore(store_path, key=key), InMemoryStore()]))
+    assert len(leases) == 2
+    assert all(5000 <= lease_ms < 6000 for [lease_ms] in leases.values())
+    assert all(10 <= seconds < 12 for seconds in waited_s.values())
 
 
 def test_a_process_that_runs_on_follows_what_another_has_refreshed(scene: Scene) -> None:

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import time
 from contextlib import closing
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.fernet import Fernet
 
-from support import failing
+from support import OTHER_UID, as_other_user, failing, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
-from zoho_keystore._keys.ring import fingerprint
+from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import KEY_VARIABLE
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.backup import backup, compare, inspect, restore
+from zoho_keystore._operations.key_usage import key_usage
+from zoho_keystore._operations.rotation import rotate
+from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
     LockTimeoutError,
     StoreFileError,
+    TokenNotFoundError,
     UnsafeFileError,
 )
 
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from zoho_keystore._keystore import Keystore
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
 
 
 @pytest.fixture
@@ -86,6 +94,166 @@ def test_restore_is_seen_by_running_store(store: Keystore, copy: Path, store_pat
     assert not leftover.exists()
     assert [record.access_token for record in store.records()] == ["secret-canary"]
     assert store.save(TokenRecord(access_token="third")).id
+
+
+def test_restore_keeps_ids_and_retired_tokens_of_replaced_state(store: Keystore, copy: Path, store_path: Path) -> None:
+    """The script of one user would act as another one, and a process that runs for days brings a token back."""
+    store.save(TokenRecord(refresh_token="bob's"))
+    store.save(TokenRecord(refresh_token="carol's"))
+    later = backup(store_path, copy.with_name("later"))
+    store.delete("2")
+    store.save(TokenRecord(id="3", refresh_token="carol's second"))
+    restore(store_path, copy)
+    assert [record.id for record in store.records()] == ["1"]
+    assert store.save(TokenRecord(refresh_token="dave's")).id == "4"
+    with pytest.raises(TokenNotFoundError, match="was deleted"):
+        store.save(TokenRecord(id="2", refresh_token="bob's"))
+    restore(store_path, later)
+    assert [record.id for record in store.records()] == ["1", "2", "3"]
+    assert store.save(TokenRecord(refresh_token="erin's")).id == "5"
+    # The copy holds these, so they are no longer retired; what the copy does not know stays so.
+    assert inspect(store_path).header.retired == ()
+    store.delete("2")
+    assert store.save(TokenRecord(id="3", refresh_token="carol's")).refresh_token == "carol's"
+    restore(store_path, copy)
+    assert len(inspect(store_path).header.retired) == 1
+
+
+def test_restore_seals_with_primary_key(
+    store: Keystore, copy: Path, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of before a rotation needs a retired key, which would be needed again."""
+    new = Fernet.generate_key()
+    monkeypatch.setenv(KEY_VARIABLE, f"{new.decode()},{key.decode()}")
+    restore(store_path, copy)
+    assert inspect(store_path).fingerprint == fingerprint(new)
+    assert [record.access_token for record in store.records()] == ["secret-canary"]
+
+
+def test_restore_over_state_that_does_not_open_warns(
+    copy: Path, store_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its ids are not known."""
+    store_path.write_bytes(Fernet(Fernet.generate_key()).encrypt(b"{}"))
+    restore(store_path, copy)
+    [message] = [message for message in caplog.messages if "the replaced state" in message]
+    assert message.startswith(
+        f"{store_path}: the replaced state does not open (the key is wrong or the file is damaged"
+    )
+    assert message.endswith("so ids that it has assigned since may be assigned again")
+
+
+def test_restore_verifies_new_content_before_it_replaces_store(
+    copy: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect of memory or of the library would lose all tokens."""
+    before = store_path.read_bytes()
+    monkeypatch.setattr(KeyRing, "decrypt_with_primary", lambda *_arguments: b"{}")
+    with pytest.raises(StoreFileError, match="does not decrypt to the same records; the store was left as it is"):
+        restore(store_path, copy)
+    assert store_path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("store")
+def test_backup_into_missing_directory_is_refused(store_path: Path, tmp_path: Path) -> None:
+    """A file of that name would be taken for the directory by the next backup."""
+    missing = tmp_path / "it's missing"
+    with pytest.raises(StoreFileError, match="there is no such directory; nothing was copied") as caught:
+        backup(store_path, f"{missing}/")
+    assert shlex.split(caught.value.advice.removeprefix("Make it: ")) == ["mkdir", "-m", "700", str(missing)]
+    assert not missing.exists()
+    missing.mkdir(mode=0o700)
+    assert backup(store_path, f"{missing}/").parent == missing
+
+
+@pytest.mark.usefixtures("store")
+def test_inspect_fails_where_a_save_would(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the constructor does: a monitor has to tell before a refresh token is lost."""
+    lock = store_path.with_name(f".{store_path.name}.lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(StoreFileError, match="the lock file"):
+        inspect(store_path)
+    lock.rmdir()
+    inspect(store_path)
+    store_path.parent.chmod(0o777)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chmod", failing(errno.EPERM))
+        for use in (inspect, open_keystore):
+            with pytest.raises(UnsafeFileError, match="lets other users replace files in this directory"):
+                use(store_path)
+    inspect(store_path)
+    assert store_path.parent.stat().st_mode & 0o777 == 0o755
+
+
+@needs_root
+def test_files_that_root_makes_belong_to_the_owner_of_the_directory(
+    public_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root sets up, backs up, restores and rotates; then the user works on with all of it."""
+    os.chown(public_directory, OTHER_UID, OTHER_UID)
+    for variable, name in (("XDG_DATA_HOME", "data"), ("XDG_CONFIG_HOME", "config")):
+        monkeypatch.setenv(variable, str(public_directory / name))
+    store = init().store
+    copy = backup(None, public_directory / "copy")
+    store.unlink()
+    assert restore(None, copy) is None
+    assert restore(None, copy) is not None
+    rotate()
+    made = [public_directory, *public_directory.rglob("*")]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(OTHER_UID, OTHER_UID)}
+    assert len(made) == 11
+
+    def work() -> object:
+        with closing(open_keystore()) as keystore:
+            saved = keystore.save(TokenRecord(refresh_token="r")).id
+        return saved, len(rotate().retired), restore(None, backup(None, public_directory / "another")) is not None
+
+    assert as_other_user(work) == "('1', 2, True)"
+
+
+@needs_root
+@pytest.mark.parametrize("is_public", [False, True])
+def test_restore_by_root_takes_lock_file_of_the_directory_owner(
+    public_directory: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, *, is_public: bool
+) -> None:
+    """Where the store is gone; not in a directory such as /tmp, where any user could make a lock file and keep it."""
+    monkeypatch.setenv(KEY_VARIABLE, key.decode())
+    if is_public:
+        public_directory.chmod(0o1777)
+    else:
+        os.chown(public_directory, OTHER_UID, OTHER_UID)
+    store = public_directory / "tokens.keystore"
+
+    def work() -> None:
+        open_keystore(store).close()
+
+    assert as_other_user(work) == "None"
+    copy = backup(store, public_directory / "copy")
+    store.unlink()
+    if is_public:
+        with pytest.raises(UnsafeFileError, match=f"the lock file is not safe to use: it belongs to user {OTHER_UID}"):
+            restore(store, copy)
+        return
+    restore(store, copy)
+    assert as_other_user(work) == "None"
+    assert store.stat().st_uid == OTHER_UID
+
+
+def test_no_mode_but_the_stores_is_changed(copy: Path, store_path: Path) -> None:
+    """A copy, and the directory that it lies in, may be another program's; the store is restricted when it is read."""
+    shared = copy.parent / "shared"
+    shared.mkdir()
+    copy = copy.rename(shared / "copy")
+    for path, mode in ((copy, 0o644), (shared, 0o777), (store_path, 0o644)):
+        path.chmod(mode)
+    other = write_private(store_path.parent / "other")
+    other.chmod(0o644)
+    compare(store_path, copy)
+    key_usage(store_path)
+    restore(store_path, copy)
+    modes = [path.stat().st_mode & 0o777 for path in (copy, shared, other, store_path)]
+    assert modes == [0o644, 0o777, 0o644, 0o600]
 
 
 @pytest.mark.parametrize("use", [compare, restore])
@@ -172,7 +340,12 @@ def test_restore_that_may_not_be_durable_is_reported(
     store_path.unlink()
     with pytest.raises(DurabilityUnknownError):
         restore(store_path, copy)
-    assert store_path.read_bytes() == copy.read_bytes()
+    assert inspect(store_path).records == inspect(copy).records
+
+
+def test_restore_waits_as_long_as_every_write() -> None:
+    """The documented default."""
+    assert signature(restore).parameters["lock_timeout"].default == 10.0
 
 
 def test_restore_lock_timeout_keeps_store(store: Keystore, copy: Path, store_path: Path) -> None:

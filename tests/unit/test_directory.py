@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import IS_ROOT, as_other_user, descriptors, failing
+from support import IS_ROOT, OTHER_UID, as_other_user, descriptors, failing
 from zoho_keystore._fs import directory as module
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import Directory, make_directories
@@ -113,15 +113,23 @@ def test_open_failing_is_typed_error(
 
 
 @each_system
-def test_open_of_directory_open_to_others_is_refused_unchanged(
-    monkeypatch: pytest.MonkeyPatch, path: Path, *, has_fds: bool
+def test_open_of_directory_open_to_others_restricts_it(
+    monkeypatch: pytest.MonkeyPatch, path: Path, caplog: pytest.LogCaptureFixture, *, has_fds: bool
 ) -> None:
-    """It may be shared on purpose; and it is closed although the kept error refers to the frames."""
+    """Unless only a directory is to be made in it; and it is closed although a kept error refers to the frames."""
     monkeypatch.setattr(module, "HAS_DIRECTORY_FDS", has_fds)
     path.chmod(0o777)
+    with Directory.opened(path, is_parent=True):
+        assert mode_of(path) == 0o777
+    with Directory.opened(path):
+        assert mode_of(path) == 0o755
+    assert len(caplog.messages) == 1
+    path.chmod(0o777)
     before = descriptors()
-    with pytest.raises(UnsafeFileError, match="mode 0777 lets other users") as kept, Directory.opened(path):
-        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chmod", failing(errno.EPERM))
+        with pytest.raises(UnsafeFileError, match="mode 0777 lets other users") as kept, Directory.opened(path):
+            pass
     assert descriptors() == before
     assert kept.value.path == path
     assert mode_of(path) == 0o777
@@ -167,28 +175,43 @@ def test_create_refuses_existing_name(directory: Directory, path: Path, target: 
     assert not (path / "missing").exists()
 
 
+def statuses(monkeypatch: pytest.MonkeyPatch, directory: Directory, owners: dict[str, tuple[int, int]]) -> None:
+    """Let files have these owners, and no other file exist; the directory itself is named ``.``."""
+
+    def status_if_there(name: str) -> os.stat_result | None:
+        return os.stat_result((0, 0, 0, 1, *owners[name], 0, 0, 0, 0)) if name in owners else None
+
+    monkeypatch.setattr(directory, "status_if_there", status_if_there)
+    monkeypatch.setattr(directory, "status", status_if_there)
+
+
+USER, OTHER, ROOT = (1000, 1001), (1002, 1003), (0, 0)
+
+
 @pytest.mark.parametrize(
-    ("uid", "owner", "given"),
-    [(0, (1000, 1001), [(1000, 1001)]), (0, (0, 0), []), (0, None, []), (1000, (1001, 1001), [])],
-    ids=["root, store of a user", "root, store of root", "root, no store", "a user"],
+    ("uid", "owners", "given"),
+    [
+        (0, {"store": USER, ".": ROOT}, [USER]),
+        (0, {"store": USER, ".": OTHER}, [USER]),
+        (0, {"store": ROOT, ".": USER}, []),
+        (0, {".": USER}, [USER]),
+        (0, {".": ROOT}, []),
+        (1000, {"store": OTHER, ".": OTHER}, []),
+    ],
+    ids=["store of a user", "of two users", "store of root", "no store", "no store, directory of root", "a user"],
 )
 def test_create_by_root_gives_file_to_the_owner_of_the_store(
     monkeypatch: pytest.MonkeyPatch,
     directory: Directory,
     uid: int,
-    owner: tuple[int, int] | None,
+    owners: dict[str, tuple[int, int]],
     given: list[tuple[int, int]],
 ) -> None:
-    """It would lock that user out otherwise. Only root may, and some file systems refuse even a needless call."""
+    """Or of the directory: it would lock that user out otherwise. Only root may, and some file systems refuse it."""
     calls: list[tuple[int, int]] = []
-
-    def status_if_there(name: str) -> os.stat_result | None:
-        assert name == "store"
-        return None if owner is None else os.stat_result((0, 0, 0, 1, *owner, 0, 0, 0, 0))
-
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    monkeypatch.setattr(os, "fchown", lambda _fd, *ids: calls.append(ids))
-    monkeypatch.setattr(directory, "status_if_there", status_if_there)
+    monkeypatch.setattr(os, "fchown", lambda _fd, uid, gid: calls.append((uid, gid)))
+    statuses(monkeypatch, directory, owners)
     directory.create("new", like="store")
     assert calls == given
 
@@ -198,13 +221,52 @@ def test_create_that_cannot_set_owner_removes_file(
 ) -> None:
     """A lock file that stayed root's would lock the store's owner out."""
     (path / "store").touch()
-    status = os.stat_result((0, 0, 0, 1, 1000, 1000, 0, 0, 0, 0))
-    monkeypatch.setattr(directory, "status_if_there", lambda _name: status)
+    statuses(monkeypatch, directory, {"store": USER})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "fchown", failing(errno.EPERM))
     with pytest.raises(PermissionError):
         directory.create("new", like="store")
     assert directory.names() == ["store"]
+
+
+@needs_root
+def test_make_directories_by_root_gives_them_to_the_owner_of_the_parent(public_directory: Path) -> None:
+    """Root that sets a store up for a user, with the user's HOME."""
+    os.chown(public_directory, OTHER_UID, OTHER_UID)
+    made = public_directory / "a" / "b"
+    make_directories(made)
+    assert [(path.stat().st_uid, path.stat().st_gid) for path in (made.parent, made)] == [(OTHER_UID, OTHER_UID)] * 2
+    assert as_other_user((made / "file").touch) == "None"
+
+
+@needs_root
+@pytest.mark.parametrize("planted", ["directory of root", "link"])
+def test_make_directory_by_root_gives_away_no_other_directory(
+    public_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    """The owner of the parent may put something else in the place of the new directory at once."""
+    os.chown(public_directory, OTHER_UID, OTHER_UID)
+    secret = (tmp_path if planted == "link" else public_directory) / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "file").touch()
+    mkdir = os.mkdir
+
+    def swapped(name: str, *args: Any, **options: Any) -> None:
+        mkdir(name, *args, **options)
+        (public_directory / "new").rmdir()
+        if planted == "link":
+            (public_directory / "new").symlink_to(secret)
+        else:
+            secret.rename(public_directory / "new")
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with Directory.opened(public_directory) as opened:
+        if planted == "link":
+            with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+                opened.make_directory("new")
+        else:
+            opened.make_directory("new")
+    assert (public_directory / "new").stat().st_uid == 0
 
 
 def test_create_interrupted_closes_file(monkeypatch: pytest.MonkeyPatch, directory: Directory) -> None:
@@ -407,12 +469,20 @@ def test_make_directories_accepts_rival_and_fixed_modes(monkeypatch: pytest.Monk
     assert (path / "a" / "b").is_dir()
 
 
-def test_make_directories_refuses_parent_open_to_others(path: Path) -> None:
-    """Other users could replace the new directory."""
+def test_make_directories_in_parent_open_to_others_makes_private_ones(path: Path) -> None:
+    """As in an emptyDir of Kubernetes: others could remove or replace the directory, but not what it holds."""
     path.chmod(0o777)
-    with pytest.raises(UnsafeFileError, match="mode 0777 lets other users replace files"):
-        make_directories(path / "a" / "b")
-    assert not list(path.iterdir())
+    make_directories(path / "a" / "b")
+    assert [mode_of(path / name) for name in (".", "a", "a/b")] == [0o777, 0o700, 0o700]
+
+
+@needs_root
+def test_make_directories_in_parent_of_another_user_is_refused(public_directory: Path) -> None:
+    """Who could put another directory there at any time."""
+    os.chown(public_directory, OTHER_UID - 1, -1)
+    public_directory.chmod(0o777)
+    answer = as_other_user(lambda: make_directories(public_directory / "a"))
+    assert answer.startswith(f"UnsafeFileError: {public_directory}: it belongs to user {OTHER_UID - 1}")
 
 
 @pytest.mark.parametrize("below", ["file/a", "file/a/b", "file/a/b/c"])

@@ -15,7 +15,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from support import OTHER_UID, as_other_user
-from zoho_keystore._fs import permissions
+from zoho_keystore._fs import mounts, permissions
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
 from zoho_keystore._open import FILE_VARIABLE, open_keystore
 from zoho_keystore._operations import doctor
@@ -93,10 +93,13 @@ def test_diagnose_names_the_key_source(store: Path, ring: Path, monkeypatch: pyt
 
 def test_diagnose_reports_each_error_of_opening_once(store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No key ring, no key at all, a key as path, a wrong key, no store."""
-    what, fix = problem(store, ring.with_name("none"))
-    assert what == f"{ring.with_name('none')}: the key ring cannot be read: no such file or directory"
-    assert fix
+    none = ring.with_name("none")
+    what, fix = problem(store, none)
+    assert what.startswith(f"{store}: the store is there, and its key is not: {none}: the key ring cannot be read: no ")
+    assert fix.startswith("Restore your copy of the key. ")
     [found] = problems(store, None)
+    assert found.what.startswith(f"{store}: the store is there, and its key is not: no key is set")
+    [found] = problems(store.parent / "none" / "store", None)[:1]
     assert found.what.startswith("no key is set")
     monkeypatch.setenv(FILE_VARIABLE, Fernet.generate_key().decode())
     [found] = problems(None, ring)
@@ -111,7 +114,7 @@ def test_diagnose_reports_each_error_of_opening_once(store: Path, ring: Path, mo
     assert problem(store.parent / "none" / "store", ring)[0].endswith("none/store: there is no store")
 
 
-@pytest.mark.parametrize(("name", "mode"), [("tokens.keystore", 0o640), (".tokens.keystore.lock", 0o604), (".", 0o770)])
+@pytest.mark.parametrize(("name", "mode"), [("tokens.keystore", 0o640), (".tokens.keystore.lock", 0o604)])
 def test_diagnose_reports_loose_modes_and_its_fix_works(name: str, mode: int, store: Path, ring: Path) -> None:
     """Before opening the store restricts them; a quote in the path is escaped."""
     directory = store.parent.rename(store.parent.with_name("Ann's store"))
@@ -141,6 +144,21 @@ def test_diagnose_reports_what_it_may_not_look_at(store: Path, ring: Path) -> No
     shown = as_other_user(lambda: [one.what for one in diagnose(store, key=f"file:{ring}")])
     assert f"{store}: Permission denied" in shown
     assert "Error:" not in shown
+
+
+@pytest.mark.skipif(not permissions.is_root(), reason="only root can become another user")
+def test_diagnose_reports_a_directory_in_which_the_user_cannot_save(public_directory: Path, store: Path) -> None:
+    """The store can be read, and each save would fail."""
+    moved, ring = public_directory / "store", public_directory / "ring"
+    shutil.copy(store, moved)
+    shutil.copy(store.parents[1] / "keys" / "ring", ring)
+    for path in (moved, ring):
+        os.chown(path, OTHER_UID, OTHER_UID)
+    os.chdir("/")
+    shown = as_other_user(lambda: [(one.what, one.fix) for one in diagnose(moved, key=f"file:{ring}")])
+    assert f"this user may not create files in {public_directory}" in shown
+    assert "Let the user that runs this own the directory" in shown
+    assert "opens, and holds 1 token" in shown
 
 
 def test_diagnose_accepts_a_sticky_directory_and_reports_other_errors(store: Path, ring: Path) -> None:
@@ -190,49 +208,94 @@ def test_diagnose_reports_synchronised_directories(name: str, store: Path, ring:
     assert problem(store, moved_ring)[0] == f"{moved_ring}: the key ring {where}"
 
 
-def _remove_git(_tree: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("PATH", "")
+def git(tree: Path, *arguments: str) -> int:
+    """Run git in a work tree, and return its exit code."""
+    return subprocess.run(["git", "-C", str(tree), *arguments], check=False, capture_output=True).returncode  # noqa: S607 - any git
 
 
-def _hang_git(tree: Path, patch: pytest.MonkeyPatch) -> None:
-    (tree.parent / "git").write_text("#!/bin/sh\nexec sleep 20\n")
-    (tree.parent / "git").chmod(0o700)
-    patch.setenv("PATH", f"{tree.parent}:{os.environ['PATH']}")
-    patch.setattr(doctor, "_GIT_TIMEOUT_S", 0.1)
-
-
-def _break_tree(tree: Path, _patch: pytest.MonkeyPatch) -> None:
-    shutil.rmtree(tree / ".git")
-    (tree / ".git").mkdir()
-
-
-@pytest.mark.parametrize(
-    ("break_git", "pattern"),
-    [
-        (None, "*.keystore"),
-        (_remove_git, "tokens.keystore"),
-        (_hang_git, "tokens.keystore"),
-        (_break_tree, "tokens.keystore"),
-    ],
-)
 def test_diagnose_reports_a_store_that_git_does_not_ignore(
-    break_git: Callable[[Path, pytest.MonkeyPatch], None] | None,
-    pattern: str,
-    store: Path,
-    ring: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a working git, .gitignore has to name the store itself."""
+    """No program is run: a repository's configuration may name any."""
     tree = store.parent
-    subprocess.run(["git", "init", "--quiet", str(tree)], check=True)  # noqa: S607 - any git
-    if break_git is not None:
-        break_git(tree, monkeypatch)
+    git(tree, "init", "--quiet")
+    git(tree, "config", "core.fsmonitor", f"touch {tree}/was-run")
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(os, "system", None)
     assert problem(store, ring) == (
         f"{store}: the store is in the git work tree {tree}, and not ignored there",
         f"Add a line to {tree / '.gitignore'}: tokens.keystore",
     )
-    (tree / ".gitignore").write_text(f"{pattern}\n")
+    (tree / ".gitignore").write_text("*.keystore\n")
     assert problems(store, ring) == []
+    assert not (tree / "was-run").exists()
+
+
+IGNORE_FILES: list[dict[str, str]] = [
+    {".gitignore": pattern + "\n"}
+    for pattern in (
+        "# tokens.keystore",
+        "  ",
+        "tokens.keystore",
+        "/tokens.keystore",
+        "a/b/tokens.keystore",
+        "/a/b/tokens.keystore",
+        "b/tokens.keystore",
+        "tokens.*",
+        "token?.keystore",
+        "token[s].keystore",
+        "tokens.keystore/",
+        "b/",
+        "/b/",
+        "a/**",
+        "**/b/*",
+        "a/**/tokens.keystore",
+        "/**/tokens.keystore",
+        "a/*",
+        "*/tokens.keystore",
+        "*/*/tokens.keystore",
+        "*\n!tokens.keystore",
+        "*.keystore\n!tokens.keystore",
+        "!tokens.keystore\n*.keystore",
+        "tokens.keystore   ",
+        "store",
+    )
+] + [
+    {"a/.gitignore": "/b/tokens.keystore\n"},
+    {"a/.gitignore": "/tokens.keystore\n"},
+    {"a/b/.gitignore": "*\n"},
+    {".gitignore": "*.keystore\n", "a/b/.gitignore": "!*.keystore\n"},
+    {".git/info/exclude": "*.keystore\n"},
+    {".git/info/exclude": "*.keystore\n", ".gitignore": "!tokens.*\n"},
+    {"../home/git/ignore": "*.keystore\n"},
+    {"../home/git/ignore": "*.keystore\n", ".gitignore": "!a/\n"},
+]
+
+
+@pytest.mark.parametrize("files", IGNORE_FILES, ids=str)
+def test_diagnose_tells_as_git_whether_a_file_is_ignored(files: dict[str, str], tmp_path: Path) -> None:
+    """By the files of patterns in the work tree and the user's own."""
+    tree = tmp_path / "store"
+    path = tree / "a" / "b" / "tokens.keystore"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    git(tree, "init", "--quiet")
+    for name, patterns in files.items():
+        file = tree / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(patterns)
+    assert doctor._is_ignored(path, tree) is (git(tree, "check-ignore", "--quiet", str(path)) == 0)
+
+
+def test_diagnose_skips_a_file_of_patterns_that_is_none(store: Path, ring: Path) -> None:
+    """A directory, one that is far too large; it does not wait for the writer of a FIFO."""
+    (store.parent / ".git" / "info").mkdir(parents=True)
+    (store.parent / ".git" / "info" / "exclude").mkdir()
+    os.mkfifo(store.parent / ".gitignore")
+    assert problem(store, ring)[0].endswith("and not ignored there")
+    (store.parent / ".gitignore").unlink()
+    (store.parent / ".gitignore").write_text("*.keystore\n" * 30_000)
+    assert problem(store, ring)[0].endswith("and not ignored there")
 
 
 # --- Surroundings ---------------------------------------------------------------------------------------------------
@@ -251,9 +314,6 @@ TEMPORARY = f".tokens.keystore.{'0a' * 8}.tmp"
             "{tmp}/store/" + TEMPORARY + ": temporary file",
             "The next",
         ),
-        (["here/sdk_tokens.txt"], "{tmp}/here/sdk_tokens.txt: " + PLAIN, IMPORT + " {tmp}/here/sdk_tokens.txt"),
-        (["home/zohooauth.db"], "{tmp}/home/zohooauth.db: " + PLAIN, IMPORT + " {tmp}/home/zohooauth.db"),
-        (["store/zohooauth.db"], "{tmp}/store/zohooauth.db: " + PLAIN, IMPORT + " {tmp}/store/zohooauth.db"),
         (["keys/.git"], "{ring}: the key ring is in the git work tree {tmp}/keys", "Move it out of there"),
     ],
 )
@@ -268,6 +328,56 @@ def test_diagnose_reports_files_around_the_store(
     found = problem(store, ring)
     assert found[0].startswith(what.format(**names))
     assert found[1].startswith(fix.format(**names))
+
+
+CSV = b"id,user_name,client_id,client_secret,refresh_token,access_token\r\n"
+TOKEN = b"1000." + b"0123456789abcdef" * 2 + b"." + b"fedcba9876543210" * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "fix"),
+    [
+        ("here/any name", CSV + b"1,a,,,,\r\n", PLAIN, IMPORT + " '{path}'"),
+        ("home/x", b"SQLite format 3\0" + b"CREATE TABLE OAuthToken", PLAIN, IMPORT + " {path}"),
+        ("store/x", CSV.replace(b"user_name", b"user_mail") + b"1,a,,,,\r\n", PLAIN, IMPORT + " {path}"),
+        ("store/.x.0123456789abcdef.tmp", CSV + b"1,a", PLAIN + ", left by an export that was killed", "rm {path}"),
+        ("here/.env", b"REFRESH=" + TOKEN + b"\n", "a token of Zoho in plain text", "Delete the token there."),
+        # No tokens, or not to be read.
+        ("here/sdk_tokens.txt", CSV, None, ""),
+        ("here/sdk_tokens.txt", b"", None, ""),
+        ("here/x.db", b"SQLite format 3\0" + b"CREATE TABLE other", None, ""),
+        ("here/x", b"x" * 70_000 + TOKEN, None, ""),
+        ("here/x", TOKEN + b"x" * 2**22, None, ""),
+        ("here/x", TOKEN + b"0", None, ""),
+    ],
+)
+def test_diagnose_finds_plain_text_by_its_content(
+    name: str, content: bytes, what: str | None, fix: str, *, store: Path, ring: Path
+) -> None:
+    """Beside the store, in the current directory, and at home."""
+    path = store.parents[1] / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    os.mkfifo(path.with_name("fifo"))
+    if what is None:
+        assert problems(store, ring) == []
+    else:
+        found = problem(store, ring)
+        assert found[0] == f"{path}: {what}"
+        assert found[1].startswith(fix.format(path=path, store=store, ring=ring))
+
+
+def test_diagnose_of_a_plain_text_file_does_not_offer_to_remove_it(store: Path, ring: Path) -> None:
+    """The user has given its path as the store's."""
+    plain = store.with_name("sdk_tokens.txt")
+    plain.write_bytes(CSV + b"1,a,,,,\r\n")
+    plain.chmod(0o600)
+    what, fix = problem(plain, ring)
+    assert "the plain-text file of the SDK's FileStore, not a keystore" in what
+    assert fix == (
+        "Give the store another path, then import the tokens: "
+        f"zoho-keystore --key file:{ring} --store {store.parent}/sdk_tokens.keystore import {plain}"
+    )
 
 
 HOLDER = """
@@ -331,10 +441,36 @@ def test_diagnose_reports_expired_tokens_without_a_refresh_token(store: Path, ri
     assert what == 'token "it\'s old" has expired, and has no refresh token'
     command = ["zoho-keystore", "--store", str(store), "--key", f"file:{ring}", "delete", "it's old"]
     assert shlex.split(fix.partition(": ")[2]) == command
+    with closing(open_keystore(store, key=f"file:{ring}")) as keystore:
+        keystore.delete("it's old")
+        keystore.save(TokenRecord(id="-x", access_token="3", expires_in="1000"))
+    assert problem(store, ring)[1].endswith(" delete -- -x")
+
+
+# --- A store that cannot be replaced ---------------------------------------------------------------------------------
+
+
+def test_diagnose_reports_what_a_save_would_meet(store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mounted file, a directory of another user, a read-only disk, a lock file that is none."""
+    obstacles = {
+        "is_mounted": "Mount its directory instead: docker -v DIRECTORY:",
+        "_is_read_only": "Mount it writable",
+    }
+    for name, fix in obstacles.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(mounts, name, lambda *_args: True)
+            assert problem(store, ring)[1].startswith(fix)
+    lock = store.with_name(f".{store.name}.lock")
+    lock.unlink()
+    lock.mkdir(mode=0o700)
+    assert "lock" in problem(store, ring)[0]
+    lock.rmdir()
+    monkeypatch.setattr(mounts, "_is_writable", lambda *_args: False)
+    assert "Let the user that runs this own the directory" in problem(store, ring)[1]
 
 
 def test_diagnose_does_not_repeat_a_key_or_the_arguments_of_a_key_command(store: Path, ring: Path) -> None:
-    Path("sdk_tokens.txt").write_bytes(b"")
+    Path("sdk_tokens.txt").write_bytes(CSV + b"1,a,,,,")
     [found] = [one for one in diagnose(store, key=f"command:cat {ring}") if one.is_problem]
     assert found.fix.startswith(f"zoho-keystore --store {store} --key 'command:…' import --remove-source ")
     key = ring.read_text().strip()

@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
-from support import assert_hides, failure_of, made_key
-from zoho_keystore._keys.fernet_key import looks_like_key, parse_keys, validate_key
+from support import assert_hides, failure_of
+from zoho_keystore._keys.fernet_key import looks_like_key, validate_key
 from zoho_keystore.errors import MalformedKeyError
 
 # A key with every kind of character.
@@ -26,15 +26,10 @@ NOT_CANONICAL = "is not canonical URL-safe base64"
         (KEY[:-1], "has 43 characters instead of 44"),
         (KEY + b"A", "has 45 characters instead of 44"),
         (KEY + KEY, "has 88 characters instead of 44"),
-        (b"\xef\xbb\xbf" + KEY, "has 47 characters instead of 44"),  # the byte order mark of Windows editors
-        (b" " + KEY, "has white space around it"),
-        (KEY + b" ", "has white space around it"),
-        (KEY + b"\n", "has white space around it"),
         (KEY[:20] + b" " + KEY[20:-1], NOT_CANONICAL),
         (KEY[:20] + b"!" + KEY[21:], NOT_CANONICAL),
         (KEY[:20] + "é".encode() + KEY[22:], NOT_CANONICAL),
         (KEY[:20] + b"\xff" + KEY[21:], NOT_CANONICAL),
-        (STANDARD_KEY, NOT_CANONICAL),
         (KEY[:-2] + b"B=", NOT_CANONICAL),  # unused bits of the last character
         (KEY[:-3] + b"===", NOT_CANONICAL),
         (KEY[:-3] + b"Q==", "does not decode to 32 bytes"),
@@ -50,11 +45,46 @@ def test_validate_key_malformed_is_refused(bad: bytes, problem: str) -> None:
     assert_hides(text, KEY)
 
 
-def test_parse_keys_returns_each_key_once() -> None:
-    """In the order of their first places, from lines and between commas."""
-    other = made_key("other")
-    text = b"# note\n\n%b,%b\r\n  # indented\n%b" % (other, KEY, other)
-    assert parse_keys(text, "text") == [other, KEY]
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b" ", b"\n", b"\t\xef\xbb\xbf "])
+@pytest.mark.parametrize("after", [b"", b"\n", b"\r\n", b"\r", b" "])
+def test_validate_key_takes_white_space_and_byte_order_mark(before: bytes, after: bytes) -> None:
+    """Shells, editors and panels for secrets add them; no key has them."""
+    assert validate_key(before + KEY + after, "key 1") == KEY
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (b"'%b'" % KEY, "is in quotes. Remove the quotes"),
+        (b'"%b"' % KEY, "is in quotes. Remove the quotes"),
+        (b"b'%b'" % KEY, "is in quotes. Remove the quotes"),
+        (b"ZOHO_KEYSTORE_KEY=%b" % KEY, "has a name before it. Write the key alone, without NAME="),
+        (b"export K=%b" % KEY, "has a name before it"),
+        (b"K='%b'" % KEY, "has a name before it"),
+        (STANDARD_KEY, "has + or /, as in the standard base64 alphabet. Write - for + and _ for /"),
+        (b"/" + STANDARD_KEY[1:], "has + or /, as in"),
+        (
+            b"/run/secrets/key",
+            "looks like a path. Put the path of a key ring into ZOHO_KEYSTORE_KEYRING, or give it as",
+        ),
+        (b"~/keyring", "looks like a path"),
+        (b"./keyring", "looks like a path"),
+        (b"../keyring", "looks like a path"),
+        (b"C:\\Users\\ann\\keyring", "looks like a path"),
+        (b"a path/keyring", "has 14 characters instead of 44"),
+    ],
+)
+def test_validate_key_names_usual_mistake(bad: bytes, message: str) -> None:
+    """The advice fits the mistake, and no part of the key is shown."""
+    error, text = failure_of(lambda: validate_key(bad, "key 1"), MalformedKeyError)
+    assert str(error).startswith(f"key 1 {message}")
+    assert_hides(text, KEY, STANDARD_KEY)
+
+
+def test_standard_alphabet_advice_gives_the_same_key() -> None:
+    """As the message promises."""
+    assert base64.b64decode(STANDARD_KEY) == base64.urlsafe_b64decode(KEY)
+    assert validate_key(STANDARD_KEY.replace(b"+", b"-").replace(b"/", b"_"), "key 1") == KEY
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from zoho_keystore._platform import sync_file
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 from zoho_keystore._storage import file as file_module
-from zoho_keystore._storage.file import FileStorage, read_store
+from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.store_file import read_store
 from zoho_keystore.errors import (
     CannotOpenError,
     DocumentError,
@@ -536,16 +537,10 @@ def test_save_whose_durability_is_unknown_is_visible_and_can_be_repeated(
 # --- Encrypting anew ---
 
 
-def test_reencrypt_uses_the_prepared_ring_from_then_on(storage: FileStorage, store_path: Path, key: bytes) -> None:
-    """The caller prepares it for the key that the file is encrypted with."""
-    fingerprint = read_store(store_path, key_ring(key)).fingerprint
+def test_reencrypt_uses_the_new_ring_from_then_on(storage: FileStorage, store_path: Path) -> None:
+    """Saves too."""
     new = Fernet.generate_key()
-
-    def prepare(used: str) -> KeyRing:
-        assert used == fingerprint
-        return key_ring(new)
-
-    storage.reencrypt(prepare)
+    storage.reencrypt(key_ring(new))
     Keystore(storage).save(token(3))
     assert repr(read_store(store_path, key_ring(new))) == "<StoreFile of 3 records, write 5>"
     assert len(payload(store_path, new)["tokens"]) == 3
@@ -560,14 +555,13 @@ def test_reencrypt_that_fails_leaves_the_file_as_it_is(
         with monkeypatch.context() as patch:
             patch.setattr(KeyRing, "decrypt_with_primary", lambda *_, result=result: result)
             with pytest.raises(StoreFileError, match="does not decrypt to the same records"):
-                storage.reencrypt(lambda _used: ring)
-    with pytest.raises(StoreFileError, match="nothing was encrypted anew: not enough memory"):
-        storage.reencrypt(fail(MemoryError()))
-
-    def close(_used: str) -> KeyRing:
-        storage.close()
-        return ring
-
+                storage.reencrypt(ring)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyRing, "seal", fail(MemoryError()))
+        with pytest.raises(StoreFileError, match="nothing was encrypted anew: not enough memory"):
+            storage.reencrypt(ring)
+    storage._next_sweep_s = 0.0
+    monkeypatch.setattr(atomic, "remove_stale_temp_files", lambda *_: storage.close())
     with pytest.raises(StoreClosedError):
-        storage.reencrypt(close)
+        storage.reencrypt(ring)
     assert store_path.read_bytes() == before

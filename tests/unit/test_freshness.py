@@ -14,7 +14,7 @@ from zoho_keystore._fs import permissions
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import file as file_module
-from zoho_keystore._storage import freshness
+from zoho_keystore._storage import freshness, store_file
 from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, is_racy, stat_signature
 from zoho_keystore.errors import CannotOpenError
 
@@ -57,7 +57,8 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         clock = SimpleNamespace(
             time_ns=lambda: time.time_ns() + int(ahead_s * S), sleep=time.sleep, monotonic=time.monotonic
         )
-        monkeypatch.setattr(file_module, "time", clock)
+        for module in (file_module, store_file):
+            monkeypatch.setattr(module, "time", clock)
 
     return set_clock
 
@@ -79,7 +80,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every file show the same status, as files do that change within one tick of the kernel's clock."""
-    for module in (file_module, freshness):
+    for module in (file_module, store_file, freshness):
         monkeypatch.setattr(module, "stat_signature", lambda _status: (0, 0, 0, 0, 0))
 
 

@@ -9,8 +9,9 @@ import socket
 import sqlite3
 import sys
 import tempfile
+import threading
 import traceback
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,12 @@ from zoho_keystore.errors import (
     ImportSourceError,
     InvalidTokenError,
     KeyUnavailableError,
+    MalformedKeyError,
+    StoreFileError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
@@ -206,21 +209,22 @@ def test_filestore_header_alone_has_no_tokens(source: Path) -> None:
     [
         (b"", "the file is empty"),
         (b"\r\n \n", "the file is empty"),
-        (bytes(range(1, 256)), "not UTF-8 text"),
-        (HEADER.encode() + b"\r\n1,\xff", "line 2 is not UTF-8 text"),
-        (HEADER.encode() + b"\r\n" + bytes(512), "line 2 contains a NUL"),
+        (bytes(range(1, 256)), "not a file of the SDK's FileStore, nor"),
+        (f"{HEADER}\r\n1,".encode() + b"\xff" + b",,,,,,,,\n", "line 2 is not UTF-8 text"),
+        (f"{HEADER}\r\n1,".encode() + bytes(512) + b",,,,,,,,\n", "line 2 contains a NUL"),
+        (HEADER.encode() + b"\r\n" + bytes(512), "line 2, the last one, has no line end"),
         (f"{SECRET},b,c\n", "not a file of the SDK's FileStore, nor"),
         (f"{ROW}\n", "not a file of the SDK's FileStore, nor"),
-        (HEADER.replace("redirect_uri", "redirect_url"), "not a file of"),
+        (
+            "user_mail,client_id,refresh_token,access_token,grant_token,expiry_time\n",
+            "the file lacks the columns id, client_secret, redirect_url.",
+        ),
         (f"{HEADER}\n\n{ROW},{SECRET}\n", "line 3 has 11 fields instead of 10"),
-        (f"{HEADER}\n{ROW}\n2,{SECRET}\n", "line 3 has 2 fields instead of 10"),
         (f"{NINE}\n{ROW}\n", "line 2 has 10 fields instead of 9"),
-        (f'{HEADER}\n2,"a\nb",,,,,,,,\n2,,,,,,,,,\n', "line 4 has the same id as line 2"),
-        (f"{HEADER}\n,ada,,,{SECRET},,,,,\n", "line 2 has no id"),
         (f"{HEADER}\n{'7' * 256},,,,r,,,,,\n", "the id of line 2 has 256 characters"),
-        (f"{HEADER}\n1,,,,,,,{SECRET},,\n", "the expiry of line 2 is not a whole number"),
-        (f"{HEADER}\n1,,,,,,,1.7e12,,\n", "the expiry of line 2 is not a whole number"),
-        (f'{HEADER}\n{ROW}\n2,"{SECRET}\n3,,,,,,,,,\n', "from line 3 on this is not CSV"),
+        (f"{HEADER}\n1,,,,,,,{SECRET},,\n", "expiry_time of line 2 is not a whole number"),
+        (f"{HEADER}\n1,,,,,,,1.7e12,,\n", "expiry_time of line 2 is not a whole number"),
+        (f"{NINE.replace('expiry_time', 'expires_in')}\n1,,,,,,,x,\n", "expires_in of line 2 is not a whole number"),
         (f'{HEADER}\n2,"{SECRET}"x,,,,,,,,\n', "from line 2 on this is not CSV"),
         (f"{HEADER}\n2,{SECRET * 20_000},,,,,,,,\n", "from line 2 on this is not CSV"),
         (f"{HEADER}\n{ROW[:-1]}", "line 2, the last one, has no line end"),
@@ -232,6 +236,100 @@ def test_filestore_damaged_file_is_refused(source: Path, content: bytes | str, p
     message = refused(source)
     assert message.startswith(f"{source}: ")
     assert problem in message
+
+
+ROW_OF_URLS = ROW.replace(",u,", ",https://example.com,")
+#: The first lines of Zoho's SDKs: of the release 2.1 for Python, and of the SDKs for PHP, JavaScript, C#, Java.
+OTHER_HEADERS = [
+    NINE.replace("user_name", "user_mail"),
+    NINE.replace("user_name", "user_mail").replace("redirect_uri", "redirect_url"),
+    HEADER.replace("redirect_uri", "redirect_url"),
+    f"\ufeff{HEADER.upper()}",
+    HEADER.replace("expiry_time", "expires_in"),
+]
+
+
+@pytest.mark.parametrize("header", OTHER_HEADERS)
+def test_filestore_columns_are_taken_by_their_meaning(source: Path, header: str) -> None:
+    """The SDKs for other languages end no line at the end."""
+    row = ROW if "api_domain" in header.lower() else ROW.rsplit(",", 1)[0]
+    end = "\n" if "redirect_uri" in header else ""
+    source.write_text(f"{header}\n{row}{end}", encoding="utf-8")
+    [found] = read(str(source)).records
+    assert (found.user_name, found.refresh_token, found.expires_in) == ("ada", SECRET, "1700000000000")
+    assert (found.redirect_url, found.api_domain) == ("u", "https://www.zohoapis.eu" if row == ROW else None)
+
+
+def test_filestore_columns_may_be_in_any_order(source: Path) -> None:
+    """Of user_name and user_mail, user_name counts, which newer releases write; other columns are ignored."""
+    names, values = ",".join(reversed(HEADER.split(","))), ",".join(reversed(ROW.split(",")))
+    for header, row in ((f"user_mail,{names},note", f"old,{values},x"), (f"{names},note,user_mail", f"{values},x,old")):
+        source.write_text(f"{header}\n{row}\n")
+        assert read(str(source)).records[0].user_name == "ada"
+        assert read(str(source)).records[0].api_domain == "https://www.zohoapis.eu"
+    # A row of another width is in another order than the header says, or in the SDK's.
+    source.write_text(f"{names}\n{values}\n{ROW_OF_URLS.rsplit(',', 1)[0]}\n")
+    assert ids(source) == ["1"]
+    assert read(str(source)).skipped == ["line 3 has 9 fields instead of 10"]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_filestore_file_of_a_spreadsheet_is_read(source: Path, delimiter: str) -> None:
+    """With its user's delimiter, padded and empty rows, quotes, and UTF-16."""
+    rows = [[*HEADER.split(","), ""], [*ROW.split(","), "", ""], [""] * 11]
+    text = "".join(delimiter.join(f'"{value}"' for value in row) + "\r\n" for row in rows)
+    source.write_text(text, encoding="utf-16")
+    assert read(str(source)).records[0].refresh_token == SECRET
+    assert ids(source) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "taken", "problems"),
+    [
+        # A header and ids that are repeated, and rows without an id: two FileStores wrote at once.
+        ([HEADER, ROW, HEADER, ROW, ROW[1:]], ["1", "1", ""], []),
+        # A row that lost its beginning, and two rows in one line.
+        (
+            [HEADER, ROW, ROW[20:], ROW + ROW, ROW],
+            ["1", "1"],
+            ["line 3 has 6 fields instead of 10", "line 4 has 19 fields instead of 10"],
+        ),
+        # The header is gone, and rows of two releases.
+        ([ROW_OF_URLS, ROW_OF_URLS.rsplit(",", 1)[0]], ["1", "1"], []),
+        ([NINE, ROW_OF_URLS], ["1"], []),
+        # Nothing tells whether a field of these is missing, or which one.
+        ([HEADER, ROW, ROW_OF_URLS.rsplit(",", 1)[0].replace("1700000000000", "")], ["1"], ["line 3 has 9 fields"]),
+        # Disks leave NULs, editors other encodings and open quotes.
+        (
+            [HEADER, ROW, f"2,{chr(0)},,,,,,,,", "3,\udcff,,,,,,,,"],
+            ["1"],
+            ["line 3 contains a NUL", "line 4 is not UTF-8"],
+        ),
+        ([HEADER, ROW, f'2,"{SECRET}', ROW], ["1"], ["from line 3 on this is not CSV"]),
+        ([HEADER, ROW, f"2{ROW[1:]}!"], ["1", "2"], []),
+    ],
+)
+def test_filestore_rows_that_are_whole_are_read_and_the_others_named(
+    source: Path, lines: list[str], taken: list[str], problems: list[str]
+) -> None:
+    source.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+    found = read(str(source))
+    assert [record.id for record in found.records] == taken
+    assert {record.refresh_token for record in found.records} == {SECRET}
+    assert len(found.skipped) == len(problems)
+    assert all(map(str.startswith, found.skipped, problems))
+    assert SECRET not in repr(found)
+    parsed = filestore.parse(source.read_bytes())
+    assert repr(parsed) == f"<{len(taken)} records, {len(problems)} skipped>"
+    assert repr(rows.Row("line 2", {"id": SECRET})) == "<Row line 2>"
+
+
+def test_filestore_last_line_without_an_end_is_named(source: Path) -> None:
+    """The value that was cut off could be the server's address."""
+    source.write_text(f"{HEADER}\n{ROW}\n{ROW.replace('1', '2', 1)[:-1]}")
+    found = read(str(source))
+    assert [record.id for record in found.records] == ["1"]
+    assert found.skipped == ["line 3, the last one, has no line end and may have been cut off"]
 
 
 @given(cut=st.integers(1, 400))
@@ -284,24 +382,46 @@ def test_read_does_not_repeat_an_unknown_address_or_a_key(source: str, problem: 
 
 
 def test_keystore_is_read_with_its_own_key(store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown fields are kept, times of saving are not; the file stays as it was."""
+    """Unknown fields and the time of creation are kept, times of saving are not; the file and its mode stay."""
     records = [ADA, replace(BOB, id="b", user_name=""), replace(ADA, id="3", unknown={"later": [1]})]
     with closing(open_keystore(store_path, key=key)) as keystore:
         for record in records:
             keystore.save(record)
+        times = [record.created_at for record in keystore.records()]
     before = store_path.read_bytes()
+    store_path.chmod(0o644)
     monkeypatch.setenv("OTHER", key.decode())
     found = read(str(store_path), from_key="env:OTHER")
     assert (found.kind, found.path) == ("keystore", store_path)
-    assert found.records == [ADA, replace(BOB, id="b"), records[2]]
+    assert [record.created_at for record in found.records] == times
+    assert [replace(record, created_at=0) for record in found.records] == [ADA, replace(BOB, id="b"), records[2]]
     assert store_path.read_bytes() == before
-    with pytest.raises(KeyUnavailableError):
+    assert store_path.stat().st_mode & 0o777 == 0o644
+    with pytest.raises(KeyUnavailableError, match="Name the source of the other keystore's keys: --from-key SPEC"):
         read(str(store_path))
+    monkeypatch.setenv("BAD", "hunter2")
+    with pytest.raises(MalformedKeyError, match="44 characters"):
+        read(str(store_path), from_key="env:BAD")
     monkeypatch.setenv("ZOHO_KEYSTORE_KEY", key.decode())
     assert read(str(store_path)).records == found.records
     store_path.write_bytes(before[:-8])
     with pytest.raises(CannotOpenError):
         read(str(store_path))
+
+
+def test_keystore_that_vanishes_is_named(store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at its first bytes and the reading."""
+    open_keystore(store_path, key=key).close()
+    monkeypatch.setenv("OTHER", key.decode())
+    original: Any = vars(_importers)["key_ring"]
+
+    def key_ring(spec: str) -> object:
+        store_path.unlink()
+        return original(spec)
+
+    monkeypatch.setattr(_importers, "key_ring", key_ring)
+    with pytest.raises(StoreFileError, match="the file cannot be read: no such file"):
+        read(str(store_path), from_key="env:OTHER")
 
 
 # --- The SQLite sample ----------------------------------------------------------------------------------------------
@@ -399,16 +519,61 @@ def test_sqlite_columns_may_be_in_any_order_and_of_any_type(source: Path) -> Non
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (["", *values(ADA)[1:]], "row 2 has no id"),
-        (values(BOB), "row 2 has the same id as row 1"),
-        ([*values(ADA)[:7], SECRET, None, None], "the expiry of row 2 is not a whole number"),
+        (["7" * 256, *values(ADA)[1:]], "the id of row 2 has 256 characters"),
+        ([*values(ADA)[:7], SECRET, None, None], "expiry_time of row 2 is not a whole number"),
         ([*values(ADA)[:4], f"{SECRET}\xff".encode("latin-1"), *[None] * 5], "refresh_token of row 2 is not UTF-8"),
         ([*values(ADA)[:4], 1.5, *[None] * 5], "refresh_token of row 2 is neither text nor a whole number"),
     ],
 )
-def test_sqlite_row_that_is_no_token_is_refused(source: Path, row: Sequence[object], problem: str) -> None:
-    make_database(source, [values(BOB), row], UNTYPED)
-    assert refused(source).startswith(f"{source}: {problem}")
+def test_sqlite_row_that_is_no_token_is_named(source: Path, row: Sequence[object], problem: str) -> None:
+    """The others are read, also those with a repeated id and without one."""
+    make_database(source, [values(BOB), row, values(BOB), [None, *values(BOB)[1:]]], UNTYPED)
+    found = read(str(source))
+    assert found.records == [BOB, BOB, replace(BOB, id="")]
+    assert len(found.skipped) == 1
+    assert found.skipped[0].startswith(problem)
+    source.unlink()
+    make_database(source, [row], UNTYPED)
+    assert refused(source).startswith(f"{source}: {problem.replace('row 2', 'row 1')}")
+
+
+def test_sqlite_generated_columns_are_not_computed(source: Path) -> None:
+    """A small file could fill the memory with them; a long stored value is no token either."""
+    table = UNTYPED.replace("api_domain", "api_domain, extra AS (zeroblob(500000000))")
+    make_database(source, table=table)
+    columns, marks = ",".join(rows.COLUMNS), ",".join("?" * 10)
+    insert = f"INSERT INTO oauthtoken ({columns}) VALUES ({marks})"  # noqa: S608 - ours
+    with closing(sqlite3.connect(source)) as connection:
+        connection.execute(insert, values(BOB))
+        connection.commit()
+    assert read(str(source)).records == [BOB]
+    with closing(sqlite3.connect(source)) as connection:
+        connection.execute(insert, [*values(BOB)[:5], "x" * (sqlite.MAX_VALUE_BYTES + 1), *values(BOB)[6:]])
+        connection.commit()
+    assert "a value has more than 1,048,576 bytes, so it is not a token" in refused(source)
+    source.unlink()
+    make_database(source, table=UNTYPED.replace("access_token", "access_token AS (zeroblob(500000000))"))
+    assert "the table oauthtoken lacks the column access_token." in refused(source)
+
+
+def test_read_without_enough_memory_is_refused(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_database(source, [values(ADA)])
+    monkeypatch.setattr(sqlite, "read", Mock(side_effect=MemoryError))
+    assert "there is not enough memory to read it" in refused(source)
+
+
+def test_sqlite_other_tables_and_side_files_are_named(source: Path) -> None:
+    """A database that holds more than tokens must not be deleted, and what is beside it has tokens too."""
+    make_database(source, [values(ADA)])
+    with closing(sqlite3.connect(source)) as connection:
+        connection.executescript(
+            "CREATE TABLE invoices (id INTEGER PRIMARY KEY AUTOINCREMENT); CREATE TABLE sqlitex (id)"
+        )
+    source.with_name(f"{source.name}-journal").write_bytes(b"")
+    found = read(str(source))
+    assert found.other_tables == ["invoices", "sqlitex"]
+    assert found.files == [source.with_name(f"{source.name}-journal"), source]
+    assert ImportSource(kind="MySQL table", name="t", path=None, records=[]).files == []
 
 
 def test_sqlite_text_that_is_not_utf8_is_not_quoted(source: Path) -> None:
@@ -425,7 +590,7 @@ def test_sqlite_text_that_is_not_utf8_is_not_quoted(source: Path) -> None:
     ("table", "problem"),
     [
         ("CREATE TABLE other (id)", "the database has no table oauthtoken"),
-        (SAMPLE.replace("redirect_url", "redirect_uri"), "the table oauthtoken lacks the column redirect_url."),
+        (SAMPLE.replace("redirect_url", "redirection"), "the table oauthtoken lacks the column redirect_url."),
         (
             "CREATE TABLE oauthtoken (id, user_name, redirect_uri, api_domain, other)",
             "the table oauthtoken lacks the columns client_id, client_secret, refresh_token",
@@ -435,6 +600,13 @@ def test_sqlite_text_that_is_not_utf8_is_not_quoted(source: Path) -> None:
 def test_sqlite_database_without_table_or_columns_is_refused(source: Path, table: str, problem: str) -> None:
     make_database(source, table=table)
     assert problem in refused(source)
+
+
+def test_sqlite_table_of_older_releases_is_read(source: Path) -> None:
+    """With user_mail instead of user_name."""
+    table = SAMPLE.replace("user_name", "user_mail").replace("redirect_url", "redirect_uri")
+    make_database(source, [values(ADA)], table)
+    assert read(str(source)).records == [ADA]
 
 
 def test_sqlite_locked_database_is_refused_after_the_timeout(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,17 +649,31 @@ def test_sqlite_damaged_or_vanished_database_is_refused(source: Path, monkeypatc
 # --- The SDK's DBStore ----------------------------------------------------------------------------------------------
 
 
+_offers_tls = mysql_importer._offers_tls
+
+
+def _offers_tls_here(options: dict[str, Any]) -> bool:
+    return options["host"] != "127.0.0.1" or _offers_tls(options)
+
+
 def fake_server(
     monkeypatch: pytest.MonkeyPatch,
     rows: Sequence[Sequence[object]] = (),
     names: Sequence[str] = rows.COLUMNS,
     error: Exception | None = None,
+    cipher: str = "TLS_AES",
 ) -> Mock:
     """Replace the library's ``connect()``; a real server is in ``tests/sdk/test_mysql_import.py``."""
     connect = Mock(side_effect=error)
     cursor = connect.return_value.cursor.return_value
-    cursor.fetchall.return_value, cursor.column_names = rows, names
+    cursor.column_names = names
+    cursor.fetchall.side_effect = lambda: (
+        [("Ssl_cipher", cipher)] if "Ssl_cipher" in cursor.execute.call_args.args[0] else rows
+    )
     monkeypatch.setattr(mysql.connector, "connect", connect)
+    if cipher:
+        # Names of hosts such as "other" do not lead anywhere.
+        monkeypatch.setattr(mysql_importer, "_offers_tls", _offers_tls_here)
     return connect
 
 
@@ -496,10 +682,12 @@ def test_mysql_table_is_read_in_a_read_only_transaction(monkeypatch: pytest.Monk
     address = "mysql://ada@127.0.0.1"
     assert read(address) == ImportSource(kind="MySQL table", name=address, path=None, records=[ADA, BOB])
     connection = connect.return_value
+    chosen = ", ".join(f"`{name}`" for name in rows.COLUMNS)
     assert [one.args for one in connection.cursor.return_value.execute.call_args_list] == [
         ("SET SESSION lock_wait_timeout = 10",),
         ("START TRANSACTION READ ONLY",),
-        ("SELECT * FROM `oauthtoken`",),
+        ("SELECT * FROM `oauthtoken` LIMIT 0",),
+        (f"SELECT {chosen} FROM `oauthtoken`",),  # noqa: S608 - an expectation
     ]
     connection.close.assert_called_once_with()
     connect.assert_called_once_with(
@@ -547,6 +735,7 @@ def test_mysql_address_is_decoded(monkeypatch: pytest.MonkeyPatch, address: str,
         ("mysql://ada@host:0/db", "is malformed"),
         (f"mysql://ada@host/{SECRET}\n", "is malformed"),
         (f"mysql://ada@host/db?tabel={SECRET}", "an unknown or empty parameter"),
+        (f"mysql://ada@host/db?ssl={SECRET}", "the value of ssl= is not off"),
         ("mysql://ada@host/db?option_file=", "an unknown or empty parameter"),
         (f"mysql://ada@host/db?table={SECRET}`--", "not the name of a table"),
         (f"mysql://ada@host/db?table={'t' * 65}", "not the name of a table"),
@@ -633,8 +822,98 @@ def test_mysql_error_of_the_server_is_not_quoted(
 def test_mysql_table_is_checked_like_an_sqlite_table(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_server(monkeypatch, names=["id"])
     assert "the table t lacks the columns user_name, " in refused("mysql://ada@host?table=t")
-    fake_server(monkeypatch, [[bytearray(b"1"), *values(BOB)[1:]], ["1", *values(BOB)[1:]]])
-    assert "row 2 has the same id as row 1" in refused("mysql://ada@host")
+    fake_server(monkeypatch, [[bytearray(b"1"), *values(BOB)[1:]], ["1" * 256, *values(BOB)[1:]]])
+    found = read("mysql://ada@host")
+    assert (found.records, found.skipped) == ([replace(BOB, id="1")], ["the id of row 2 has 256 characters"])
+
+
+@contextmanager
+def greeting_server(greeting: bytes) -> Iterator[int]:
+    """Give the port of a server that sends its greeting to each client, and closes the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as client:
+                        client.sendall(greeting)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def mysql_greeting(capabilities: int) -> bytes:
+    """Return the start of a server's greeting."""
+    packet = b"\x0a8.0.36\0" + bytes(4) + b"scramble\0" + capabilities.to_bytes(2, "little") + bytes(20)
+    return len(packet).to_bytes(3, "little") + b"\0" + packet
+
+
+@pytest.mark.parametrize(
+    ("greeting", "cipher", "parameter", "is_refused"),
+    [
+        (mysql_greeting(0xFFFF), "TLS_AES", "", False),
+        (mysql_greeting(0xF7FF), "TLS_AES", "", True),
+        (mysql_greeting(0xF7FF), "", "?ssl=off", False),
+        (mysql_greeting(0xFFFF), "", "", True),
+        # Another kind of server, or none: the library says what is wrong.
+        (b"", "TLS_AES", "", False),
+        (b"hello", "TLS_AES", "", False),
+    ],
+)
+def test_mysql_without_tls_is_refused_unless_it_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, greeting: bytes, cipher: str, parameter: str, *, is_refused: bool
+) -> None:
+    """Before the password is sent, where the server offers none; before tokens are, if the connection has none."""
+    monkeypatch.setattr(mysql_importer, "_is_this_machine", lambda _options: False)
+    connect = fake_server(monkeypatch, [values(ADA)], cipher=cipher)
+    with greeting_server(greeting) as port:
+        address = f"mysql://ada@127.0.0.1:{port}{parameter}"
+        if is_refused:
+            message = refused(address)
+            assert "the server offers no TLS" in message
+            assert "add ssl=off to the address" in message
+            assert connect.called is (greeting == mysql_greeting(0xFFFF))
+            executed = str(connect.return_value.cursor.return_value.execute.call_args_list)
+            assert "SELECT" not in executed
+        else:
+            assert read(address).records == [ADA]
+            assert connect.call_args.kwargs.get("ssl_disabled", False) is bool(parameter)
+
+
+def test_mysql_server_that_cannot_be_reached_is_reported_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mysql_importer, "_is_this_machine", lambda _options: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"mysql://ada@127.0.0.1:{server.getsockname()[1]}"
+    assert "the server cannot be reached" in refused(address)
+
+
+def test_mysql_option_file_that_switches_tls_off_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = tmp_path / "my.cnf"
+    options.write_text("[client]\nuser=bob\nhost=other\nssl_disabled=True\n")
+    connect = fake_server(monkeypatch)
+    assert "the server offers no TLS" in refused(f"mysql:///?option_file={options}")
+    assert not connect.called
+
+
+@pytest.mark.parametrize(
+    ("options", "is_here"),
+    [
+        ({}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "127.8.8.8"}, True),
+        ({"host": "::1"}, True),
+        ({"host": "db.example.com", "unix_socket": "/run/socket"}, True),
+        ({"host": "db.example.com", "unix_socket": None}, False),
+        ({"host": "10.0.0.1"}, False),
+    ],
+)
+def test_mysql_connection_to_this_machine_needs_no_tls(options: dict[str, Any], *, is_here: bool) -> None:
+    assert mysql_importer._is_this_machine(options) is is_here
 
 
 @pytest.mark.timeout(10)

@@ -244,7 +244,7 @@ def test_no_failure_shows_key(
 ) -> None:
     """No message, argument, linked error, traceback, log line or output contains a part of the key."""
     text = NEW.decode()
-    monkeypatch.setenv(KEY_VARIABLE, f"{text},{text} ")
+    monkeypatch.setenv(KEY_VARIABLE, f"{text},{text}x")
     monkeypatch.setenv("RING", text)
     loose = write_private(tmp_path / "loose", NEW)
     loose.chmod(0o666)

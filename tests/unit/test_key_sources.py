@@ -6,9 +6,11 @@ Ring files are tested in ``test_ring_file.py``.
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import keyring
@@ -16,7 +18,7 @@ import pytest
 from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
-from support import assert_hides, failure_of, made_key, write_private
+from support import as_other_user, assert_hides, failure_of, made_key, write_private
 from zoho_keystore._keys.sources import (
     KEY_VARIABLE,
     RING_VARIABLE,
@@ -205,7 +207,7 @@ def test_environment_holds_keys_newest_first(monkeypatch: pytest.MonkeyPatch, ke
         (b"", KeyUnavailableError, "is empty. Put one or more keys into it"),
         (NEW + b",", MalformedKeyError, "key 2 of 2 in the environment variable RING is empty"),
         (b"," + NEW, MalformedKeyError, "key 1 of 2 in the environment variable RING is empty"),
-        (NEW + b", " + OLD, MalformedKeyError, "key 2 of 2 in the environment variable RING has white space around it"),
+        (b" \n", KeyUnavailableError, "the environment variable RING holds no key"),
         (NEW + b",\xff" + OLD[1:], MalformedKeyError, "key 2 of 2 in the environment variable RING is not canonical"),
         (b"env:OTHER", MalformedKeyError, f"holds a spec instead of a key. Put the spec into {RING_VARIABLE}"),
         (b"file:/ring", MalformedKeyError, f"holds a spec instead of a key. Put the spec into {RING_VARIABLE}"),
@@ -309,7 +311,32 @@ def test_keyring_changes(source: WritableKeySource) -> None:
     assert keyring.get_password("zoho-keystore", "crm") == NEW.decode()
     other: Any = key_source("keyring:zoho-keystore/other")
     assert other.create(OLD)
-    assert other.load() == [OLD]
+    assert list(other.load()) == [OLD]
+
+
+def test_keyring_retires_keys_in_its_text(source: WritableKeySource) -> None:
+    """On lines, as in a ring file; without retired keys it is one line again."""
+    source.add(NEW, retire="2026-11-25")
+    text = b"%b\n# retired 2026-11-25\n%b\n%b\n" % (NEW, OLD, OLDER)
+    assert keyring.get_password("zoho-keystore", "crm") == text.decode()
+    assert source.load().retired == {OLD: "2026-11-25", OLDER: "2026-11-25"}
+    source.remove([OLDER])
+    assert source.load() == (NEW, OLD)
+    source.remove([OLD])
+    assert keyring.get_password("zoho-keystore", "crm") == NEW.decode()
+
+
+@pytest.mark.parametrize("entry", [None, NEW.decode()])
+def test_keyring_that_forgets_retirement_is_detected(
+    source: WritableKeySource, backend: Any, monkeypatch: pytest.MonkeyPatch, entry: str | None
+) -> None:
+    """A backend may keep the first line alone; the old key would be lost."""
+    really_set = backend.set_password
+    monkeypatch.setattr(
+        backend, "set_password", lambda service, user, text: really_set(service, user, entry or text.replace("#", ""))
+    )
+    with pytest.raises(KeyUnavailableError):
+        source.add(NEW, retire="2026-11-25")
 
 
 def test_keyring_that_does_not_store_is_detected(
@@ -375,7 +402,7 @@ def test_command_runs_without_shell(tmp_path: Path) -> None:
         ("command:'a\0b'", "cannot be started: its arguments cannot be passed"),
         (running("raise SystemExit('not signed in')"), "has ended with status 1"),
         (running("import os; os.kill(os.getpid(), 9)"), "has ended with signal 9"),
-        ("command:echo '# nothing'", "the output of command:echo … is empty"),
+        ("command:echo '# nothing'", "the output of command:echo … holds no key"),
         (running("print('hunter2')"), "has 7 characters instead of 44"),
     ],
 )
@@ -398,6 +425,38 @@ def test_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path:
         os.kill(int(pid.read_text()), 0)
 
 
+def test_command_that_leaves_child_with_its_output_is_read() -> None:
+    """An agent, such as gpg's, keeps the output open for as long as it lives."""
+    start = time.monotonic()
+    half, rest = NEW[:20].decode(), NEW[20:].decode()
+    assert load(f"command:sh -c 'sleep 20 2>&1 & echo \"$0$1\"' {half} {rest}") == [NEW]
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+def test_command_under_limit_on_processes_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is one process more, and a thread would be another."""
+    half, rest = NEW[:20].decode(), NEW[20:].decode()
+
+    def work() -> object:
+        monkeypatch.setattr(threading.Thread, "start", lambda _thread: pytest.fail("a thread"))
+        outcomes = set()
+        for limit in range(8):
+            resource.setrlimit(resource.RLIMIT_NPROC, (limit, resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+            try:
+                outcomes.add(tuple(load(f"command:sh -c 'echo \"$0$1\"' {half} {rest}")) == (NEW,))
+            except KeyUnavailableError as error:
+                outcomes.add("cannot be started" in str(error))
+        return outcomes
+
+    assert as_other_user(work) == "{True}"
+
+
+def test_command_and_keyring_timeouts_are_as_documented() -> None:
+    """In the README's table of sources, and in seconds."""
+    assert (command.TIMEOUT_S, system_keyring.TIMEOUT_S) == (30, 10)
+
+
 @pytest.mark.parametrize("spec", ["command:yes", "command:sh -c 'head -c 99999 /dev/zero; exec sleep 60'"])
 def test_command_that_prints_too_much_is_killed(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     """Before its output fills the memory, and without waiting for its end."""
@@ -414,7 +473,7 @@ def test_command_does_not_read_standard_input() -> None:
     try:
         os.close(write)
         os.dup2(read, 0)
-        with pytest.raises(KeyUnavailableError, match="the output of command:cat is empty"):
+        with pytest.raises(KeyUnavailableError, match="the output of command:cat holds no key"):
             load("command:cat")
     finally:
         os.dup2(saved, 0)

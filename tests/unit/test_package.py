@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
+import runpy
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 import zoho_keystore
-from zoho_keystore import errors
+from zoho_keystore import _pyinstaller, errors
 
 
 def run(script: str) -> str:
@@ -58,3 +63,19 @@ def test_store_class_without_an_sdk_names_the_extras() -> None:
         "    print(error)\n"
     )
     assert all(extra in output for extra in ("crm5", "crm6", "crm7", "crm8"))
+
+
+def test_pyinstaller_hook_names_every_module_of_the_package() -> None:
+    """PyInstaller does not see modules that are imported by name; a frozen program would lack its commands."""
+    [directory] = _pyinstaller.get_hook_dirs()
+    found = runpy.run_path(str(Path(directory, "hook-zoho_keystore.py")))["hiddenimports"]
+    modules = {one.name for one in pkgutil.walk_packages(zoho_keystore.__path__, "zoho_keystore.")}
+    assert set(found) == {"zoho_keystore", *(name for name in modules if "-" not in name)}
+    assert {"zoho_keystore._cli.list_", "zoho_keystore._sdk", "zoho_keystore._importers.mysql"} <= set(found)
+
+
+def test_pyinstaller_finds_the_hook_by_the_entry_point() -> None:
+    """As the packaging declares it."""
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))
+    declared = project["project"]["entry-points"]["pyinstaller40"]["hook-dirs"]
+    assert EntryPoint("hook-dirs", declared, "pyinstaller40").load() is _pyinstaller.get_hook_dirs

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from contextlib import nullcontext
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import pytest
 
-from support import IS_ROOT, OTHER_UID, as_other_user
+from support import IS_ROOT, OTHER_UID, as_other_user, failing
 from zoho_keystore._fs import permissions
-from zoho_keystore._fs.paths import default_key_ring, default_store, real_path
+from zoho_keystore._fs.paths import absolute_path, default_key_ring, default_store, real_path
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError
 
 if TYPE_CHECKING:
@@ -133,6 +134,23 @@ def test_real_path_of_circular_links_ends(directory: Path) -> None:
     (directory / "one").symlink_to("two")
     (directory / "two").symlink_to("one")
     assert real_path(directory / "one" / "below").is_relative_to(directory)
+
+
+def test_real_path_of_link_that_goes_meanwhile_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may replace it by a file at any time."""
+    (directory / "link").symlink_to("missing")
+    monkeypatch.setattr(os, "readlink", failing(errno.EINVAL))
+    with pytest.raises(ConfigurationError, match="cannot be the path of a file"):
+        real_path(directory / "link")
+
+
+@pytest.mark.parametrize("name", ["link", "~/link", "sub/../link"])
+def test_absolute_path_keeps_links(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A key ring is resolved at each load."""
+    monkeypatch.setenv("HOME", str(directory))
+    monkeypatch.chdir(directory)
+    (directory / "link").symlink_to("missing")
+    assert absolute_path(name) == directory / name.removeprefix("~/")
 
 
 # --- Links that another user has planted ---

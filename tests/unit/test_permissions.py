@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import errno
+import grp
 import os
+import pwd
 import shlex
 import stat
+import subprocess
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +51,14 @@ def remove_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fstat", fixed)
     monkeypatch.setattr(os, "fchmod", lambda _fd, _mode: None)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Give a directory of this user."""
+    path = tmp_path / "directory"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture
@@ -300,11 +313,170 @@ def test_directory_in_which_others_replace_nothing_is_accepted(tmp_path: Path, m
     permissions.require_directory(status_of(stat.S_IFDIR | mode), tmp_path)
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o757, 0o702, 0o703, 0o770, 0o775, 0o720])
-def test_directory_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
-    """They could replace the store's files; who is in a group is not known."""
-    with pytest.raises(UnsafeFileError, match=f"mode {mode:04o} lets other users replace files in this directory"):
-        permissions.require_directory(status_of(stat.S_IFDIR | mode), tmp_path)
+SHARED_MODES = [0o777, 0o757, 0o702, 0o703, 0o770, 0o775, 0o720, 0o2775]
+
+
+@pytest.mark.parametrize("mode", SHARED_MODES)
+@pytest.mark.parametrize("with_fd", [True, False])
+def test_directory_of_ours_that_others_may_write_to_is_restricted(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, mode: int, *, with_fd: bool
+) -> None:
+    """With a warning, as files are: the kubelet lets a group write at each start of a pod."""
+    monkeypatch.setattr(permissions, "_members", lambda _gid, _period: frozenset({os.geteuid(), 12345}))
+    directory.chmod(mode)
+    fd = os.open(directory, permissions.DIRECTORY_FLAGS)
+    permissions.require_directory(directory.stat(), directory, fd if with_fd else None)
+    os.close(fd)
+    assert stat.S_IMODE(directory.stat().st_mode) == mode & ~0o022
+    assert caplog.messages == [
+        f"{directory}: mode was {mode:04o} and let other users replace files; it is {mode & ~0o022:04o} now"
+    ]
+
+
+@pytest.mark.parametrize("refusal", ["chmod fails", "chmod does nothing"])
+def test_directory_of_ours_that_cannot_be_restricted_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    """Some network file systems let only their server change modes."""
+    directory.chmod(0o777)
+    monkeypatch.setattr(os, "chmod", failing(errno.EPERM) if refusal == "chmod fails" else lambda *_arguments: None)
+    with pytest.raises(UnsafeFileError, match=r"mode 0777 lets other users replace files.*or: chmod go-w") as caught:
+        permissions.require_directory(directory.stat(), directory)
+    assert caught.value.path == directory
+
+
+@needs_root
+@pytest.mark.parametrize("mode", SHARED_MODES)
+def test_directory_of_root_that_others_may_write_to_is_refused(public_directory: Path, mode: int) -> None:
+    """As an emptyDir of Kubernetes: only root could restrict it. The advice can be followed by this very user."""
+    odd = public_directory / "it's my $HOME"
+    odd.mkdir()
+    odd.chmod(mode)
+    as_member = mode & 0o002 == 0
+    if as_member:
+        os.chown(odd, -1, OTHER_UID)
+    # The group of that user has no other member, and so would be accepted.
+    answer = as_other_user(lambda: require_in_group_of_two(odd))
+    assert f"mode {mode:04o} lets other users replace files in this directory" in answer
+    if "make that with: " in answer:
+        command = shlex.split(answer.partition("make that with: ")[2])
+        assert command == ["mkdir", "-m", "700", str(odd / "zoho-keystore")]
+        assert as_other_user(lambda: subprocess.run(command, check=True, capture_output=True).returncode) == "0"
+        assert as_other_user(lambda: require(odd / "zoho-keystore")) == "None"
+    else:
+        assert f"let its owner (user 0) run: chmod go-w {shlex.quote(str(odd))}" in answer
+        assert mode in (0o702, 0o720, 0o770) or mode & 0o005 != 0o005
+    assert stat.S_IMODE(odd.stat().st_mode) == mode
+
+
+def require(path: Path) -> None:
+    """Check a directory."""
+    permissions.require_directory(path.stat(), path)
+
+
+def require_in_group_of_two(path: Path) -> None:
+    """Check a directory where each group has two members; only in a process of its own."""
+    permissions._members = lambda _gid, _period: frozenset({OTHER_UID, 1})  # type: ignore[assignment] # as above
+    require(path)
+
+
+# --- Groups of one user ---
+
+
+def set_users(monkeypatch: pytest.MonkeyPatch, users: dict[str, tuple[int, int]], members: list[str] | None) -> None:
+    """Let the system have some users, by name with user id and group id, and group 1000 with some members."""
+
+    def group(gid: int) -> object:
+        if members is None or gid != 1000:
+            raise KeyError(gid)
+        return SimpleNamespace(gr_mem=members)
+
+    monkeypatch.setattr(grp, "getgrgid", group)
+    entries = {name: SimpleNamespace(pw_uid=uid, pw_gid=gid) for name, (uid, gid) in users.items()}
+    monkeypatch.setattr(pwd, "getpwall", lambda: list(entries.values()))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: entries[name])
+    permissions._members.cache_clear()
+
+
+@pytest.fixture
+def _forgets_groups() -> Iterator[None]:
+    """Forget the groups of a test after it."""
+    yield
+    permissions._members.cache_clear()
+
+
+ANN, BOB, ROOT = {"ann": (1000, 1000)}, {"bob": (1001, 1001)}, {"root": (0, 0)}
+
+
+@pytest.mark.usefixtures("_forgets_groups")
+@pytest.mark.parametrize(
+    ("users", "members", "mode", "is_accepted"),
+    [
+        (ANN | BOB | ROOT, [], 0o775, True),
+        (ANN | BOB | ROOT, ["ann"], 0o2770, True),
+        (ANN | BOB | ROOT, [], 0o777, False),
+        (ANN | BOB | ROOT, ["bob"], 0o775, False),
+        (ANN | BOB | ROOT, ["ann", "bob"], 0o775, False),
+        (ANN | {"bob": (1001, 1000)}, [], 0o775, False),
+        (ANN | BOB, ["unknown"], 0o775, False),
+        (BOB | ROOT, [], 0o775, False),
+        (ANN, None, 0o775, False),
+    ],
+)
+@pytest.mark.parametrize("euid", [1000, 0])
+def test_directory_writable_for_group_of_its_owner_alone_is_accepted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    users: dict[str, tuple[int, int]],
+    members: list[str] | None,
+    mode: int,
+    euid: int,
+    is_accepted: bool,
+) -> None:
+    """The umask 002 of Ubuntu and Fedora makes all directories so; who else is in the group is looked up."""
+    set_users(monkeypatch, users, members)
+    run_as(monkeypatch, euid)
+    monkeypatch.setattr(os, "chmod", failing(errno.EPERM))
+    status = os.stat_result((stat.S_IFDIR | mode, 1, 1, 1, 1000, 1000, 0, 0, 0, 0))
+    with nullcontext() if is_accepted else pytest.raises(UnsafeFileError):
+        permissions.require_directory(status, tmp_path)
+
+
+@pytest.mark.usefixtures("_forgets_groups")
+def test_directory_of_root_writable_for_group_of_this_user_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root and this user may change everything there anyway."""
+    set_users(monkeypatch, ANN | BOB | ROOT, ["root"])
+    status = os.stat_result((stat.S_IFDIR | 0o775, 1, 1, 1, 0, 1000, 0, 0, 0, 0))
+    run_as(monkeypatch, 1000)
+    permissions.require_directory(status, tmp_path)
+    run_as(monkeypatch, 1001)
+    with pytest.raises(UnsafeFileError):
+        permissions.require_directory(status, tmp_path)
+
+
+@pytest.mark.usefixtures("_forgets_groups")
+def test_members_of_groups_are_looked_up_once_in_a_minute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A directory service may take long; a new member counts soon."""
+    set_users(monkeypatch, ANN, [])
+    run_as(monkeypatch, 1000)
+    monkeypatch.setattr(os, "chmod", failing(errno.EPERM))
+    status = os.stat_result((stat.S_IFDIR | 0o775, 1, 1, 1, 1000, 1000, 0, 0, 0, 0))
+    now = 0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    permissions.require_directory(status, tmp_path)
+    users = ANN | {"bob": (1001, 1000)}
+    entries = [SimpleNamespace(pw_uid=uid, pw_gid=gid) for uid, gid in users.values()]
+    monkeypatch.setattr(pwd, "getpwall", lambda: entries)
+    permissions.require_directory(status, tmp_path)
+    now = 61
+    with pytest.raises(UnsafeFileError):
+        permissions.require_directory(status, tmp_path)
+
+
+# --- Directories on special file systems ---
 
 
 def test_directory_on_file_system_without_modes_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -331,11 +503,12 @@ def test_directory_of_real_other_user_is_refused(public_directory: Path) -> None
     assert "UnsafeFileError" in as_other_user(work)
 
 
-def test_advice_quotes_path_for_shell(tmp_path: Path) -> None:
+def test_advice_quotes_path_for_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name with spaces, quotes and dollar signs is one word."""
     odd = tmp_path / "it's my $HOME"
     odd.mkdir()
     odd.chmod(0o777)
+    monkeypatch.setattr(os, "chmod", failing(errno.EPERM))
     with pytest.raises(UnsafeFileError) as directory:
         permissions.require_directory(odd.stat(), odd)
     assert shlex.split(directory.value.advice.partition("or: ")[2]) == ["chmod", "go-w", str(odd)]
@@ -343,3 +516,34 @@ def test_advice_quotes_path_for_shell(tmp_path: Path) -> None:
         permissions.require_key_ring(status_of(stat.S_IFREG | 0o644), odd / "ring", ring.fileno())
     command = file.value.advice.partition("read it: ")[2].partition(". Otherwise")[0]
     assert shlex.split(command) == ["chmod", "600", str(odd / "ring")]
+
+
+def test_advice_for_key_ring_that_was_handed_out_fits_its_user(
+    file: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret of podman is a file of root with mode 0444, which its user cannot change."""
+    fd, path = file
+    run_as(monkeypatch, 1000)
+    with pytest.raises(UnsafeFileError, match="mode 0444 lets other users read or change the keys") as caught:
+        permissions.require_key_ring(status_of(stat.S_IFREG | 0o444, uid=0), path, fd)
+    assert "secrets with uid=1000,mode=0400" in caught.value.advice
+    assert "chmod" not in caught.value.advice
+    command = shlex.split(caught.value.advice.partition("use a copy: ")[2])
+    assert command == ["install", "-m", "600", str(path), "COPY"]
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_advice_for_shared_directory_fits_its_user(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *, is_writable: bool
+) -> None:
+    """Only its owner could restrict it."""
+    run_as(monkeypatch, 1000)
+    monkeypatch.setattr(os, "access", lambda _path, _mode: is_writable)
+    with pytest.raises(UnsafeFileError) as caught:
+        permissions.require_directory(status_of(stat.S_IFDIR | 0o777, uid=0), directory)
+    assert caught.value.advice == (
+        "Keep the store in a directory of this user's own below it, and make that with: "
+        f"mkdir -m 700 {directory}/zoho-keystore"
+        if is_writable
+        else f"Use a directory of your own, or let its owner (user 0) run: chmod go-w {directory}"
+    )

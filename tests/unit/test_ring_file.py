@@ -5,17 +5,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
+import shutil
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.fernet import Fernet
 
-from support import IS_ROOT, assert_hides, failure_of, made_key, write_private
+from support import IS_ROOT, OTHER_UID, as_other_user, assert_hides, failing, failure_of, made_key, write_private
 from zoho_keystore._fs import atomic
+from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import WritableKeySource, key_source
 from zoho_keystore._keys.sources.ring_file import RingFile
-from zoho_keystore.errors import KeyUnavailableError, LockTimeoutError, MalformedKeyError, StoreFileError
+from zoho_keystore._open import open_keystore
+from zoho_keystore._operations.rotation import add_key, prune, rotate
+from zoho_keystore.errors import (
+    CannotOpenError,
+    ConfigurationError,
+    KeyUnavailableError,
+    LockTimeoutError,
+    MalformedKeyError,
+    StoreFileError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,12 +175,43 @@ def test_ring_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_ring_file_link_made_later_is_not_followed(tmp_path: Path) -> None:
-    """The path is resolved once; after that a link at its end may be another user's."""
-    source = key_source(f"file:{tmp_path / 'link'}")
-    (tmp_path / "link").symlink_to(write_private(tmp_path / "ring", NEW))
-    with pytest.raises(KeyUnavailableError, match="cannot be read: too many levels of symbolic links"):
-        source.load()
+def test_ring_file_path_is_resolved_at_each_load(tmp_path: Path) -> None:
+    """Kubernetes updates a secret by pointing ``..data`` to a new directory, and removes the old one."""
+    for name, key in (("..one", OLD), ("..two", NEW)):
+        write_private(tmp_path / name / "ring", key)
+    data = tmp_path / "..data"
+    data.symlink_to("..one")
+    (tmp_path / "ring").symlink_to("..data/ring")
+    keys = key_ring(f"file:{tmp_path / 'ring'}")
+    (tmp_path / "new").symlink_to("..two")
+    (tmp_path / "new").rename(data)
+    shutil.rmtree(tmp_path / "..one")
+    assert keys.open(Fernet(NEW).encrypt(b"a payload")).payload == b"a payload"
+    assert repr(keys).startswith(f"<KeyRing from file:{tmp_path / 'ring'}: ")
+
+
+def test_ring_file_path_stays_when_working_directory_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon changes it."""
+    write_private(tmp_path / "ring", NEW)
+    monkeypatch.chdir(tmp_path)
+    source = key_source("file:ring")
+    monkeypatch.chdir("/")
+    assert source.load() == (NEW,)
+
+
+@needs_root
+def test_ring_file_link_planted_later_is_refused(public_directory: Path) -> None:
+    """At each load, not only at the first one."""
+    public_directory.chmod(0o1777)
+    target = write_private(public_directory / "directory" / "target", NEW)
+    link = public_directory / "link"
+    keys = key_ring(f"file:{write_private(link, OLD)}")
+    link.unlink()
+    assert as_other_user(lambda: link.symlink_to(target)) == "None"
+    with pytest.raises(CannotOpenError, match="the key ring is not safe: this is a symbolic link of user"):
+        keys.open(Fernet(NEW).encrypt(b"a payload"))
+    with pytest.raises(KeyUnavailableError, match="the key ring is not safe: this is a symbolic link of user"):
+        load(link)
 
 
 # --- Changes --------------------------------------------------------------------------------------------------------
@@ -217,12 +262,24 @@ def test_create_makes_private_ring_once(tmp_path: Path, monkeypatch: pytest.Monk
     """An existing ring stays as it is, also one that another process makes at the same moment."""
     ring = RingFile(tmp_path / "new" / "ring")
     assert ring.create(NEW)
-    assert ring.load() == [NEW]
+    assert list(ring.load()) == [NEW]
     assert ring.path.stat().st_mode & 0o777 == 0o600
     assert not ring.create(OLD)
     monkeypatch.setattr(os.path, "lexists", lambda _path: False)
     assert not ring.create(OLD)
-    assert ring.load() == [NEW]
+    assert list(ring.load()) == [NEW]
+
+
+def test_add_retires_other_keys(path: Path, source: WritableKeySource) -> None:
+    """They only open from then on, in releases before too, which read a comment."""
+    source.add(NEW, retire="2026-11-25")
+    assert path.read_bytes() == with_keys(b"NEW\n# retired 2026-11-25\nOLD\n")
+    keys = key_ring(f"file:{path}")
+    assert Fernet(NEW).decrypt(keys.seal(b"a payload")) == b"a payload"
+    assert keys.open(Fernet(OLD).encrypt(b"a payload")).payload == b"a payload"
+    with pytest.raises(KeyUnavailableError, match="the key ring holds no key that is not retired"):
+        source.remove([NEW])
+    assert load(path) == [NEW, OLD]
 
 
 def test_add_present_key_writes_it_again(path: Path, source: WritableKeySource) -> None:
@@ -269,10 +326,10 @@ def test_add_refuses_ring_larger_than_limit(path: Path, source: WritableKeySourc
     assert path.read_bytes() == content
 
 
-def test_add_that_fails_keeps_ring(path: Path, source: WritableKeySource) -> None:
-    """As in a directory that other users may write to."""
-    path.parent.chmod(0o777)
-    with pytest.raises(StoreFileError, match="lets other users replace files in this directory"):
+def test_add_that_fails_keeps_ring(path: Path, source: WritableKeySource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk."""
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(StoreFileError, match="nothing was saved: no space left"):
         source.add(NEW)
     assert load(path) == [OLD]
 
@@ -282,3 +339,74 @@ def test_lock_excludes_other_changes(source: WritableKeySource, path: Path) -> N
     other: Callable[[float], Any] = RingFile(path).lock
     with source.lock(5), pytest.raises(LockTimeoutError), other(0.05):
         pass
+
+
+# --- Rings that cannot be changed from here -------------------------------------------------------------------------
+
+
+def test_ring_file_that_can_be_replaced_can_be_changed(source: WritableKeySource) -> None:
+    """The usual one."""
+    assert source.cannot_change() == ""
+
+
+def test_ring_file_on_read_only_file_system_cannot_be_changed(
+    path: Path, source: WritableKeySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Secrets of containers; commands say so before they change anything."""
+    monkeypatch.setattr(os, "fstatvfs", lambda _fd: SimpleNamespace(f_flag=os.ST_RDONLY))
+    assert source.cannot_change() == "the file system is read-only"
+    changes: list[Callable[[], object]] = [
+        lambda: add_key(f"file:{path}"),
+        lambda: prune("any", key=f"file:{path}"),
+    ]
+    for change in changes:
+        with pytest.raises(
+            ConfigurationError, match=r"cannot be changed from here: the file system .*is read-only\. Cha"
+        ):
+            change()
+
+
+def test_ring_file_whose_directory_cannot_be_examined_is_reported(
+    source: WritableKeySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the directory and the next step."""
+    monkeypatch.setattr(os, "fstatvfs", failing(errno.EIO))
+    with pytest.raises(StoreFileError, match="the directory cannot be examined: input/output error"):
+        source.cannot_change()
+
+
+@needs_root
+def test_ring_file_of_root_cannot_be_changed_by_its_user(public_directory: Path) -> None:
+    """A ring that an administrator handed out."""
+    ring = write_private(public_directory / "ring", NEW)
+    os.chown(ring, OTHER_UID, OTHER_UID)
+    assert as_other_user(lambda: list(key_source(f"file:{ring}").load()) == [NEW]) == "True"
+    answer = as_other_user(lambda: RingFile(ring).cannot_change())
+    assert answer == f"this user may not create files in {public_directory}"
+
+
+def test_rotate_with_ring_that_was_handed_out_is_done_in_phases(
+    path: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a variable: the ring stays as it is, and the report says what to hand out next."""
+    spec = f"file:{path}"
+    open_keystore(store_path, key=spec).close()
+    with monkeypatch.context() as patch:
+        really = os.fstatvfs
+        inode = path.parent.stat().st_ino
+        patch.setattr(
+            os,
+            "fstatvfs",
+            lambda fd: SimpleNamespace(f_flag=os.ST_RDONLY) if os.fstat(fd).st_ino == inode else really(fd),
+        )
+        with pytest.raises(
+            ConfigurationError, match=r"cannot be put there from here: the file system .*is read-only\. Make"
+        ):
+            rotate(store_path, key=spec)
+        patch.setenv("NEW", NEW.decode())
+        done = rotate(store_path, key=spec, new="env:NEW")
+        assert done.manual_distribution
+        assert done.report().endswith(f"alone, where you handed out {spec}.")
+        assert load(path) == [OLD]
+        path.write_bytes(NEW + b"\n" + OLD + b"\n")
+        open_keystore(store_path, key=spec).close()

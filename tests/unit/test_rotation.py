@@ -10,20 +10,27 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keyring
 import pytest
+from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
 from support import failing, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
+from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._keys.ring import KeyRing, fingerprint, key_ring
+from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import KEY_VARIABLE, key_source
+from zoho_keystore._keys.sources.environment import EnvironmentVariable
+from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._open import FILE_VARIABLE, open_keystore
+from zoho_keystore._operations.backup import backup
 from zoho_keystore._operations.key_usage import KeyUse, key_usage, usage_of
 from zoho_keystore._operations.rotation import Rotation, add_key, prune, rotate
 from zoho_keystore._records import TokenRecord
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "rotate_key.py"
-NEW, OLD, OLDER = map(made_key, ("new", "old", "older"))
+NEW, OLD, OLDER, OLDEST = map(made_key, ("new", "old", "older", "oldest"))
 
 
 @pytest.fixture
@@ -74,6 +81,11 @@ def keys_of(spec: str) -> list[bytes]:
     return list(key_source(spec).load())
 
 
+def active_in(spec: str) -> list[bytes]:
+    """Return the keys of a ring that are not retired."""
+    return list(key_source(spec).load().active)
+
+
 def sealed_with(path: Path, *keys: bytes) -> list[bytes]:
     """Return which of some keys decrypt a store."""
     return [key for key in keys if key_ring(key).decrypt_with_primary(path.read_bytes()) is not None]
@@ -88,49 +100,94 @@ def tokens(path: Path, key: Any) -> list[str | None]:
 # --- Complete rotations ---------------------------------------------------------------------------------------------
 
 
-def test_rotate_replaces_key_in_store_and_ring(store: Keystore, store_path: Path, ring: Path, spec: str) -> None:
+def test_rotate_replaces_key_in_store_and_retires_old_ones(
+    store: Keystore, store_path: Path, ring: Path, spec: str
+) -> None:
     """Records and comments stay; running processes follow and save with the new key."""
     records = store.records()
     done = rotate(store_path, key=spec)
-    [new] = keys_of(spec)
+    [new] = active_in(spec)
     assert sealed_with(store_path, OLD, OLDER, new) == [new]
-    assert ring.read_bytes() == b"# the company's ring\n\n%b\n# made in spring\n# the end\n" % new
+    today = time.strftime("%Y-%m-%d", time.gmtime()).encode()
+    text = b"# the company's ring\n\n%b\n# retired %b\n# made in spring\n%b\n%b\n# the end\n"
+    assert ring.read_bytes() == text % (new, today, OLD, OLDER)
     assert stat.S_IMODE(ring.stat().st_mode) == stat.S_IMODE(store_path.stat().st_mode) == 0o600
-    dropped = (fingerprint(OLD), fingerprint(OLDER))
-    assert done == Rotation(store_path, spec, fingerprint(new), dropped, (), manual_distribution=False)
+    retired = (fingerprint(OLD), fingerprint(OLDER))
+    assert done == Rotation(store_path, spec, fingerprint(new), retired, (), (), manual_distribution=False)
     assert store.records() == records
     for number in range(3, 5):
         rotate(store_path, key=spec)
         store.save(TokenRecord(client_id="c", client_secret="s", refresh_token=f"r{number}"))
-    assert sealed_with(store_path, *keys_of(spec)) == keys_of(spec)
+    assert sealed_with(store_path, *keys_of(spec)) == active_in(spec)
     assert len(store.records()) == 4
+    assert set(keys_of(spec)) > {OLD, OLDER, new}
 
 
 @pytest.mark.usefixtures("store")
-def test_rotate_keeps_keys_that_other_files_need(
-    store_path: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+def test_rotate_keeps_other_stores_of_the_ring_readable(store_path: Path, spec: str, tmp_path: Path) -> None:
+    """Also a backup that no look at the directory finds; the other store takes the new key with its next save."""
+    other = tmp_path / "elsewhere" / "other.keystore"
+    other.parent.mkdir(mode=0o700)
+    open_keystore(other, key=spec).close()
+    copy = backup(store_path, tmp_path / "elsewhere" / "copy", key=spec)
+    for _ in range(2):
+        rotate(store_path, key=spec)
+    assert tokens(copy, spec) == ["r1", "r2"]
+    with closing(open_keystore(other, key=spec)) as keystore:
+        assert sealed_with(other, OLD) == [OLD]
+        keystore.save(TokenRecord(refresh_token="r"))
+    assert sealed_with(other, *keys_of(spec)) == active_in(spec)
+
+
+@pytest.mark.usefixtures("store")
+def test_rotate_drop_old_removes_leaked_keys(store_path: Path, tmp_path: Path, ring: Path, spec: str) -> None:
+    """Those of earlier rotations too; the report names the files that are known to need them."""
+    copy = backup(store_path, store_path.with_name("copy"), key=spec)
+    retired = rotate(store_path, key=spec).fingerprint
+    done = rotate(store_path, key=spec, drop_old=True)
+    [new] = keys_of(spec)
+    assert ring.read_bytes() == b"# the company's ring\n\n%b\n# made in spring\n# the end\n" % new
+    dropped = (retired, fingerprint(OLD), fingerprint(OLDER))
+    assert done == Rotation(store_path, spec, fingerprint(new), (), dropped, (copy,), manual_distribution=False)
+    assert done.report().splitlines()[1:] == [
+        (
+            f"Dropped the old keys {', '.join(dropped)} from {spec}: what is sealed with them can only be opened with "
+            "a copy of the key."
+        ),
+        f"No longer opens, or could not be read: {copy}",
+    ]
+    assert tokens(store_path, spec) == ["r1", "r2"]
+    with pytest.raises(CannotOpenError):
+        tokens(copy, spec)
+    write_private(ring, new)
+    store = tmp_path / "a store of one key"
+    open_keystore(store, key=spec).close()
+    write_private(ring, NEW, new)
+    assert "from" in rotate(store, key=spec, drop_old=True).report()
+    write_private(ring, keys_of(spec)[0])
+    assert rotate(store, key=spec, new=spec, drop_old=True).dropped == ()
+
+
+def test_rotate_uses_sources_without_the_lock_of_the_store(
+    store: Keystore, store_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Backups beside the store, until they are gone, and the default store; other kinds of files need no key."""
-    default = tmp_path / "default" / "store"
-    default.parent.mkdir(mode=0o700)
-    open_keystore(default, key=spec).close()
-    monkeypatch.setenv(FILE_VARIABLE, str(default))
-    backup = store_path.with_name("backup of monday")
-    backup.write_bytes(store_path.read_bytes())
-    (store_path.parent / "gAAAA, and no token").write_bytes(b"gAAAA and so on")
-    (store_path.parent / "huge").write_bytes(b"gAAAA")
-    os.truncate(store_path.parent / "huge", 1 << 40)
-    (store_path.parent / "link").symlink_to(backup)
-    (store_path.parent / "folder").mkdir()
-    os.mkfifo(store_path.parent / "fifo")
-    done = rotate(store_path, key=spec)
-    assert done.kept == (KeyUse(fingerprint(OLD), (default, backup)),)
-    assert done.dropped == (fingerprint(OLDER),)
-    assert keys_of(spec)[1:] == [OLD]
-    assert tokens(backup, spec) == ["r1", "r2"]
-    backup.unlink()
-    default.unlink()
-    assert len(rotate(store_path, key=spec).dropped) == 2
+    """A keyring or a program may take half a minute, and other processes would lose their saves meanwhile."""
+    monkeypatch.setenv("NEW", NEW.decode())
+    calls: list[str] = []
+
+    def watched(name: str, really: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            with StoreLock(store_path.parent, store_path.name, 0).held():
+                calls.append(name)
+            return really(*args, **options)
+
+        return call
+
+    for kind, name in ((RingFile, "load"), (RingFile, "add"), (RingFile, "remove"), (EnvironmentVariable, "load")):
+        monkeypatch.setattr(kind, name, watched(f"{kind.__name__}.{name}", getattr(kind, name)))
+    rotate(store_path, key=spec, new="env:NEW", drop_old=True, lock_timeout=1)
+    assert set(calls) == {"RingFile.load", "RingFile.add", "RingFile.remove", "EnvironmentVariable.load"}
+    assert len(store.records()) == 2
 
 
 @pytest.mark.usefixtures("store")
@@ -139,7 +196,7 @@ def test_rotate_takes_newest_key_of_new_source(store_path: Path, spec: str, monk
     monkeypatch.setenv("NEW", f"{NEW.decode()},{OLD.decode()}")
     for _ in range(2):
         assert rotate(store_path, key=spec, new="env:NEW").fingerprint == fingerprint(NEW)
-        assert keys_of(spec) == [NEW]
+        assert active_in(spec) == [NEW]
 
 
 @pytest.mark.usefixtures("store")
@@ -147,8 +204,9 @@ def test_rotate_takes_newest_key_of_ring_that_store_lacks(store_path: Path, ring
     """An earlier rotation was interrupted, or the user added the key: no other is made, and it is made durable."""
     ring.write_bytes(NEW + b"\n" + ring.read_bytes())
     before = ring.stat().st_ino
-    done = rotate(store_path, key=spec, keep_old=True)
-    assert done == Rotation(store_path, spec, fingerprint(NEW), (), (), manual_distribution=False)
+    done = rotate(store_path, key=spec)
+    retired = (fingerprint(OLD), fingerprint(OLDER))
+    assert done == Rotation(store_path, spec, fingerprint(NEW), retired, (), (), manual_distribution=False)
     assert sealed_with(store_path, NEW, OLD) == [NEW]
     assert keys_of(spec) == [NEW, OLD, OLDER]
     assert ring.stat().st_ino != before
@@ -164,10 +222,13 @@ def test_rotate_in_system_keyring(store_path: Path, tmp_path: Path, monkeypatch:
     running = open_keystore(store_path, key=spec)
     running.save(TokenRecord(access_token="a"))
     done = rotate(store_path, key=spec)
-    [new] = keys_of(spec)
-    assert (done.fingerprint, done.dropped) == (fingerprint(new), (fingerprint(OLD),))
+    [new] = active_in(spec)
+    assert (done.fingerprint, done.retired) == (fingerprint(new), (fingerprint(OLD),))
     assert len(running.records()) == 1
     assert sealed_with(store_path, OLD, new) == [new]
+    assert keys_of(spec) == [new, OLD]
+    assert prune(store_path, key=spec) == (fingerprint(OLD),)
+    assert keys_of(spec) == [new]
 
 
 # --- Sources that cannot be written ---------------------------------------------------------------------------------
@@ -199,7 +260,7 @@ def test_rotate_read_only_source_with_new_key(
     monkeypatch.setenv("NEW", NEW.decode())
     done = rotate(store_of_variable, new=new)
     source = "env:ZOHO_KEYSTORE_KEY"
-    assert done == Rotation(store_of_variable, source, fingerprint(NEW), (), (), manual_distribution=True)
+    assert done == Rotation(store_of_variable, source, fingerprint(NEW), (), (), (), manual_distribution=True)
     assert done.report().endswith(f"\nNow hand out {fingerprint(NEW)} alone, where you handed out {source}.")
     assert sealed_with(store_of_variable, OLD, NEW) == [NEW]
 
@@ -220,7 +281,6 @@ def damage(store: Path) -> None:
         (lambda store, _ring: damage(store), CannotOpenError, "the key is wrong or the file is damaged"),
         (lambda store, _ring: store.write_bytes(b""), CannotOpenError, "the file is empty"),
         (lambda store, _ring: store.unlink(), StoreFileError, "there is no store"),
-        (lambda _store, ring: ring.parent.chmod(0o777), StoreFileError, "lets other users replace files"),
         (lambda _store, ring: ring.chmod(0o644), KeyUnavailableError, "lets other users read or change the keys"),
         (lambda _store, ring: ring.unlink(), KeyUnavailableError, "no such file"),
     ],
@@ -281,12 +341,12 @@ def test_rotate_on_full_disk_is_completed_by_next(
     with monkeypatch.context() as patch:
         patch.setattr(Directory, "create", create)
         with pytest.raises(KeystoreError, match=problem) as caught:
-            rotate(store_path, key=spec)
+            rotate(store_path, key=spec, drop_old=True)
     assert isinstance(caught.value, RotationUnfinishedError) is (writes > 0)
     assert ("then rotate again, which finishes it" in str(caught.value)) is (writes > 0)
     assert tokens(store_path, spec) == ["r1", "r2"]
     half_way = keys_of(spec)
-    rotate(store_path, key=spec)
+    rotate(store_path, key=spec, drop_old=True)
     [new] = keys_of(spec)
     assert sealed_with(store_path, OLD, OLDER, new) == [new]
     # A key that was added and not used yet is used now; one that the store is sealed with already is replaced.
@@ -315,7 +375,11 @@ def test_rotate_that_may_not_be_durable_keeps_old_keys(
 
 @pytest.mark.parametrize(
     ("fault", "problem"),
-    [("decrypt_with_primary", "does not decrypt to the same records"), ("seal", "not enough memory")],
+    [
+        ("fails", "does not decrypt to the same records"),
+        ("another payload", "does not decrypt to the same records"),
+        ("memory", "not enough memory"),
+    ],
 )
 def test_rotate_verifies_new_content_before_it_replaces_store(
     store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, problem: str
@@ -323,12 +387,15 @@ def test_rotate_verifies_new_content_before_it_replaces_store(
     """A defect of memory or of the library would lose all tokens."""
     before = store_path.read_bytes()
 
-    def fail(*_args: object) -> None:
-        if fault == "seal":
+    decrypt = KeyRing.decrypt_with_primary
+
+    def fail(ring: KeyRing, text: bytes) -> bytes | None:
+        if fault == "memory":
             raise MemoryError
+        return None if fault == "fails" else (decrypt(ring, text) or b"").replace(b'"r2"', b'"r3"')
 
     with monkeypatch.context() as patch:
-        patch.setattr(KeyRing, fault, fail)
+        patch.setattr(KeyRing, "seal" if fault == "memory" else "decrypt_with_primary", fail)
         with pytest.raises(RotationUnfinishedError, match=problem):
             rotate(store_path, key=f"file:{store_path.parent.parent / 'ring'}")
     assert store_path.read_bytes() == before
@@ -338,19 +405,95 @@ def test_rotate_verifies_new_content_before_it_replaces_store(
 # --- The keys of a ring ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("store")
-def test_prune_removes_unused_keys(store_path: Path, ring: Path, spec: str) -> None:
-    """The newest key stays, and the one that the store is sealed with."""
-    ring.write_bytes(NEW + b"\n" + ring.read_bytes())
-    assert key_usage(store_path, key=spec) == [
-        KeyUse(fingerprint(NEW), ()),
-        KeyUse(fingerprint(OLD), (store_path,)),
-        KeyUse(fingerprint(OLDER), ()),
+@pytest.fixture
+def retired_ring(ring: Path) -> Path:
+    """Give a ring with a new key, the store's key, and two that are retired."""
+    return write_private(ring, NEW, OLD, b"# retired 2026-11-25", OLDER, OLDEST)
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
+def test_key_usage_shows_states_and_files(store_path: Path, tmp_path: Path, spec: str) -> None:
+    """Of the store, backups beside it or beside a link to it, and what links lead to; other files need no key."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = elsewhere / "link.keystore"
+    link.symlink_to(store_path)
+    backups = [store_path.with_name("backup of monday"), elsewhere / "backup of tuesday", tmp_path / "far" / "backup"]
+    for path in backups:
+        write_private(path).write_bytes(Fernet(OLDER).encrypt(b"{}"))
+    (store_path.parent / "a link to it").symlink_to(backups[2])
+    (store_path.parent / "a link to nothing").symlink_to("missing")
+    (store_path.parent / "gAAAA, and no token").write_bytes(b"gAAAA and so on")
+    (store_path.parent / "huge").write_bytes(b"gAAAA")
+    os.truncate(store_path.parent / "huge", 1 << 40)
+    (store_path.parent / "folder").mkdir()
+    os.mkfifo(store_path.parent / "fifo")
+    assert key_usage(link, key=spec) == [
+        KeyUse(fingerprint(NEW), (), "primary"),
+        KeyUse(fingerprint(OLD), (store_path,), "old"),
+        KeyUse(fingerprint(OLDER), tuple(sorted(backups)), "retired", "2026-11-25"),
+        KeyUse(fingerprint(OLDEST), (), "retired", "2026-11-25"),
     ]
-    assert prune(store_path, key=spec) == (fingerprint(OLDER),)
+    assert prune(link, key=spec) == (fingerprint(OLDEST),)
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
+def test_key_usage_finds_default_store(
+    store_path: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may use the same ring as a store that is named."""
+    default = tmp_path / "default" / "store"
+    default.parent.mkdir(mode=0o700)
+    open_keystore(default, key=OLDER).close()
+    monkeypatch.setenv(FILE_VARIABLE, str(default))
+    assert key_usage(store_path, key=spec)[2].files == (default,)
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
+def test_prune_removes_retired_keys_without_known_use(store_path: Path, ring: Path, spec: str) -> None:
+    """The newest key stays, keys that are not retired, and those that a file needs."""
+    another = made_key("another")
+    write_private(ring, NEW, OLD, another, b"# retired 2026-11-25", OLDER, OLDEST)
+    backup = store_path.with_name("backup")
+    backup.write_bytes(Fernet(OLDER).encrypt(b"{}"))
+    assert prune(store_path, key=spec) == (fingerprint(OLDEST),)
     assert prune(store_path, key=spec) == ()
-    assert keys_of(spec) == [NEW, OLD]
+    assert keys_of(spec) == [NEW, OLD, another, OLDER]
     assert tokens(store_path, spec) == ["r1", "r2"]
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
+def test_prune_removes_named_keys(store_path: Path, spec: str) -> None:
+    """Also one that a backup needs: the user has named it."""
+    backup = store_path.with_name("backup")
+    backup.write_bytes(Fernet(OLDER).encrypt(b"{}"))
+    assert prune(store_path, [fingerprint(OLDER)], key=spec) == (fingerprint(OLDER),)
+    assert keys_of(spec) == [NEW, OLD, OLDEST]
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (
+            NEW,
+            r"the key \w+ seals this store; nothing was dropped\. Rotate first: zoho-keystore --store \S+ --key file:",
+        ),
+        (
+            OLD,
+            r"the key \w+ seals this store; nothing was dropped\. Rotate first: zoho-keystore --store \S+ --key file:",
+        ),
+        (
+            made_key("another"),
+            r"has no key \w+; nothing was dropped\. List the keys with: zoho-keystore --store \S+ --key",
+        ),
+    ],
+)
+def test_prune_refuses_key_of_the_store(store_path: Path, spec: str, key: bytes, problem: str) -> None:
+    """Also together with one that could be dropped."""
+    with pytest.raises(ConfigurationError, match=problem):
+        prune(store_path, [fingerprint(OLDEST), fingerprint(key)], key=spec)
+    assert keys_of(spec) == [NEW, OLD, OLDER, OLDEST]
 
 
 @pytest.mark.usefixtures("store")
@@ -367,22 +510,30 @@ def test_prune_refuses_store_that_does_not_open(
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize(("call", "number"), [("open", errno.EACCES), ("open", errno.EIO), ("listdir", errno.EACCES)])
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        *(("open", number) for number in (errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT)),
+        ("read", errno.EIO),
+        ("listdir", errno.EACCES),
+    ],
+)
 def test_usage_counts_unreadable_file_for_each_key(
     store_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     """A backup of root's beside the store, or a directory that this user may not list."""
     path = store_path.parent if call == "listdir" else store_path.with_name("backup of root")
     really = getattr(os, call)
-    if call == "open":
+    if call != "listdir":
         path.write_bytes(store_path.read_bytes())
 
     def fails(name: Any, *args: Any, **options: Any) -> Any:
-        return failing(number)() if name == path else really(name, *args, **options)
+        is_path = os.readlink(f"/proc/self/fd/{name}") == str(path) if call == "read" else name == path
+        return failing(number)() if is_path else really(name, *args, **options)
 
     monkeypatch.setattr(os, call, fails)
-    assert usage_of([OLDER, NEW], store_path) == [
-        KeyUse(fingerprint(OLDER), (path,)),
+    assert usage_of(RingKeys([OLDER, NEW]), store_path) == [
+        KeyUse(fingerprint(OLDER), (path,), "primary"),
         KeyUse(fingerprint(NEW), (path,)),
     ]
 
@@ -397,7 +548,9 @@ def test_add_key_puts_key_above_others(ring: Path, spec: str) -> None:
 @pytest.mark.parametrize("change", [lambda: add_key("env:MINE"), lambda: prune(key="command:true")])
 def test_read_only_source_is_not_changed(change: Callable[[], object]) -> None:
     """The message says where to change it."""
-    with pytest.raises(ConfigurationError, match=r"cannot be changed from here\. Change them where you hand them out"):
+    with pytest.raises(
+        ConfigurationError, match=r"cannot be changed from here: a source of this kind is only read\. Change"
+    ):
         change()
 
 
@@ -415,17 +568,21 @@ def script(*arguments: object) -> tuple[int, str, str]:
 @pytest.mark.usefixtures("store")
 def test_script_reports_fingerprints(store_path: Path, ring: Path, spec: str) -> None:
     """And nothing with ``--quiet``, for cron."""
-    backup = store_path.with_name("backup")
-    backup.write_bytes(store_path.read_bytes())
     code, out, err = script("--store", store_path, "--key", spec)
     assert (code, err) == (0, "")
-    assert out.splitlines() == [
+    lines = out.splitlines()
+    [old, older] = [fingerprint(OLD), fingerprint(OLDER)]
+    assert lines[:2] == [
         f"{store_path} is sealed with the key {fingerprint(keys_of(spec)[0])}.",
-        f"Removed the old key {fingerprint(OLDER)} from file:{ring}.",
-        f"Kept the old key {fingerprint(OLD)}, since these files need it or cannot be read: {backup}.",
+        (
+            f"Retired the old keys {old}, {older}: other stores and backups may need them, so file:{ring} keeps them "
+            "for opening only."
+        ),
     ]
-    assert script("--store", store_path, "--key", spec, "--quiet", "--keep-old") == (0, "", "")
-    assert len(keys_of(spec)) == 3
+    prune = f"zoho-keystore --store {store_path} --key {spec} key prune {old} {older}"
+    assert lines[2:] == [f"When nothing needs them any more, drop them: {prune}"]
+    assert script("--store", store_path, "--key", spec, "--quiet", "--drop-old") == (0, "", "")
+    assert len(keys_of(spec)) == 1
 
 
 def test_script_failure_is_one_line(store_path: Path, spec: str) -> None:

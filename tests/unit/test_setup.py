@@ -84,6 +84,30 @@ def test_init_creates_no_key_for_an_existing_store(store_path: Path, key: bytes,
     assert store_path.read_bytes() == before
 
 
+@pytest.mark.parametrize("is_default", [True, False])
+def test_missing_key_of_an_existing_store_is_told_apart(store_path: Path, key: bytes, *, is_default: bool) -> None:
+    """A new key, as for a new store, would not open it: by init(), and by opening the store."""
+    open_keystore(store_path, key=key).close()
+    spec = None if is_default else f"file:{store_path.parent}/none"
+    for opens in (init, open_keystore):
+        with pytest.raises(KeyUnavailableError, match=r"the store is there, and its key is not: .*Restore your copy"):
+            opens(store_path, key=spec)
+
+
+def test_missing_key_of_a_file_that_is_no_store_names_what_it_is(store_path: Path) -> None:
+    """FileStore's file, or an SQLite database; an empty file has its own advice."""
+    for content, problem in (
+        (b"id,user_name,refresh_token,access_token\n", "the plain-text file of the SDK's FileStore"),
+        (b"SQLite format 3\0", "an SQLite database"),
+        (b"", "the file is empty"),
+    ):
+        store_path.write_bytes(content)
+        for opens in (init, open_keystore):
+            with pytest.raises(CannotOpenError, match=problem):
+                opens(store_path)
+        assert store_path.read_bytes() == content
+
+
 def test_init_keeps_the_key_when_the_store_cannot_be_created(tmp_path: Path) -> None:
     """The next init() uses it."""
     (tmp_path / "file").write_bytes(b"")

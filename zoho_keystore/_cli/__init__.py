@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoho_keystore import errors
-from zoho_keystore._cli.output import escape
-from zoho_keystore._cli.settings import Settings
+from zoho_keystore._cli.output import WarningHandler, escape
+from zoho_keystore._cli.settings import Settings, settings_options
 from zoho_keystore._platform import is_closed_pipe
 from zoho_keystore._version import __version__
 
@@ -120,28 +120,18 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except errors.KeystoreError as error:
-            failure = Failure(error)
+            failure = Failure(ctx.ensure_object(Settings).explained(error))
         # Raised out here: the chain would lead to frames with tokens (see zoho_keystore.errors).
         raise failure
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--store",
-    metavar="PATH",
-    help="The store's file. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
-)
-@click.option(
-    "--key",
-    metavar="SPEC",
-    help="The source of its keys: env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV. "
-    "Default: ZOHO_KEYSTORE_KEY, ZOHO_KEYSTORE_KEYRING, else the key ring in your config directory.",
-)
+@settings_options
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
-def main(ctx: click.Context, store: str | None, key: str | None) -> None:
+def main(ctx: click.Context) -> None:
     """Manage an encrypted store of Zoho CRM tokens."""
     # A character that the terminal's encoding lacks would end the program in the middle of a table.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="zoho-keystore")
-    ctx.obj = Settings(store, key)
+    ctx.call_on_close(WarningHandler.installed())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore._cli.output import echo_escaped
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, pass_settings, require_directory_for
 from zoho_keystore._operations.backup import backup
 
 
@@ -17,6 +17,7 @@ def command(settings: Settings, destination: str) -> None:
 
     DEST is a new file, or a directory; there the copy is named after the store and the time.
 
-    A rotation keeps the key of a copy beside the store in the ring; if copies are elsewhere, rotate with --keep-old.
+    The copy needs the key that seals the store now, also after a rotation: key prune must not drop that key.
     """
+    require_directory_for(destination)
     echo_escaped(f"Copied to {backup(settings.store, destination, key=settings.key)}")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from zoho_keystore._cli.output import echo_escaped, print_table
-from zoho_keystore._cli.settings import Settings, confirm, pass_settings
+from zoho_keystore._cli.settings import Settings, confirm, pass_settings, settings_options
 from zoho_keystore._keys.ring import new_key
 from zoho_keystore._operations.key_usage import key_usage
 from zoho_keystore._operations.rotation import add_key, prune
 
+if TYPE_CHECKING:
+    from zoho_keystore._operations.key_usage import KeyUse
+
 
 @click.group("key")
+@settings_options
 def command() -> None:
     """Create, list and drop keys."""
 
@@ -31,28 +37,54 @@ def new(settings: Settings, is_printed: bool) -> None:  # noqa: FBT001 - click p
 @command.command("list")
 @pass_settings
 def list_(settings: Settings) -> None:
-    """List the keys, newest first, with the files that each one opens."""
+    """List the keys with the files that each one opens.
+
+    The primary key seals the store. A retired key only opens; the files are those found beside the store, and your
+    default store.
+    """
     rows = key_usage(settings.store, key=settings.key)
-    print_table(
-        ("KEY", "SEALS"), ((row.fingerprint, ", ".join(map(str, row.files)) or "no file found") for row in rows)
-    )
+    print_table(("KEY", "STATE", "SEALS"), ((row.fingerprint, _state(row), _files(row)) for row in rows))
 
 
 @command.command("prune")
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option("--all-retired", is_flag=True, help="Drop all retired keys that no file needs which is found here.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @pass_settings
-def prune_(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - click passes by name
-    """Drop unused keys.
+def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bool) -> None:  # noqa: FBT001 - by name
+    """Drop old keys for good, by their fingerprints.
 
-    The newest key stays, and so do keys that seal the store or a file beside it.
+    Stores and backups that are sealed with a dropped key can only be opened with a copy of the key afterwards. Only
+    files beside the store, and your default store, are found: make sure that no other store uses this ring.
     """
+    if all_retired and keys:
+        raise click.UsageError("KEY and --all-retired exclude each other. Give one of them.")
     settings.open().close()
     rows = key_usage(settings.store, key=settings.key)
-    unused = [row.fingerprint for row in rows[1:] if not row.files]
-    if not unused:
-        click.echo("All keys are in use.")
+    old = [row for row in rows if row.state != "primary"]
+    if not old:
+        click.echo("The ring holds no old keys.")
         return
-    click.echo(f"No file was found that needs: {', '.join(unused)}", err=True)
-    confirm("Drop them? Stores and backups elsewhere that are sealed with them could not be opened any more", yes=yes)
-    dropped = prune(settings.store, key=settings.key)
+    if not (keys or all_retired):
+        for row in old:
+            echo_escaped(f"{row.fingerprint} ({_state(row)}) seals: {_files(row)}", err=True)
+        raise click.UsageError("Give the keys to drop, or --all-retired.")
+    asked = [row for row in old if (row.fingerprint in keys if keys else row.state == "retired" and not row.files)]
+    for row in asked:
+        echo_escaped(f"{row.fingerprint} ({_state(row)}) seals: {_files(row)}", err=True)
+    if all_retired and not asked:
+        click.echo(
+            "Nothing was dropped: there is no retired key that no file needs. See: " + settings.command("key", "list")
+        )
+        return
+    confirm("Drop them? What is sealed with them can only be opened with a copy of the key afterwards.", yes=yes)
+    dropped = prune(settings.store, keys or None, key=settings.key)
     click.echo(f"Dropped {', '.join(dropped)}")
+
+
+def _state(row: KeyUse) -> str:
+    return f"{row.state} {row.retired_on}".rstrip()
+
+
+def _files(row: KeyUse) -> str:
+    return ", ".join(map(str, row.files)) or "no file found"

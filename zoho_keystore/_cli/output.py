@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from datetime import UTC, datetime
@@ -15,9 +16,10 @@ from rich.table import Table
 
 from zoho_keystore._leases import Lease
 from zoho_keystore._records import CREDENTIAL_FIELDS
+from zoho_keystore._storage.file import CREATED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from zoho_keystore._records import TokenRecord
 
@@ -36,8 +38,24 @@ def escape(text: str) -> str:
 
 
 def echo_escaped(text: str, *, err: bool = False) -> None:
-    """Print lines, with control characters escaped."""
-    click.echo("\n".join(map(escape, text.split("\n"))), err=err)
+    """Print a line, with control characters escaped: a name with a line break must not forge another line."""
+    click.echo(escape(text), err=err)
+
+
+class WarningHandler(logging.Handler):
+    """Print the package's warnings as lines on stderr."""
+
+    @classmethod
+    def installed(cls) -> Callable[[], None]:
+        """Install a handler, and return the function that removes it."""
+        handler, logger = cls(logging.WARNING), logging.getLogger("zoho_keystore")
+        logger.addHandler(handler)
+        return lambda: logger.removeHandler(handler)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning, unless the command says it itself."""
+        if record.msg != CREATED:
+            echo_escaped(f"zoho-keystore: warning: {record.getMessage()}", err=True)
 
 
 def print_json(content: Any) -> None:

@@ -1,17 +1,23 @@
-"""The options before the command, confirmation prompts, and shell completion of token ids."""
+"""The options that name the store and its keys, confirmation prompts, and shell completion of token ids."""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zoho_keystore._open import open_keystore, store_path
-from zoho_keystore._platform import is_terminal
+from zoho_keystore import _platform as platform
+from zoho_keystore._keys.fernet_key import looks_like_key
+from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
 from zoho_keystore._text import cli_command
+from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from zoho_keystore._keystore import Keystore
@@ -20,32 +26,101 @@ if TYPE_CHECKING:
 NOT_CONFIRMED = 11
 
 
-class Settings(NamedTuple):
-    """The options before the command.
+_C = TypeVar("_C", bound="Callable[..., Any]")
+
+
+@dataclass
+class Settings:
+    """The options that name the store and its keys; they may stand before the command or behind it.
 
     Attributes:
         store: ``--store``: the store's path, or None for the default.
         key: ``--key``: the spec of the store's key source, or None for the default.
     """
 
-    store: str | None
-    key: str | None
+    store: str | None = None
+    key: str | None = None
 
     @property
     def path(self) -> Path:
         """Return the store's file."""
         return store_path(self.store)
 
+    @property
+    def named(self) -> tuple[str | None, str | None]:
+        """Return what a printed command repeats of them: not a key that was given by mistake."""
+        store = None if self.store is not None and looks_like_key(self.store) else self.store
+        return store, spec_for_messages(self.key)
+
     def command(self, *arguments: str) -> str:
-        """Return a command to paste that works on the same store. Call it only after the store has been opened."""
-        return cli_command(*arguments, store=self.store, key=self.key)
+        """Return a command to paste that works on the same store."""
+        store, key = self.named
+        return cli_command(*arguments, store=store, key=key)
+
+    def explained(self, error: KeystoreError) -> KeystoreError:
+        """Return an error of a command; its commands work on the same store."""
+        if isinstance(error, KeyUnavailableError) and error.is_missing:
+            error = self._explained(error)
+        error.name_store(*self.named)
+        return error
+
+    def _explained(self, error: KeyUnavailableError) -> KeystoreError:
+        # The missing key may be another one than the store's, such as the new one of a rotation.
+        try:
+            key_ring(self.key)
+        except KeyUnavailableError as own:
+            return explained(own, self.path)
+        return error
 
     def open(self) -> Keystore:
         """Open the store. A missing store is an error: no command but ``init`` creates one."""
         return open_keystore(self.store, key=self.key, create=False)
 
 
-pass_settings = click.make_pass_decorator(Settings)
+_pass_settings = click.make_pass_decorator(Settings)
+
+
+def _set(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    settings = ctx.ensure_object(Settings)  # All contexts of a run share it.
+    if value is not None:
+        setattr(settings, str(parameter.name), value)
+
+
+def settings_options(function: _C) -> _C:
+    """Give a command or group the options ``--store`` and ``--key``."""
+    store = click.option(
+        "--store",
+        metavar="PATH",
+        expose_value=False,
+        callback=_set,
+        help="The store's file. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
+    )
+    key = click.option(
+        "--key",
+        metavar="SPEC",
+        expose_value=False,
+        callback=_set,
+        help="The source of its keys: env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV. "
+        "Default: ZOHO_KEYSTORE_KEY, ZOHO_KEYSTORE_KEYRING, else the key ring in your config directory.",
+    )
+    return store(key(function))
+
+
+def pass_settings(function: _C) -> _C:
+    """Give a command the options ``--store`` and ``--key``, and pass the settings as its first argument."""
+    return settings_options(_pass_settings(function))  # type: ignore[return-value] # click's decorators change it
+
+
+def require_directory_for(destination: str) -> None:
+    """Refuse a destination that is written as a directory and is none: it would become a file.
+
+    Raises:
+        StoreFileError: There is no such directory.
+    """
+    if destination.endswith(tuple(filter(None, (os.sep, os.altsep)))) and not os.path.isdir(destination):
+        raise StoreFileError(
+            f"there is no directory {destination}", f"Make it: {platform.make_directory_command(destination)}"
+        )
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -56,7 +131,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not is_terminal(sys.stdin):
+    if not platform.is_terminal(sys.stdin):
         raise click.UsageError("This needs a confirmation, and stdin is not a terminal. Give --yes to confirm.")
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
@@ -65,10 +140,13 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the token ids with a prefix; none if the store does not open."""
-    options = ctx.find_root().params
     try:
-        records = Settings(options.get("store"), options.get("key")).open().records()
+        records = ctx.ensure_object(Settings).open().records()
     except Exception:  # noqa: BLE001 - an error message would be printed into the line that the user is typing
         return []
-    # The shell prints ids unescaped and reads one a line.
-    return [record.id for record in records if record.id.startswith(incomplete) and record.id.isprintable()]
+    # The shell puts an id on the line as it is: "$(…)" would be run, and "-x" is an option.
+    return [
+        record.id
+        for record in records
+        if record.id.startswith(incomplete) and platform.quote(record.id) == record.id and record.id[0] != "-"
+    ]

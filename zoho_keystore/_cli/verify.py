@@ -16,7 +16,8 @@ from zoho_keystore._text import count
 def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click passes by name
     """Check that the store is intact.
 
-    It opens the store and checks every record; the exit code tells a monitor what is wrong.
+    It opens the store, checks every record, and whether a save could replace the file; the exit code tells a monitor
+    what is wrong.
     """
     found = inspect(settings.store, key=settings.key)
     if not quiet:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: False on Windows, where a directory cannot be opened: the files in it are named by their whole path.
-HAS_DIRECTORY_FDS = os.open in os.supports_dir_fd
+#: Not asked of os.open: eventlet replaces that by a function of its own, which takes dir_fd too.
+HAS_DIRECTORY_FDS = os.stat in os.supports_dir_fd
 
 
 class Directory:
@@ -33,8 +34,12 @@ class Directory:
         self.fd = None if owned_fd is None else owned_fd.fd
 
     @classmethod
-    def opened(cls, path: Path) -> Self:
-        """Open a directory that no other user may write to.
+    def opened(cls, path: Path, *, is_parent: bool = False) -> Self:
+        """Open a directory that no other user may write to; one of ours is restricted to that.
+
+        Args:
+            path: The directory.
+            is_parent: Whether only a private directory is to be made in it, so that other users may write to it.
 
         Raises:
             StoreFileError: It does not exist or cannot be opened.
@@ -44,7 +49,9 @@ class Directory:
         try:
             if HAS_DIRECTORY_FDS:
                 owned_fd = OwnedFd(os.open(path, permissions.DIRECTORY_FLAGS))
-            permissions.require_directory(os.stat(path) if owned_fd is None else owned_fd.status, path)
+                permissions.require_directory(owned_fd.status, path, owned_fd.fd, is_parent=is_parent)
+            else:
+                permissions.require_directory(os.stat(path), path, is_parent=is_parent)
         except OSError as error:
             raise storage_error(error, "the directory cannot be opened", path) from error
         except UnsafeFileError:
@@ -73,8 +80,8 @@ class Directory:
     def create(self, name: str, *, like: str) -> OwnedFd:
         """Create a file of mode 0600, whatever the umask, and open it for reading and writing.
 
-        A file that root creates gets the owner of the file ``like``: a store that root has worked on must stay open to
-        its user.
+        A file that root creates gets the owner of the file ``like``, or of the directory if there is no such file: a
+        store that root has made or worked on must be open to its user.
 
         Raises:
             OSError: It cannot be created, or its owner cannot be set.
@@ -85,8 +92,8 @@ class Directory:
         try:
             permissions.make_private(file.fd)
             if permissions.is_root():
-                owner = self.status_if_there(like)
-                if owner is not None and owner.st_uid != 0:
+                owner = self.status_if_there(like) or self.status(os.curdir)
+                if owner.st_uid != 0:
                     os.fchown(file.fd, owner.st_uid, owner.st_gid)
         except OSError:
             # A lock file that stayed root's would lock the store's owner out.
@@ -136,12 +143,30 @@ class Directory:
         os.chmod(self._at(name), permissions.PRIVATE_FILE, dir_fd=self.fd)
 
     def make_directory(self, name: str) -> None:
-        """Make a directory of mode 0700, whatever the umask; an existing one stays as it is."""
-        with suppress(FileExistsError):
+        """Make a directory of mode 0700, whatever the umask, for the owner of this one; an existing one stays as it is.
+
+        Raises:
+            OSError: It cannot be made, or its owner cannot be set.
+        """
+        try:
             platform.make_directory(self._at(name), permissions.PRIVATE_DIRECTORY, self.fd)
-            # The umask may have reduced the mode. A file system without modes refuses, and that is accepted.
-            with suppress(OSError):
-                os.chmod(self._at(name), permissions.PRIVATE_DIRECTORY, dir_fd=self.fd)
+        except FileExistsError:
+            return
+        # The umask may have reduced the mode. A file system without modes refuses, and that is accepted.
+        with suppress(OSError):
+            os.chmod(self._at(name), permissions.PRIVATE_DIRECTORY, dir_fd=self.fd)
+        owner = self.status(os.curdir)
+        if permissions.is_root() and owner.st_uid != 0:
+            self._give_new_directory(name, owner)
+
+    def _give_new_directory(self, name: str, owner: os.stat_result) -> None:
+        made = OwnedFd(os.open(self._at(name), permissions.DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=self.fd))
+        try:
+            # The owner of this directory may have put another one of root's in its place meanwhile.
+            if made.status.st_uid == 0 and not os.listdir(made.fd):
+                os.fchown(made.fd, owner.st_uid, owner.st_gid)
+        finally:
+            made.close()
 
     def sync(self) -> None:
         """Bring the directory's names to the disk; on Windows the system does that itself."""
@@ -160,12 +185,12 @@ def make_directories(path: Path) -> None:
 
     Raises:
         StoreFileError: One of them cannot be made.
-        UnsafeFileError: It would be in a directory that other users may write to.
+        UnsafeFileError: It would be in a directory of another user.
     """
     if os.path.isdir(path):
         return
     make_directories(path.parent)
-    with Directory.opened(path.parent) as parent:
+    with Directory.opened(path.parent, is_parent=True) as parent:
         try:
             parent.make_directory(path.name)
             parent.sync()

@@ -172,13 +172,11 @@ class StoreLock:
             UnsafeFileError: It belongs to, or can be changed by, another user.
         """
         try:
-            lock_fd = self._existing(directory)
+            self._existing(directory)  # Closed with its last reference, which is this one.
         except FileNotFoundError:
-            return
+            pass  # The first write creates it.
         except OSError as error:
             raise storage_error(error, "the lock file cannot be opened", self.path) from error
-        if lock_fd is not None:
-            lock_fd.close()
 
     def _opened(self, directory: Directory) -> OwnedFd | None:
         """Open the lock file, or create it; None when another process created or removed it at the same moment."""
@@ -219,7 +217,8 @@ class StoreLock:
             if not permissions.is_ours(status):
                 # Root that accepted any user's lock file could be blocked by a user who makes one in /tmp.
                 store = directory.status_if_there(self._store_name)
-                permissions.require_owner(status, self.path, also=None if store is None else store.st_uid)
+                owners = {directory.status(os.curdir).st_uid, None if store is None else store.st_uid}
+                permissions.require_owner(status, self.path, also=status.st_uid if status.st_uid in owners else None)
         except UnsafeFileError as error:
             lock_fd.close()
             raise UnsafeFileError(
@@ -247,10 +246,11 @@ def lock_holders(status: os.stat_result) -> list[int]:
     """Return the ids of the processes that hold a lock on the file of a status, as far as the system tells."""
     if not platform.HAS_PROC:
         return []
-    place = platform.lock_id(status).decode()
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+    place = platform.lock_id(status)
+    # As bytes: a program that has given up its rights may not be able to import a codec.
+    with suppress(OSError), open("/proc/locks", "rb") as locks:
         fields = [line.split() for line in locks]
-        return sorted({int(line[4]) for line in fields if line[1] != "->" and line[5] == place and int(line[4]) > 0})
+        return sorted({int(line[4]) for line in fields if line[1] != b"->" and line[5] == place and int(line[4]) > 0})
     return []
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
+from zoho_keystore._fs.owned_fd import OwnedFd
 
 if TYPE_CHECKING:
     from zoho_keystore._fs.directory import Directory
@@ -19,7 +21,7 @@ class Obstacle(NamedTuple):
     Attributes:
         problem: What it is, as a clause.
         advice: What to do next.
-        is_read_only: Whether it is a read-only file system, which may be on purpose.
+        is_read_only: Whether the file is on a read-only file system or mount, which may be on purpose.
     """
 
     problem: str
@@ -33,54 +35,49 @@ def why_not_replaceable(directory: Directory, name: str) -> Obstacle | None:
     Raises:
         OSError: That cannot be found out.
     """
-    path = directory.path / name
+    with closing(_opened(directory, name)) as file:
+        if _is_read_only(file.fd):
+            return Obstacle("the file system is read-only", "Mount it writable", is_read_only=True)
     if is_mounted(directory, name):
         return Obstacle(
             "the file itself is mounted here (docker -v FILE:FILE), and a mount cannot be replaced",
             f"Mount its directory instead: docker -v DIRECTORY:{directory.path}",
         )
-    if is_read_only(directory):
-        return Obstacle("the file system is read-only", "Mount it writable, or use InMemoryStore", is_read_only=True)
-    if not is_writable(directory):
+    if _is_read_only(directory.fd):
+        return Obstacle("the file system of its directory is read-only", "Mount that writable", is_read_only=True)
+    if not _is_writable(directory):
         return Obstacle(
             f"this user may not create files in {directory.path}",
-            f"Let the user that runs this own the directory, or keep the store elsewhere than {path}",
+            "Let the user that runs this own the directory, or keep the store in a directory of that user",
         )
     return None
 
 
 def is_mounted(directory: Directory, name: str) -> bool:
-    """Return whether a file is a mount point by itself; False where the system does not tell."""
+    """Return whether a file is a mount by itself; False where the system does not tell."""
     if not platform.HAS_PROC:
         return False
-    try:
-        fd = directory.open(name, permissions.READ_FLAGS)
-    except OSError:
-        return False
-    try:
-        return _mount_id(fd) != _mount_id(directory.fd)
-    finally:
-        os.close(fd)
+    with suppress(OSError), closing(_opened(directory, name)) as file:
+        return _mount_id(file.fd) != _mount_id(directory.fd)
+    return False
 
 
-def _mount_id(fd: int | None) -> str:
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
-            match = re.search(r"^mnt_id:\s*(\d+)", info.read(), re.MULTILINE)
-    except OSError:
-        return ""
-    return match[1] if match else ""
+def _opened(directory: Directory, name: str) -> OwnedFd:
+    return OwnedFd(directory.open(name, permissions.READ_FLAGS))
 
 
-def is_read_only(directory: Directory) -> bool:
-    """Return whether a directory is on a read-only file system."""
-    if directory.fd is None:
-        return False
-    return bool(os.fstatvfs(directory.fd).f_flag & os.ST_RDONLY)
+def _mount_id(fd: int | None) -> bytes:
+    # As bytes: a program that has given up its rights may not be able to import a codec.
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        match = re.search(rb"^mnt_id:\s*(\d+)", info.read(), re.MULTILINE)
+    return match[1] if match else b""
 
 
-def is_writable(directory: Directory) -> bool:
-    """Return whether this process may create files in a directory."""
+def _is_read_only(fd: int | None) -> bool:
+    return fd is not None and hasattr(os, "fstatvfs") and bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY)
+
+
+def _is_writable(directory: Directory) -> bool:
     where = directory.path if directory.fd is None else "."
     as_effective_user = os.access in os.supports_effective_ids
     return os.access(where, os.W_OK | os.X_OK, dir_fd=directory.fd, effective_ids=as_effective_user)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,11 +63,11 @@ def real_path(path: str | os.PathLike[str]) -> Path:
         ConfigurationError: No file can have this path.
         UnsafeFileError: The path leads over a symbolic link that another user may have planted.
     """
-    real = _resolved(path)
-    if real is None:
-        # Neither the message nor a chained exception repeats the argument: it may be a key in the wrong place.
-        raise ConfigurationError("the path cannot be the path of a file", "Give the path of a file, as text")
-    return real
+    absolute = absolute_path(path)
+    with suppress(OSError):
+        _refuse_planted_links(str(absolute), _MAX_LINKS)
+        return Path(os.path.realpath(absolute))
+    raise _not_a_path()
 
 
 def is_same_file(path: Path, other: Path) -> bool:
@@ -79,19 +80,26 @@ def is_same_file(path: Path, other: Path) -> bool:
         return False
 
 
-def _resolved(path: str | os.PathLike[str]) -> Path | None:
-    try:
+def absolute_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path with ``~`` resolved, and symbolic links as they are.
+
+    Raises:
+        ConfigurationError: No file can have this path.
+    """
+    with suppress(TypeError, ValueError, RuntimeError, OSError):
         given = os.fspath(path)
-        if not isinstance(given, str) or not given or "\0" in given:
-            return None
-        # Not normalized: behind a symbolic link, ".." is the parent of the link's target.
-        path = str(Path(given).expanduser())
-        if not os.path.isabs(path):
-            path = os.path.join(os.getcwd(), path)
-        _refuse_planted_links(path, _MAX_LINKS)
-        return Path(os.path.realpath(path))
-    except (TypeError, ValueError, RuntimeError, OSError):
-        return None
+        if isinstance(given, str) and given:
+            # Not normalized: behind a symbolic link, ".." is the parent of the link's target.
+            expanded = Path(given).expanduser()
+            absolute = expanded if expanded.is_absolute() else Path(os.getcwd()) / expanded
+            if b"\0" not in os.fsencode(absolute):  # Fails for text that cannot be encoded.
+                return absolute
+    raise _not_a_path()
+
+
+def _not_a_path() -> ConfigurationError:
+    # Neither the message nor a chained exception repeats the argument: it may be a key in the wrong place.
+    return ConfigurationError("the path cannot be the path of a file", "Give the path of a file, as text")
 
 
 def _refuse_planted_links(path: str, max_links: int) -> None:

@@ -11,11 +11,19 @@ import os
 import shlex
 import stat
 import tempfile
+import time
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from zoho_keystore.errors import UnsafeFileError
+
+# Here, since a program that gives up its rights may not be able to import them later.
+try:
+    import grp
+    import pwd
+except ImportError:  # Windows
+    pass
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +48,9 @@ DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_C
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
 _OTHER_USERS = stat.S_IRWXG | stat.S_IRWXO
+
+#: For how many seconds the members of a group are remembered: listing all users may take long.
+_MEMBERS_KEPT_S = 60
 
 #: For :func:`require_owner`: root accepts the files of every user.
 ANY_UID = -1
@@ -148,18 +159,30 @@ def require_key_ring(status: os.stat_result, path: Path, fd: int) -> None:
     if not _keeps_modes(path.parent):
         _warn_once(path, "the file system keeps no modes, so other users may be able to read the keys")
         return
+    quoted = shlex.quote(str(path))
+    if is_ours(status) or is_root():
+        advice = f"If no other user can have read it: chmod 600 {quoted}. Otherwise make a new key"
+    else:
+        advice = (
+            f"Have it handed out to this user alone: podman and docker secrets with uid={os.geteuid()},mode=0400, a "
+            f"Kubernetes secret or another volume mounted read-only; or use a copy: install -m 600 {quoted} COPY"
+        )
     raise UnsafeFileError(
-        f"mode {stat.S_IMODE(status.st_mode):04o} lets other users read or change the keys",
-        f"If no other user can have read it: chmod 600 {shlex.quote(str(path))}. Otherwise make a new key",
-        path,
+        f"mode {stat.S_IMODE(status.st_mode):04o} lets other users read or change the keys", advice, path
     )
 
 
 # --- Directories ---
 
 
-def require_directory(status: os.stat_result, path: Path) -> None:
-    """Refuse a directory in which another user could replace the store's files.
+def require_directory(status: os.stat_result, path: Path, fd: int | None = None, *, is_parent: bool = False) -> None:
+    """Refuse a directory in which another user could replace the store's files; restrict one of ours instead.
+
+    Args:
+        status: The directory's status.
+        path: The directory.
+        fd: Its descriptor, where there is one.
+        is_parent: Whether only a private directory is to be made in it, so that other users may write to it.
 
     Raises:
         UnsafeFileError: It is not a directory, belongs to neither this user nor root, or other users may write to it.
@@ -171,15 +194,69 @@ def require_directory(status: os.stat_result, path: Path) -> None:
     if status.st_uid != 0:
         require_owner(status, path)
     # A sticky directory, such as /tmp, lets only the owner of a file replace it.
-    if status.st_mode & stat.S_ISVTX or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if is_parent or status.st_mode & stat.S_ISVTX or not _others_may_write(status):
         return
     if os.statvfs(path).f_flag & os.ST_RDONLY or not _keeps_modes(path):
         return
+    if is_ours(status) and _restrict_directory(path if fd is None else fd, status, path):
+        return
     raise UnsafeFileError(
         f"mode {stat.S_IMODE(status.st_mode):04o} lets other users replace files in this directory",
-        f"Use a directory of your own, or: chmod go-w {shlex.quote(str(path))}",
+        _advice_for_shared(path, status),
         path,
     )
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    """Tell whether other users may write to a directory, apart from root and its owner."""
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    if not status.st_mode & stat.S_IWGRP:
+        return False
+    # With the umask 002, which goes with a group for each user, all directories are writable for the group.
+    members = _members(status.st_gid, int(time.monotonic() // _MEMBERS_KEPT_S))
+    return not members or not members <= {status.st_uid, os.geteuid()}
+
+
+@lru_cache(maxsize=16)
+def _members(gid: int, _period: int) -> frozenset[int]:
+    """Return the user ids of the members of a group; empty if they are not known.
+
+    Where a directory service does not list all users, those with this primary group are not found: sshd of Debian has
+    the same rule and the same limit.
+    """
+    try:
+        names = set(grp.getgrgid(gid).gr_mem)
+        found = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
+        return frozenset(found | {pwd.getpwnam(name).pw_uid for name in names})
+    except (KeyError, OSError):
+        return frozenset()
+
+
+def _restrict_directory(target: int | Path, status: os.stat_result, path: Path) -> bool:
+    """Take the right to write away from other users, and return whether that is done."""
+    mode = stat.S_IMODE(status.st_mode)
+    restricted = mode & ~(stat.S_IWGRP | stat.S_IWOTH)
+    try:
+        os.chmod(target, restricted)
+        # Not compared as a whole: the kernel may take the set-group-id bit away as well.
+        restricted = stat.S_IMODE(os.stat(target).st_mode)
+    except OSError:
+        return False
+    if restricted & (stat.S_IWGRP | stat.S_IWOTH):
+        return False
+    _log.warning("%s: mode was %04o and let other users replace files; it is %04o now", path, mode, restricted)
+    return True
+
+
+def _advice_for_shared(path: Path, status: os.stat_result) -> str:
+    chmod = f"chmod go-w {shlex.quote(str(path))}"
+    if is_ours(status) or is_root():
+        return f"Use a directory of your own, or: {chmod}"
+    if os.access(path, os.W_OK | os.X_OK):
+        private = shlex.quote(str(path / "zoho-keystore"))
+        return f"Keep the store in a directory of this user's own below it, and make that with: mkdir -m 700 {private}"
+    return f"Use a directory of your own, or let its owner (user {status.st_uid}) run: {chmod}"
 
 
 def _keeps_modes(directory: Path) -> bool:

@@ -5,18 +5,27 @@ A source is never changed.
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._importers import filestore, mysql, sqlite
-from zoho_keystore._importers.rows import FIELDS, UnreadableError, to_records
+from zoho_keystore._importers.rows import Rows, UnreadableError
 from zoho_keystore._keys.fernet_key import looks_like_key
-from zoho_keystore._open import open_keystore
-from zoho_keystore.errors import ConfigurationError, ImportSourceError, UnsafeFileError, os_error_text
+from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._records import CREDENTIAL_FIELDS
+from zoho_keystore._storage.store_file import read_store
+from zoho_keystore.errors import (
+    ConfigurationError,
+    ImportSourceError,
+    KeyUnavailableError,
+    UnsafeFileError,
+    os_error_text,
+    storage_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +39,8 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 #: The first characters of a Fernet token: the version byte, and a time before the year 4147.
 _KEYSTORE_MAGIC = b"gAAAA"
 
+_SQLITE = "SQLite database"
+
 _T = TypeVar("_T")
 
 
@@ -41,13 +52,26 @@ class ImportSource:
         kind: The kind of the source, for messages.
         name: The name of the source, for messages; it holds no password.
         path: The file; None for a server.
-        records: The tokens in the order of the source, with their ids. Empty fields are None; the times of saving 0.
+        records: The tokens in the order of the source, with their ids. Empty fields are None. Times of saving are 0,
+            and so is ``created_at`` where the source does not know it.
+        skipped: The problems of rows that could not be read.
+        other_tables: The names of the tables that a database has besides the one of tokens.
     """
 
     kind: str
     name: str
     path: Path | None
     records: list[TokenRecord] = field(repr=False)
+    skipped: list[str] = field(default_factory=list)
+    other_tables: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the source: the side files of a database, and the file itself, the last one."""
+        if self.path is None:
+            return []
+        beside = [self.path.with_name(self.path.name + suffix) for suffix in sqlite.SIDE_FILE_SUFFIXES]
+        return [*(path for path in beside if self.kind == _SQLITE and os.path.lexists(path)), self.path]
 
 
 def read(source: str, *, from_key: str | None = None, password: Callable[[], str] | None = None) -> ImportSource:
@@ -68,16 +92,20 @@ def read(source: str, *, from_key: str | None = None, password: Callable[[], str
         raise ConfigurationError("the source holds what looks like a key", f"Give the path of a file, or {mysql.FORM}")
     if mysql.is_address(source):
         address = mysql.parse_address(source)
-        records = _read_or_raise(partial(mysql.read, address, password), f"{address.name}: ", None)
-        return ImportSource(kind="MySQL table", name=address.name, path=None, records=records)
+        rows = _read_or_raise(partial(mysql.read, address, password), f"{address.name}: ", None)
+        return ImportSource(
+            kind="MySQL table", name=address.name, path=None, records=rows.records, skipped=rows.skipped
+        )
     if "://" in source:
         # Not repeated in the message: an address may hold a password.
         raise ConfigurationError(
             "the source is an address of an unknown kind", f"Give the path of a file, or {mysql.FORM}"
         )
     path = real_path(source)
-    kind, records = _read_or_raise(partial(_read_file, path, from_key), "", path)
-    return ImportSource(kind=kind, name=str(path), path=path, records=records)
+    kind, rows, others = _read_or_raise(partial(_read_file, path, from_key), "", path)
+    return ImportSource(
+        kind=kind, name=str(path), path=path, records=rows.records, skipped=rows.skipped, other_tables=others
+    )
 
 
 def _read_or_raise(read_source: Callable[[], _T], prefix: str, path: Path | None) -> _T:
@@ -89,13 +117,16 @@ def _read_or_raise(read_source: Callable[[], _T], prefix: str, path: Path | None
     raise error
 
 
-def _read_file(path: Path, from_key: str | None) -> tuple[str, list[TokenRecord]]:
-    content = _content(path)
-    if content.startswith(sqlite.MAGIC):
-        return "SQLite database", sqlite.read(path)
-    if content.startswith(_KEYSTORE_MAGIC):
-        return "keystore", _read_keystore(path, from_key)
-    return "FileStore file", filestore.parse(content)
+def _read_file(path: Path, from_key: str | None) -> tuple[str, Rows, list[str]]:
+    try:
+        content = _content(path)
+        if content.startswith(sqlite.MAGIC):
+            return _SQLITE, *sqlite.read(path)
+        if content.startswith(_KEYSTORE_MAGIC):
+            return "keystore", _read_keystore(path, from_key), []
+        return "FileStore file", filestore.parse(content), []
+    except MemoryError:
+        raise UnreadableError("there is not enough memory to read it", "Check the path") from None
 
 
 def _content(path: Path) -> bytes:
@@ -117,9 +148,26 @@ def _content(path: Path) -> bytes:
         ) from None
 
 
-def _read_keystore(path: Path, from_key: str | None) -> list[TokenRecord]:
-    with closing(open_keystore(path, key=from_key, create=False)) as keystore:
-        stored = keystore.records()
-    rows = [[getattr(record, name) for name in FIELDS] for record in stored]
-    records = to_records((f"token {number}", row) for number, row in enumerate(rows, 1))
-    return [replace(record, unknown=known.unknown) for record, known in zip(records, stored, strict=True)]
+def _read_keystore(path: Path, from_key: str | None) -> Rows:
+    # Not open_keystore(): that restricts the mode of the file.
+    try:
+        ring = key_ring(from_key)
+    except KeyUnavailableError as error:
+        advice = error.advice
+        if error.is_missing:
+            advice = "Name the source of the other keystore's keys: --from-key SPEC"
+        raise type(error)(error.problem, advice, error.path) from None
+    try:
+        stored = read_store(path, ring).records.values()
+    except FileNotFoundError as error:
+        raise storage_error(error, "the file cannot be read", path) from None
+    # As rows of the other kinds: without empty fields, times of saving, leases.
+    records = [_without_times(record) for record in stored]
+    return Rows(records, [])
+
+
+def _without_times(record: TokenRecord) -> TokenRecord:
+    """Return a record as one of another kind of source is: without times of saving, leases and empty fields."""
+    changes: dict[str, Any] = {name: None for name in CREDENTIAL_FIELDS if not getattr(record, name)}
+    changes |= {"saved_at": 0, "refresh": None}
+    return replace(record, **changes)

@@ -5,14 +5,19 @@ What the address leaves out may be in the option file::
     mysql://USER@HOST:3306/zohooauth?table=oauthtoken
     mysql://USER@/zohooauth?unix_socket=/run/mysqld/mysqld.sock
     mysql:///zohooauth?option_file=~/.my.cnf
+    mysql://USER@HOST/zohooauth?ssl=off
+
+The connection is encrypted, except to this machine, or with ``ssl=off``.
 
 The password comes from the variable ZOHO_KEYSTORE_MYSQL_PASSWORD, else from the option file, else from a prompt.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import socket
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,15 +25,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._fs.private_file import read_prefix
-from zoho_keystore._importers.rows import UnreadableError, from_table
+from zoho_keystore._importers.rows import Row, Rows, UnreadableError, columns, require_columns, to_records
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError, os_error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from urllib.parse import SplitResult
-
-    from zoho_keystore._records import TokenRecord
 
 PASSWORD_VARIABLE = "ZOHO_KEYSTORE_MYSQL_PASSWORD"  # noqa: S105 - the name of a variable
 
@@ -41,9 +44,18 @@ LOCK_TIMEOUT_S = 10
 
 _SCHEME = re.compile(r"(mysql|mariadb)://", re.IGNORECASE)
 _TABLE_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
-_PARAMETERS = {"table", "unix_socket", "option_file"}
+_PARAMETERS = {"table", "unix_socket", "option_file", "ssl"}
 _PASSWORD_PARAMETERS = {"password", "passwd", "pwd"}
 
+#: The bit of a server's capabilities that offers TLS, and where they are behind the version in its greeting.
+_CLIENT_SSL = 0x0800
+_CAPABILITIES_OFFSET = 13
+_MAX_GREETING_BYTES = 4096
+
+_NO_TLS = (
+    "the server offers no TLS, so the password and the tokens would cross the network in clear text",
+    "Switch TLS on there, or use an SSH tunnel; if nobody can listen in between, add ssl=off to the address",
+)
 _DENIED = (
     "the server denies access",
     f"Check the user, what it may read, and its password, which {PASSWORD_VARIABLE} or an option file holds",
@@ -72,12 +84,14 @@ class Address:
         name: The address as it was given; it has no password in it.
         table: The name of the table.
         options: Arguments of the library's ``connect()``; they take precedence over the option file.
+        may_be_clear: Whether the connection may be unencrypted.
         option_file: A file in the format of ``my.cnf``, or None.
     """
 
     name: str
     table: str
     options: dict[str, Any] = field(repr=False)
+    may_be_clear: bool
     option_file: Path | None
 
 
@@ -104,7 +118,11 @@ def parse_address(source: str) -> Address:
     if not parameters.keys() <= _PARAMETERS or not all(parameters.values()):
         raise ConfigurationError(
             "the address of the database has an unknown or empty parameter",
-            "The parameters are table=NAME, unix_socket=PATH and option_file=PATH",
+            "The parameters are table=NAME, unix_socket=PATH, option_file=PATH and ssl=off",
+        )
+    if parameters.get("ssl", "off") != "off":
+        raise ConfigurationError(
+            "the value of ssl= is not off", "Leave it out: the connection is encrypted, except to this machine"
         )
     table = parameters.get("table", "oauthtoken")
     if not _TABLE_NAME.fullmatch(table):
@@ -126,7 +144,9 @@ def parse_address(source: str) -> Address:
         # unix_socket=None: a socket in the option file would lead to another server than the one in the address.
         options |= {"host": parts.hostname, "port": parts.port or 3306, "unix_socket": None}
     option_file = real_path(parameters["option_file"]) if "option_file" in parameters else None
-    return Address(name=source, table=table, options=options, option_file=option_file)
+    if "ssl" in parameters:
+        options["ssl_disabled"] = True
+    return Address(name=source, table=table, options=options, may_be_clear="ssl" in parameters, option_file=option_file)
 
 
 def _split(source: str) -> tuple[SplitResult, dict[str, str]] | None:
@@ -140,7 +160,7 @@ def _split(source: str) -> tuple[SplitResult, dict[str, str]] | None:
         return None
 
 
-def read(address: Address, ask: Callable[[], str] | None) -> list[TokenRecord]:
+def read(address: Address, ask: Callable[[], str] | None) -> Rows:
     """Return the records of a table.
 
     Args:
@@ -160,15 +180,29 @@ def read(address: Address, ask: Callable[[], str] | None) -> list[TokenRecord]:
         ) from None
     connect: Callable[..., Any] = mysql.connector.connect
     options = _options(address, ask, read_option_files)
+    must_be_encrypted = not address.may_be_clear and not _is_this_machine(options)
+    # The library goes on in clear text where a server offers no TLS, so ask before the password is sent.
+    if must_be_encrypted and (options.get("ssl_disabled") or not _offers_tls(options)):
+        raise UnreadableError(*_NO_TLS)
     try:
         with closing(connect(**options)) as connection, closing(connection.cursor()) as cursor:
+            if must_be_encrypted:
+                cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+                if not any(value for _, value in cursor.fetchall()):
+                    raise UnreadableError(*_NO_TLS)
             # The server's default is a day.
             cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT_S}")
             # Not start_transaction(): it refuses readonly on MariaDB, which reports the version 5.5.5.
             cursor.execute("START TRANSACTION READ ONLY")
-            cursor.execute(f"SELECT * FROM `{address.table}`")  # noqa: S608 - parse_address() checks the name
+            cursor.execute(f"SELECT * FROM `{address.table}` LIMIT 0")  # noqa: S608 - parse_address() checks the name
+            cursor.fetchall()
+            found = columns(cursor.column_names)
+            require_columns(f"the table {address.table}", found)
+            chosen = ", ".join(f"`{name}`" for name in found.values())
+            cursor.execute(f"SELECT {chosen} FROM `{address.table}`")  # noqa: S608 - known names
             rows = cursor.fetchall()
-            names = cursor.column_names
+    except UnreadableError:
+        raise
     except mysql.connector.Error as error:
         # Without the server's message: it may quote the query or values.
         default = (f"the server reports error {error.errno}", "See the server's log")
@@ -178,7 +212,35 @@ def read(address: Address, ask: Callable[[], str] | None) -> list[TokenRecord]:
         raise UnreadableError(
             f"the server's answer is malformed ({type(error).__name__})", "Check the host, the port and the option file"
         ) from None
-    return from_table(address.table, names, rows)
+    named = (Row(f"row {number}", dict(zip(found, row, strict=True))) for number, row in enumerate(rows, 1))
+    return to_records(named, found)
+
+
+def _is_this_machine(options: dict[str, Any]) -> bool:
+    """Tell whether a connection stays on this machine."""
+    host = options.get("host") or "localhost"
+    if options.get("unix_socket") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _offers_tls(options: dict[str, Any]) -> bool:
+    """Tell whether a server offers TLS in its greeting; True where it cannot be reached, which connecting reports."""
+    try:
+        with socket.create_connection((options["host"], options.get("port") or 3306), CONNECT_TIMEOUT_S) as connection:
+            connection.settimeout(CONNECT_TIMEOUT_S)
+            with connection.makefile("rb") as stream:
+                length = int.from_bytes(stream.read(4)[:3], "little")
+                greeting = stream.read(min(length, _MAX_GREETING_BYTES))
+    except OSError:
+        return True
+    # The protocol's version, the server's version up to a NUL, a thread id, a scramble, the capabilities.
+    version, _, rest = greeting[1:].partition(b"\0")
+    capabilities = int.from_bytes(rest[_CAPABILITIES_OFFSET : _CAPABILITIES_OFFSET + 2], "little")
+    return not version or bool(capabilities & _CLIENT_SSL)
 
 
 def _options(

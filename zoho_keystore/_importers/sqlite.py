@@ -7,18 +7,21 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from zoho_keystore._importers.rows import UnreadableError, from_table
+from zoho_keystore._importers.rows import Row, Rows, UnreadableError, columns, require_columns, to_records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
-
-    from zoho_keystore._records import TokenRecord
 
 #: The first bytes of every database.
 MAGIC = b"SQLite format 3\0"
 
 TABLE = "oauthtoken"
+
+#: What a database may have beside it, each with parts of its content.
+SIDE_FILE_SUFFIXES = ("-wal", "-shm", "-journal")
+
+#: The longest value that is read. A generated column can have any length, whatever the size of the file.
+MAX_VALUE_BYTES = 1024 * 1024
 
 #: How long to wait for another program's lock, in seconds.
 LOCK_TIMEOUT_S = 5.0
@@ -38,12 +41,16 @@ _PROBLEMS = {
         "Open the database once with the program that uses it, or with: sqlite3 FILE .tables",
     ),
     sqlite3.SQLITE_CORRUPT: ("the database is damaged", "Restore it from a backup"),
+    sqlite3.SQLITE_TOOBIG: (
+        f"a value has more than {MAX_VALUE_BYTES:,} bytes, so it is not a token",
+        "Check the table",
+    ),
     sqlite3.SQLITE_NOTADB: ("the file starts like an SQLite database, but is damaged", "Restore it from a backup"),
 }
 
 
-def read(path: Path) -> list[TokenRecord]:
-    """Return the records of a database.
+def read(path: Path) -> tuple[Rows, list[str]]:
+    """Return the records of a database, and the names of its other tables.
 
     Raises:
         UnreadableError: The database cannot be read at present, or has no table of tokens.
@@ -51,7 +58,7 @@ def read(path: Path) -> list[TokenRecord]:
     try:
         has_idle_log = _has_wal(path) and not _is_log_in_use(path)
         before = _signature(path)
-        names, rows = _read_table(path, immutable=has_idle_log)
+        found = _read_table(path, immutable=has_idle_log)
         if has_idle_log and (_is_log_in_use(path) or _signature(path) != before):
             raise UnreadableError("another program changed the database during the import", "Try again")
     except (sqlite3.Error, OSError) as error:
@@ -61,21 +68,29 @@ def read(path: Path) -> list[TokenRecord]:
             code & 0xFF, (f"the database cannot be read (SQLite error {code})", "Check the file, and who may read it")
         )
         raise UnreadableError(problem, advice) from None
-    return from_table(TABLE, names, rows)
+    return found
 
 
-def _read_table(path: Path, *, immutable: bool) -> tuple[list[str], list[Sequence[object]]]:
+def _read_table(path: Path, *, immutable: bool) -> tuple[Rows, list[str]]:
     # A read-only connection to a WAL database creates the -wal and -shm files and cannot remove them. Without a -wal
     # file no other program has the database open, so immutable=1 (ignore the log) is safe.
     uri = f"{path.as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
     with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)) as connection:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         # With str, text that is not UTF-8 is an error that quotes the value.
         connection.text_factory = bytes
-        tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
-        if connection.execute(tables, (TABLE,)).fetchone() is None:
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        names = [name.decode("utf-8", "replace") for (name,) in connection.execute(tables)]
+        others = [name for name in names if name.lower() != TABLE]
+        if len(others) == len(names):
             raise UnreadableError(f"the database has no table {TABLE}", "Check the path")
-        cursor = connection.execute(f"SELECT * FROM {TABLE}")  # noqa: S608 - a constant
-        return [column[0] for column in cursor.description], cursor.fetchall()
+        # Without generated columns (hidden is 2 or 3): no sample has any.
+        info = connection.execute(f"PRAGMA table_xinfo({TABLE})")
+        found = columns(name.decode("utf-8", "replace") for _, name, _, _, _, _, hidden in info if not hidden)
+        require_columns(f"the table {TABLE}", found)
+        cursor = connection.execute(f"SELECT {', '.join(found.values())} FROM {TABLE}")  # noqa: S608 - known names
+        rows = (Row(f"row {number}", dict(zip(found, row, strict=True))) for number, row in enumerate(cursor, 1))
+        return to_records(rows, found), others
 
 
 def _has_wal(path: Path) -> bool:

@@ -1,19 +1,21 @@
-"""The format of a Fernet key, and the parsing of keys from text.
+"""The format of a Fernet key.
 
-Pure: no I/O, and no knowledge of where a text comes from.
+Pure: no I/O.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from typing import TYPE_CHECKING
 
-from zoho_keystore.errors import KeyUnavailableError, MalformedKeyError
+from zoho_keystore._keys.spec import RING_VARIABLE
+from zoho_keystore.errors import MalformedKeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 #: The largest text that is parsed for keys: room for more than a thousand keys with comments.
@@ -23,6 +25,7 @@ HOW_TO_MAKE_A_KEY = "Make one with: zoho-keystore key new --print"
 
 _KEY_CHARACTERS = 44
 _KEY_BYTES = 32
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # Fernet also accepts the standard base64 alphabet, and the padding is easily lost when a key is copied.
 _KEY_LIKE = re.compile(r"[A-Za-z0-9_+/-]{43}=|[A-Za-z0-9_+-]{43}")
@@ -58,40 +61,18 @@ def is_canonical(text: bytes, decoded_bytes: int | None = None) -> bool:
     )
 
 
-def is_comment(line: bytes) -> bool:
-    """Return whether a line of a key ring is blank or a comment."""
-    return not line.strip() or line.lstrip().startswith(b"#")
-
-
-def parse_keys(text: bytes, name: str) -> list[bytes]:
-    """Return the keys in a text that messages call ``name``: on lines or between commas, with ``#`` comments.
-
-    Raises:
-        KeyUnavailableError: The text holds no key.
-        MalformedKeyError: Something in it is not a key.
-    """
-    lines = [line for line in text.splitlines() if not is_comment(line)]
-    if not lines:
-        raise KeyUnavailableError(f"{name} is empty", HOW_TO_MAKE_A_KEY)
-    return validate_keys([key for line in lines for key in line.split(b",")], name)
-
-
-def validate_keys(keys: Sequence[bytes], name: str) -> list[bytes]:
-    """Return the keys of a text that messages call ``name``, each once; raise MalformedKeyError for a malformed one."""
-    return dedupe(validate_key(key, f"key {number} of {len(keys)} in {name}") for number, key in enumerate(keys, 1))
-
-
-def dedupe(keys: Iterable[bytes]) -> list[bytes]:
-    """Return keys in their order, each once."""
-    return list(dict.fromkeys(keys))
-
-
 def validate_key(key: bytes, name: str, path: Path | None = None) -> bytes:
-    """Return a key that is exactly a Fernet key; Fernet itself accepts white space and stray characters.
+    """Return a key without the white space and the byte order mark around it, if it is exactly a Fernet key.
+
+    Fernet itself accepts stray characters.
 
     Raises:
-        MalformedKeyError: It is not a Fernet key, or something stands around it; the message says ``name`` instead.
+        MalformedKeyError: It is not a Fernet key, or something else stands around it.
     """
+    key = key.strip().removeprefix(codecs.BOM_UTF8).strip()
+    for problem, advice, is_found in _MISTAKES:
+        if is_found(key):
+            raise MalformedKeyError(f"{name} {problem}", advice, path)
     if problem := _key_problem(key):
         raise MalformedKeyError(
             f"{name} {problem}",
@@ -102,11 +83,34 @@ def validate_key(key: bytes, name: str, path: Path | None = None) -> bytes:
     return key
 
 
+#: What users write in the place of a key: the problem, what to do, and what tells it from other mistakes.
+_MISTAKES: Sequence[tuple[str, str, Callable[[bytes], object]]] = (
+    (
+        "is in quotes",
+        "Remove the quotes: write the 44 characters alone",
+        re.compile(rb"b?(['\"]).*\1", re.DOTALL).fullmatch,
+    ),
+    (
+        "has a name before it",
+        "Write the key alone, without NAME= before it",
+        re.compile(rb"(export\s+)?[A-Za-z_]\w*=\s*['\"]?[A-Za-z0-9_+/-]{42,43}=?['\"]?").fullmatch,
+    ),
+    (
+        "has + or /, as in the standard base64 alphabet",
+        "Write - for + and _ for /: it is the same key then",
+        lambda key: len(key) == _KEY_CHARACTERS and is_canonical(key.translate(_URL_SAFE)) and not is_canonical(key),
+    ),
+    (
+        "looks like a path",
+        f"Put the path of a key ring into {RING_VARIABLE}, or give it as file:PATH",
+        re.compile(rb"(~|\.{0,2}/|[A-Za-z]:[\\/]).*").fullmatch,
+    ),
+)
+
+
 def _key_problem(key: bytes) -> str:
     if not key:
         return "is empty"
-    if key.strip() != key:
-        return "has white space around it"
     if len(key) != _KEY_CHARACTERS:
         return f"has {len(key)} characters instead of {_KEY_CHARACTERS}"
     if not is_canonical(key):

@@ -1,4 +1,4 @@
-"""The key ring: encrypts with the newest key, decrypts with any.
+"""The key ring: encrypts with the newest key, decrypts with any, also with those that are retired.
 
 The only module that imports ``cryptography``. Messages name a key by its fingerprint.
 """
@@ -139,7 +139,6 @@ def key_ring(key: bytes | str | None) -> KeyRing:
         ConfigurationError: The argument is invalid.
         KeyUnavailableError: There is no key.
         MalformedKeyError: What is there is not a key.
-        UnsafeFileError: The path of a key ring leads over a symbolic link of another user.
     """
     return KeyRing(key_source(key))
 

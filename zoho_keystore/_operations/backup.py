@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, TypeVar
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import is_same_file, real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
-from zoho_keystore._storage.file import read_content, read_store
+from zoho_keystore._records import fingerprint
+from zoho_keystore._storage import codec
+from zoho_keystore._storage.file import FileStorage, require_replaceable
+from zoho_keystore._storage.snapshot import MAX_RETIRED
+from zoho_keystore._storage.store_file import read_content, read_store
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
@@ -23,9 +30,12 @@ if TYPE_CHECKING:
 
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
-    from zoho_keystore._storage.file import StoreFile
+    from zoho_keystore._storage.codec import Header
+    from zoho_keystore._storage.store_file import StoreFile
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,8 @@ class Comparison:
 def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[str], *, key: str | None = None) -> Path:
     """Copy a store, as it is sealed, after checking that it opens.
 
-    The copy needs the key that the store is sealed with now: :func:`rotate` removes that key from the ring unless the
-    copy lies beside the store or ``keep_old=True`` is passed. Neither a lock nor a pause of running programs is needed.
+    The copy needs the key that the store is sealed with now, which :func:`rotate` retires: it stays in the ring until
+    it is dropped explicitly. Neither a lock nor a pause of running programs is needed.
 
     Args:
         path: The store, as for :func:`open_keystore`.
@@ -76,6 +86,11 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
     store = store_path(path)
     content = _open(store, key_ring(key)).content
     copy = real_path(destination)
+    names_directory = os.fspath(destination).endswith(tuple(filter(None, (os.sep, os.altsep))))
+    if names_directory and not os.path.lexists(copy):
+        raise StoreFileError(
+            "there is no such directory; nothing was copied", f"Make it: {platform.make_directory_command(copy)}", copy
+        )
     if os.path.isdir(copy):
         return _make_dated_file(copy / f"{store.name}.", content)
     make_file(copy, content)
@@ -93,6 +108,9 @@ def restore(
 
     The store may be missing or damaged. Running programs see the copy at their next request, and log that an older
     state was restored. Tokens that were saved after the copy was made are not in the store afterwards.
+
+    Ids that the replaced state has assigned are not assigned again, and refresh tokens that it knows as deleted or
+    replaced stay so, unless the copy holds them. If the replaced state does not open, that is logged as a warning.
 
     Args:
         path: The store, as for :func:`open_keystore`.
@@ -114,12 +132,15 @@ def restore(
     timeout_s = as_seconds("lock_timeout", lock_timeout)
     store, copy = store_path(path), real_path(source)
     _require_different(store, copy)
-    content = _open(copy, key_ring(key)).content
+    ring = key_ring(key)
+    restored = _open(copy, ring)
     with StoreLock(store.parent, store.name, timeout_s).held() as held:
         atomic.remove_stale_temp_files(held.directory, store.name)
-        replaced = None
+        replaced, header = None, restored.header
         if os.path.lexists(store):
             replaced = _keep_replaced(store)
+            header = _with_counters_of(store, ring, restored)
+        content = _reseal(restored.records, header, ring, store)
         try:
             atomic.write(held.directory, store.name, content, create=replaced is None, pre_rename_check=held.verify)
         except atomic.AlreadyThereError:
@@ -129,6 +150,37 @@ def restore(
                 store,
             ) from None
     return replaced
+
+
+def _with_counters_of(store: Path, ring: KeyRing, restored: StoreFile) -> Header:
+    """Return the header of a copy with the ids and refresh tokens that the store must not use again."""
+    try:
+        # The keys were loaded a moment ago; loading them again could keep the lock for half a minute.
+        replaced = read_store(store, ring, reload_keys=False).header
+    except KeystoreError as error:
+        _log.warning(
+            "%s: the replaced state does not open (%s), so ids that it has assigned since may be assigned again",
+            store,
+            error.problem,
+        )
+        return restored.header
+    own = {fingerprint(record.refresh_token) for record in restored.records.values() if record.refresh_token}
+    retired = dict.fromkeys([*restored.header.retired, *(one for one in replaced.retired if one not in own)])
+    return restored.header._replace(
+        next_id=max(restored.header.next_id, replaced.next_id), retired=tuple(retired)[-MAX_RETIRED:]
+    )
+
+
+def _reseal(records: Mapping[str, TokenRecord], header: Header, ring: KeyRing, store: Path) -> bytes:
+    payload = codec.encode(header, records.values(), path=store)
+    sealed = ring.seal(payload)
+    if ring.decrypt_with_primary(sealed) != payload:
+        raise StoreFileError(
+            "what was encrypted anew does not decrypt to the same records; the store was left as it is",
+            "Check this machine's memory",
+            store,
+        )
+    return sealed
 
 
 def compare(
@@ -161,12 +213,25 @@ def compare(
 
 
 def inspect(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> StoreFile:
-    """Decrypt a store and validate its payload, without changing anything.
+    """Decrypt a store, validate its payload, and make sure that a save can replace it. Nothing but modes is changed.
 
     Raises:
-        KeystoreError: It does not open, or its payload is not a keystore's.
+        KeystoreError: It does not open, its payload is not a keystore's, or a save would fail.
     """
-    return _open(store_path(path), key_ring(key))
+    store, ring = store_path(path), key_ring(key)
+    found = _open(store, ring)
+    check_writable(store, ring)
+    return found
+
+
+def check_writable(store: Path, ring: KeyRing) -> None:
+    """Make sure that a save can replace an existing store, and that its lock file opens.
+
+    Raises:
+        KeystoreError: The store does not open, or a save would fail.
+    """
+    with closing(FileStorage(store, ring, lock_timeout=0.0, create=False)):
+        require_replaceable(store)
 
 
 def make_file(path: Path, content: bytes) -> None:

@@ -5,33 +5,40 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
 import time
 from contextlib import closing, suppress
-from functools import partial
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.lock import lock_holders
 from zoho_keystore._fs.paths import default_key_ring, is_same_file
+from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
-from zoho_keystore._open import open_keystore, store_path
-from zoho_keystore._platform import icacls_command, others_with_access, quote
+from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._storage.file import require_replaceable
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 #: Parts of the names of directories that are synchronised with other machines.
 _SYNCHRONISED = re.compile(
     r"dropbox|onedrive|google ?drive|icloud|mobile documents|nextcloud|owncloud|pcloud|mega(sync)?|syncthing|box sync",
     re.IGNORECASE,
 )
-#: Files in which the SDK's own stores and samples keep tokens in plain text.
-_PLAIN_TEXT_FILES = ("sdk_tokens.txt", "zohooauth.db")
-_GIT_TIMEOUT_S = 10.0
+#: Only small files are searched for tokens, and only their beginning.
+_MAX_SEARCHED_FILE_BYTES = 4 * 1024 * 1024
+_SEARCHED_BYTES = 64 * 1024
+
+#: An access, refresh or grant token as Zoho makes them.
+_TOKEN = re.compile(rb"(?<![0-9A-Za-z.])1000\.[0-9a-f]{32}\.[0-9a-f]{32}(?![0-9a-f])")
+_SQLITE_MAGIC = b"SQLite format 3\0"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_MAX_IGNORE_FILE_BYTES = 256 * 1024
 
 
 class Diagnostic(NamedTuple):
@@ -62,8 +69,9 @@ def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterat
     try:
         store = store_path(path)
     except KeystoreError as error:
-        yield _from_error(error)
+        yield _Problems(None, None, None).of_error(error)
         return
+    problems = _Problems(store, None if path is None else os.fspath(path), spec_for_messages(key))
     ring: Path | None = None
     has_keys = False
     try:
@@ -73,11 +81,10 @@ def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterat
         has_keys = True
         yield _info(f"the store's keys come from {_origin(key)}: {source} ({count(number, 'key')})")
     except KeystoreError as error:
-        yield _from_error(error)
-    # The value of --key may be a key by mistake, so fixes repeat it only if it is a spec that works.
-    command = partial(cli_command, store=None if path is None else os.fspath(path), key=key if has_keys else None)
+        yield problems.of_error(error)
     # Before the store is opened: opening restricts modes.
-    yield from _check_modes(store, command)
+    yield from _check_files(store, problems)
+    yield from _check_replaceable(store, problems)
     if ring is not None:
         yield from _check_ring_location(ring, store)
     yield from _check_store_location(store)
@@ -85,8 +92,34 @@ def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterat
     yield from _check_lock(store)
     # Without keys the store does not open, which was reported above.
     if has_keys:
-        yield from _check_content(store, key, command)
-    yield from _check_plain_text(store, command)
+        yield from _check_content(store, key, problems)
+    yield from _check_plain_text(store, ring, problems)
+
+
+class _Problems(NamedTuple):
+    """What problems of one store have in common.
+
+    Attributes:
+        path: The store's file; None if it is not known.
+        store: ``--store`` for commands in fixes; None is the default.
+        key: ``--key`` likewise.
+    """
+
+    path: Path | None
+    store: str | None
+    key: str | None
+
+    def command(self, *arguments: str) -> str:
+        """Return a command that works on the same store."""
+        return cli_command(*arguments, store=self.store, key=self.key)
+
+    def of_error(self, error: KeystoreError) -> Diagnostic:
+        """Return the problem that an error reports."""
+        if self.path is not None:
+            error = explained(error, self.path)
+        error.name_store(self.store, self.key)
+        where = f"{error.path}: " if error.path is not None else ""
+        return _problem(where + error.problem, error.advice)
 
 
 def _info(what: str) -> Diagnostic:
@@ -95,11 +128,6 @@ def _info(what: str) -> Diagnostic:
 
 def _problem(what: str, fix: str) -> Diagnostic:
     return Diagnostic(is_problem=True, what=what, fix=fix)
-
-
-def _from_error(error: KeystoreError) -> Diagnostic:
-    where = f"{error.path}: " if error.path is not None else ""
-    return _problem(where + error.problem, error.advice)
 
 
 def _origin(key: str | None) -> str:
@@ -111,13 +139,15 @@ def _origin(key: str | None) -> str:
     return "the user's config directory"
 
 
-def _check_modes(store: Path, command: Callable[..., str]) -> Iterator[Diagnostic]:
-    for path, is_directory in ((store.parent, True), (store, False), (_lock_file(store), False)):
+def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
+    for path in (store, _lock_file(store)):
         try:
             status = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
             if path == store:
-                yield _problem(f"{store}: there is no store", f"Check the path, or create one: {command('init')}")
+                yield _problem(
+                    f"{store}: there is no store", f"Check the path, or create one: {problems.command('init')}"
+                )
             continue
         except OSError as error:
             yield _problem(f"{path}: {error.strerror}", "Check the permissions of its directory")
@@ -130,19 +160,26 @@ def _check_modes(store: Path, command: Callable[..., str]) -> Iterator[Diagnosti
                 f"{path}: belongs to user {status.st_uid}, and you are user {os.geteuid()}",
                 "Run as its owner, or change the owner (chown)",
             )
-        loose = stat.S_IMODE(status.st_mode) & (0o022 if is_directory else 0o077)
-        if loose and not (is_directory and status.st_mode & stat.S_ISVTX):
-            mode = "go-w" if is_directory else "600"
+        if permissions.is_open_to_others(status):
             yield _problem(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} gives other users access",
-                f"chmod {mode} {quote(str(path))}",
+                f"chmod 600 {platform.quote(str(path))}",
             )
 
 
 def _check_acl(path: Path) -> Iterator[Diagnostic]:
     with suppress(OSError):
-        if others := others_with_access(path):
-            yield _problem(f"{path}: {', '.join(others)} can use it as well", icacls_command(path))
+        if others := platform.others_with_access(path):
+            yield _problem(f"{path}: {', '.join(others)} can use it as well", platform.icacls_command(path))
+
+
+def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
+    if not os.path.lexists(store):
+        return
+    try:
+        require_replaceable(store)
+    except KeystoreError as error:
+        yield problems.of_error(error)
 
 
 def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
@@ -161,9 +198,11 @@ def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
 
 
 def _other_directory(store: Path) -> Path:
-    # On some systems the user's config and data directories are the same.
-    directory = default_key_ring().parent
-    return directory if directory != store.parent else directory.with_name(f"{directory.name}-keys")
+    # On some systems the user's config and data directories are the same; some users have no home.
+    with suppress(KeystoreError):
+        if (directory := default_key_ring().parent) != store.parent:
+            return directory
+    return store.parent.with_name(f"{store.parent.name}-keys")
 
 
 def _check_store_location(store: Path) -> Iterator[Diagnostic]:
@@ -190,21 +229,73 @@ def _work_tree(path: Path) -> Path | None:
 
 
 def _is_ignored(path: Path, tree: Path) -> bool:
-    """Tell whether git ignores a file; if git fails, whether .gitignore names the file."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(  # noqa: S603 - a fixed program
-            ["git", "-C", str(tree), "check-ignore", "--quiet", str(path)],  # noqa: S607 - the git that the user runs
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=_GIT_TIMEOUT_S,
-        )
-        # Other codes: git is broken, or does not trust the owner of the directory.
-        if done.returncode in (0, 1):
-            return done.returncode == 0
-    with suppress(OSError):
-        return path.name in (tree / ".gitignore").read_text(encoding="utf-8", errors="replace").split()
+    """Tell whether git ignores a file, as the files of patterns in the work tree and the user's default one tell.
+
+    git itself is not asked: it runs programs that the repository's configuration names.
+    """
+    patterns = [
+        *_ignore_patterns(_git_config_directory() / "ignore", tree),
+        *_ignore_patterns(tree / ".git" / "info" / "exclude", tree),
+    ]
+    for place in (*reversed(path.relative_to(tree).parents), path.relative_to(tree)):
+        here = tree / place
+        matching = [pattern for pattern in patterns if pattern.matches(here, is_directory=here != path)]
+        # A file in an ignored directory is ignored, whatever other patterns say.
+        if matching and not matching[-1].is_negative:
+            return True
+        patterns += _ignore_patterns(here / ".gitignore", here)
     return False
+
+
+def _git_config_directory() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "git"
+
+
+class _IgnorePattern(NamedTuple):
+    """A line of a .gitignore file.
+
+    Attributes:
+        base: The directory that it is for.
+        parts: What each part of a path has to match; ``**`` is any number of parts.
+        is_negative: Whether what it matches is not ignored.
+        is_for_directories: Whether it matches directories only.
+    """
+
+    base: Path
+    parts: tuple[str, ...]
+    is_negative: bool
+    is_for_directories: bool
+
+    def matches(self, path: Path, *, is_directory: bool) -> bool:
+        """Tell whether the pattern matches a path below its base."""
+        if self.is_for_directories and not is_directory:
+            return False
+        return path != self.base and _match_parts(self.parts, path.relative_to(self.base).parts)
+
+
+def _ignore_patterns(file: Path, base: Path) -> Iterator[_IgnorePattern]:
+    try:
+        text = read_private_file(file, max_bytes=_MAX_IGNORE_FILE_BYTES, check=None).content.decode("utf-8", "replace")
+    except (OSError, KeystoreError, FileTooLargeError):
+        return
+    for line in text.splitlines():
+        pattern = line.rstrip()
+        if not pattern or pattern.startswith("#"):
+            continue
+        is_negative = pattern.startswith("!")
+        pattern = pattern.removeprefix("!")
+        inner = pattern.removesuffix("/")
+        anchored = inner if "/" in inner else f"**/{inner}"
+        parts = tuple(anchored.removeprefix("/").split("/"))
+        yield _IgnorePattern(base, parts, is_negative, pattern.endswith("/"))
+
+
+def _match_parts(pattern: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not names
+    if pattern[0] == "**":
+        return any(_match_parts(pattern[1:], names[start:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], pattern[0]) and _match_parts(pattern[1:], names[1:])
 
 
 def _check_temp_files(store: Path) -> Iterator[Diagnostic]:
@@ -237,15 +328,15 @@ def _program(pid: int) -> str:
     return "unknown"
 
 
-def _check_content(store: Path, key: str | None, command: Callable[..., str]) -> Iterator[Diagnostic]:
-    # A missing store was reported by the check of its mode.
+def _check_content(store: Path, key: str | None, problems: _Problems) -> Iterator[Diagnostic]:
+    # A missing store was reported by the check of its files.
     if not os.path.lexists(store):
         return
     try:
         with closing(open_keystore(store, key=key, create=False)) as keystore:
             records = keystore.records()
     except KeystoreError as error:
-        yield _from_error(error)
+        yield problems.of_error(error)
         return
     yield _info(f"{store}: opens, and holds {count(len(records), 'token')}")
     now_ms = time.time_ns() // 1_000_000
@@ -254,20 +345,52 @@ def _check_content(store: Path, key: str | None, command: Callable[..., str]) ->
         if not record.refresh_token and expires_at_ms is not None and expires_at_ms < now_ms:
             yield _problem(
                 f"token {record.id!r} has expired, and has no refresh token",
-                f"Sign in again with a grant token, or delete it: {command('delete', record.id)}",
+                "Sign in again with a grant token, or delete it: "
+                + problems.command("delete", *_as_argument(record.id)),
             )
 
 
-def _check_plain_text(store: Path, command: Callable[..., str]) -> Iterator[Diagnostic]:
+def _as_argument(id: str) -> list[str]:
+    return ["--", id] if id.startswith("-") else [id]
+
+
+def _check_plain_text(store: Path, ring: Path | None, problems: _Problems) -> Iterator[Diagnostic]:
     directories = {store.parent}
     for directory in (Path.cwd, Path.home):
         # The current directory may have been deleted, and the user may have no home.
         with suppress(OSError, RuntimeError):
             directories.add(directory())
     for place in sorted(directories):
-        for name in _PLAIN_TEXT_FILES:
-            if os.path.isfile(place / name):
-                yield _problem(
-                    f"{place / name}: tokens in plain text, of the SDK's own store or sample",
-                    command("import", "--remove-source", str(place / name)),
-                )
+        with suppress(OSError):
+            for name in sorted(os.listdir(place)):
+                # The cure must not remove the store itself; what it is was reported when it was opened.
+                if place / name not in (store, ring):
+                    yield from _check_plain_text_file(place / name, problems)
+
+
+def _check_plain_text_file(path: Path, problems: _Problems) -> Iterator[Diagnostic]:
+    try:
+        content, status = read_prefix(path, _SEARCHED_BYTES)
+    except (OSError, KeystoreError):
+        return
+    if status.st_size > _MAX_SEARCHED_FILE_BYTES:
+        return
+    if _is_of_the_sdk(content):
+        what = f"{path}: tokens in plain text, of the SDK's own store or sample"
+        if _TEMPORARY.fullmatch(path.name):
+            yield _problem(f"{what}, left by an export that was killed", platform.remove_command(path))
+        else:
+            yield _problem(what, problems.command("import", "--remove-source", str(path)))
+    elif _TOKEN.search(content):
+        yield _problem(
+            f"{path}: a token of Zoho in plain text",
+            "Delete the token there. If other users or programs may have read it, revoke it at Zoho",
+        )
+
+
+def _is_of_the_sdk(content: bytes) -> bool:
+    """Tell whether the beginning of a file is one of FileStore's, with a token, or one of the SQLite sample's."""
+    if content.startswith(_SQLITE_MAGIC):
+        return b"oauthtoken" in content.lower()
+    header, _, rows = content.lstrip().partition(b"\n")
+    return b"refresh_token" in header and b"access_token" in header and b"client_id" in header and bool(rows.strip())

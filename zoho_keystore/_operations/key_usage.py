@@ -5,23 +5,28 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoho_keystore._fs.paths import absolute_path, default_store
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, key_source
-from zoho_keystore._open import store_path
+from zoho_keystore._open import FILE_VARIABLE, store_path
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import KeystoreError, UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from zoho_keystore._keys.ring_text import RingKeys
 
 #: The start of each Fernet token: a version byte, and the upper bytes of the time.
 _FERNET_START = b"gAAAA"
 
-_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO}
+#: These say that there is no file, or none that could be a token: it is gone, or a socket. After any other error, a
+#: file may need any key.
+_NO_TOKEN = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 
 
 class KeyUse(NamedTuple):
@@ -29,51 +34,64 @@ class KeyUse(NamedTuple):
 
     Attributes:
         fingerprint: The key's fingerprint.
-        files: The files that the key decrypts, and those that this user cannot read, which may need it.
+        files: The files that the key decrypts, and those that cannot be read, which may need it.
+        state: "primary" for the key that encrypts, "retired" for one that only decrypts, else "old".
+        retired_on: The date on which it was retired (ISO 8601), or an empty text.
     """
 
     fingerprint: str
     files: tuple[Path, ...]
+    state: str = "old"
+    retired_on: str = ""
 
 
 def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> list[KeyUse]:
     """List the keys of a store and the files that need them.
 
-    The files are the store, those in its directory, where backups lie, and the user's default store. Files elsewhere
-    are not found.
+    The files are the store, those in its directory, where backups lie, those beside a symbolic link that leads to it,
+    and the user's default store. Files elsewhere are not found.
 
     Args:
         path: The store, as for :func:`open_keystore`; it need not exist.
         key: Where the keys come from, as for :func:`open_keystore`.
 
     Returns:
-        Each key of the source, newest first.
+        Each key of the source, newest first, the retired ones last.
 
     Raises:
         ConfigurationError: An argument or setting is invalid.
         KeyUnavailableError: There is no key.
     """
-    return usage_of(key_source(key).load(), store_path(path))
+    return usage_of(key_source(key).load(), path)
 
 
-def usage_of(keys: Sequence[bytes], store: Path) -> list[KeyUse]:
-    """Return the use of each of some keys, in their order."""
+def usage_of(keys: RingKeys, path: str | os.PathLike[str] | None) -> list[KeyUse]:
+    """Return the use of each key, in their order; the path is that of the store, as it was given."""
     rings = [KeyRing(GivenKeys([key])) for key in keys]
-    files: dict[str, list[Path]] = {fingerprint(key): [] for key in keys}
-    for file, content in _tokens_around(store):
+    files: dict[str, list[Path]] = {ring.fingerprints[0]: [] for ring in rings}
+    for file, content in _tokens_around(path):
         for ring in rings:
             if content is None or (content and ring.decrypt_with_primary(content) is not None):
                 files[ring.fingerprints[0]].append(file)
-    return [KeyUse(name, tuple(found)) for name, found in files.items()]
+    return [KeyUse(fingerprint(key), tuple(files[fingerprint(key)]), *_state(keys, key)) for key in keys]
 
 
-def _tokens_around(store: Path) -> Iterator[tuple[Path, bytes | None]]:
+def _state(keys: RingKeys, key: bytes) -> tuple[str, str]:
+    if key in keys.retired:
+        return "retired", keys.retired[key]
+    return "primary" if key == keys[0] else "old", ""
+
+
+def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, bytes | None]]:
     """Yield the files that may need a key, with what :func:`_read_token` returns for them."""
+    store = store_path(path)
     files = {store}
-    try:
-        files.update(store.parent / name for name in os.listdir(store.parent))
-    except OSError:
-        yield store.parent, None  # Any file in it may need any key.
+    for directory in sorted({store.parent, _given_path(path).parent}):
+        try:
+            # With symbolic links resolved: the key of a backup elsewhere is needed as well.
+            files.update(Path(os.path.realpath(directory / name)) for name in os.listdir(directory))
+        except OSError:
+            yield directory, None  # Any file in it may need any key.
     with suppress(KeystoreError):
         default = store_path(None)
         # A default store in a home directory that this user may not enter is not this user's.
@@ -83,6 +101,11 @@ def _tokens_around(store: Path) -> Iterator[tuple[Path, bytes | None]]:
         yield file, _read_token(file)
 
 
+def _given_path(path: str | os.PathLike[str] | None) -> Path:
+    """Return the path of a store as it was given, absolute, with symbolic links as they are."""
+    return absolute_path(path or os.environ.get(FILE_VARIABLE) or default_store())
+
+
 def _read_token(file: Path) -> bytes | None:
     """Return the content of a file that may be a Fernet token, b"" for any other file, and None if it is unreadable."""
     try:
@@ -90,7 +113,6 @@ def _read_token(file: Path) -> bytes | None:
             return b""
         return read_private_file(file, max_bytes=MAX_SEALED_BYTES, check=None).content
     except OSError as error:
-        # Others say that there is no file, or none that could be a token: it is gone, a symbolic link, or a socket.
-        return None if error.errno in _UNREADABLE else b""
+        return b"" if error.errno in _NO_TOKEN else None
     except (FileTooLargeError, UnsafeFileError):
         return b""

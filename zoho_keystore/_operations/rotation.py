@@ -1,21 +1,25 @@
 """Key rotation and other changes of a key ring.
 
-A rotation first adds the new key to the ring, then encrypts the store with it, and removes the old keys when that is
-durable. So the ring opens the store after a crash at any moment, and the next rotation completes an interrupted one.
+A rotation first puts the new key into the ring and retires the others, then encrypts the store with it. So the ring
+opens the store after a crash at any moment, and the next rotation completes an interrupted one. Retired keys stay in
+the ring until they are dropped explicitly: only the user knows which other stores and backups need them.
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
+from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
 from zoho_keystore._open import as_seconds, store_path
-from zoho_keystore._operations.key_usage import usage_of
-from zoho_keystore._storage.file import FileStorage
-from zoho_keystore._text import plural
+from zoho_keystore._operations.key_usage import KeyUse, usage_of
+from zoho_keystore._storage.file import FileStorage, require_replaceable
+from zoho_keystore._storage.store_file import read_store
+from zoho_keystore._text import cli_command, plural
 from zoho_keystore.errors import (
     ConfigurationError,
     DurabilityUnknownError,
@@ -26,11 +30,10 @@ from zoho_keystore.errors import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from zoho_keystore._keys.sources import KeySource
-    from zoho_keystore._operations.key_usage import KeyUse
 
 
 @dataclass(frozen=True)
@@ -41,27 +44,38 @@ class Rotation:
         path: The store.
         source: Where its keys come from, as a spec; without the arguments of a program.
         fingerprint: The key that the store is encrypted with now.
+        retired: The old keys that stay in the ring for opening only, those of earlier rotations last.
         dropped: The old keys that were removed from the ring.
-        kept: The old keys that stay in the ring because other files need them, and these files.
-        manual_distribution: Whether the user has to distribute the keys, because the source cannot be written.
+        lost: The files that are known to need a dropped key, and those that could not be read, which may need one.
+        manual_distribution: Whether the user has to distribute the keys, because the source cannot be changed.
     """
 
     path: Path
     source: str
     fingerprint: str
+    retired: tuple[str, ...]
     dropped: tuple[str, ...]
-    kept: tuple[KeyUse, ...]
+    lost: tuple[Path, ...]
     manual_distribution: bool
 
     def report(self) -> str:
         """Return what was done and what the user has to do next, as lines of text."""
         lines = [f"{self.path} is sealed with the key {self.fingerprint}."]
+        if self.retired:
+            keys, it = _named_keys(self.retired), "it" if len(self.retired) == 1 else "them"
+            prune = cli_command("key", "prune", *self.retired, store=str(self.path), key=self.source)
+            lines.append(
+                f"Retired the old {keys}: other stores and backups may need {it}, so {self.source} keeps {it} for "
+                "opening only."
+            )
+            lines.append(f"When nothing needs {it} any more, drop {it}: {prune}")
         if self.dropped:
-            keys = plural(len(self.dropped), "key")
-            lines.append(f"Removed the old {keys} {', '.join(self.dropped)} from {self.source}.")
-        for name, files in self.kept:
-            names = ", ".join(map(str, files))
-            lines.append(f"Kept the old key {name}, since these files need it or cannot be read: {names}.")
+            keys, it = _named_keys(self.dropped), "it" if len(self.dropped) == 1 else "them"
+            lines.append(
+                f"Dropped the old {keys} from {self.source}: what is sealed with {it} can only be opened with a copy "
+                "of the key."
+            )
+        lines += [f"No longer opens, or could not be read: {file}" for file in self.lost]
         if self.manual_distribution:
             lines.append(f"Now hand out {self.fingerprint} alone, where you handed out {self.source}.")
         return "\n".join(lines)
@@ -72,26 +86,27 @@ def rotate(
     *,
     key: str | None = None,
     new: str | None = None,
-    keep_old: bool = False,
+    drop_old: bool = False,
     lock_timeout: float = 10.0,
 ) -> Rotation:
-    """Encrypt a store with a new key, and remove the old keys from its ring.
+    """Encrypt a store with a new key, and retire the old keys of its ring.
 
     Processes that have the store open follow at their next request. If the store is not encrypted with the newest key
     of its ring, because an earlier rotation was interrupted or the user added a key, it is encrypted with that key, and
     no other is made.
 
-    An old key stays in the ring while a file beside the store, or the user's default store, needs it. Backups elsewhere
-    are not found: pass ``keep_old=True`` if there are any. Copies of the store from before the rotation, in backups
-    or on the disk, can still be decrypted with the old keys.
+    A retired key is never used to encrypt. It stays in the ring, and opens other stores and backups, until
+    :func:`prune` drops it. Copies of the store from before the rotation, in backups or on the disk, can still be
+    decrypted with the old keys.
 
     Args:
         path: The store, as for :func:`open_keystore`; it has to exist.
         key: Where its keys come from, as for :func:`open_keystore`, but not as bytes.
         new: Where the new key comes from, as a spec; its newest key is taken. None makes a key, or takes the newest key
-            of the ring if the store is not encrypted with it. Sources that cannot be written (``env:``, ``command:``)
-            need a new key that already exists.
-        keep_old: Leave the old keys in the ring.
+            of the ring if the store is not encrypted with it. Sources that cannot be changed (``env:``, ``command:``,
+            a ring file that is mounted read-only) need a new key that already exists.
+        drop_old: Remove the old keys from the ring at once, because they leaked. What is sealed with them, such as
+            other stores on this ring and backups, can only be opened with a copy of the key afterwards.
         lock_timeout: How many seconds to wait for the lock of the ring, and then for that of the store.
 
     Returns:
@@ -102,25 +117,34 @@ def rotate(
             store, and the next rotation completes it.
         DurabilityUnknownError: The last change was made, but may not survive a power cut; the next rotation completes
             it.
-        ConfigurationError: An argument or setting is invalid, or the source cannot be written and no new key is given.
+        ConfigurationError: An argument or setting is invalid, or the source cannot be changed and no new key is given.
         KeystoreError: Any other kind: nothing was changed.
     """
     timeout_s = as_seconds("lock_timeout", lock_timeout)
     source = key_source(key)
     new_source = None if new is None else key_source(new)
     store = store_path(path)
-    writable = source if isinstance(source, WritableKeySource) else None
-    dropped: tuple[str, ...] = ()
-    kept: tuple[KeyUse, ...] = ()
+    writable = source if isinstance(source, WritableKeySource) and not _why_not_changed(source) else None
+    lost: tuple[Path, ...] = ()
     with nullcontext() if writable is None else writable.lock(timeout_s):
+        keys = source.load()
         with closing(FileStorage(store, KeyRing(source), lock_timeout=timeout_s, create=False)) as storage:
-            primary, old = _reencrypt(storage, source, new_source)
-        if writable is not None and not keep_old:
+            primary = _choose_primary(source, writable, keys, _sealed_with(store, source), new_source)
+            with storage.transaction():
+                pass  # A lock that another process keeps refuses the rotation here, before anything is changed.
+            require_replaceable(storage.path, allow_read_only=True)
+            _reencrypt(storage, writable, primary, keys)
+        old = [one for one in keys if one != primary]
+        if writable is not None and drop_old and old:
             with _unfinished(
                 "the store is sealed with the new key, but the old keys could not be removed from the ring"
             ):
-                dropped, kept = _remove_unused(writable, old, store)
-    return Rotation(store, str(source), fingerprint(primary), dropped, kept, manual_distribution=writable is None)
+                lost = _drop(writable, old, path)
+    names = () if writable is None else tuple(map(fingerprint, old))
+    retired, dropped = ((), names) if drop_old else (names, ())
+    return Rotation(
+        store, str(source), fingerprint(primary), retired, dropped, lost, manual_distribution=writable is None
+    )
 
 
 def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str, str]:
@@ -141,91 +165,129 @@ def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str,
 
 
 def prune(
-    path: str | os.PathLike[str] | None = None, *, key: str | None = None, lock_timeout: float = 10.0
+    path: str | os.PathLike[str] | None = None,
+    fingerprints: Iterable[str] | None = None,
+    *,
+    key: str | None = None,
+    lock_timeout: float = 10.0,
 ) -> tuple[str, ...]:
-    """Remove the keys of a ring that no file needs, except for the newest; return their fingerprints.
+    """Drop old keys from a ring; return their fingerprints.
 
     Args:
-        path: The store, as for :func:`open_keystore`; it has to open. Files beside it count as well.
-        key: Where its keys come from, as for :func:`open_keystore`, but not as bytes.
+        path: The store, as for :func:`open_keystore`; it has to open.
+        fingerprints: The keys. None means all retired keys that no file needs which :func:`key_usage` finds; other
+            stores and backups elsewhere may need them.
+        key: Where the keys come from, as for :func:`open_keystore`, but not as bytes.
         lock_timeout: How many seconds to wait for the lock of the ring.
 
     Raises:
-        ConfigurationError: The source cannot be written.
-        KeystoreError: No key was removed.
+        ConfigurationError: The source cannot be changed, has no such key, or the store needs that key.
+        KeystoreError: No key was dropped.
     """
     source = _writable(key)
     store = store_path(path)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
         # A store that is missing or does not open may need any of the keys.
         FileStorage(store, KeyRing(source), lock_timeout=0.0, create=False).close()
-        dropped, _ = _remove_unused(source, source.load()[1:], store)
-    return dropped
+        keys = source.load()
+        usage = usage_of(keys, path)
+        if fingerprints is None:
+            wanted = {use.fingerprint for use in usage if use.state == "retired" and not use.files}
+        else:
+            wanted = set(fingerprints)
+            _require_droppable(usage, wanted, store, source)
+        if wanted:
+            source.remove([one for one in keys if fingerprint(one) in wanted])
+    return tuple(use.fingerprint for use in usage if use.fingerprint in wanted)
+
+
+def _require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path, source: KeySource) -> None:
+    known = {use.fingerprint: use for use in usage}
+    for name in sorted(wanted):
+        if name not in known:
+            raise ConfigurationError(
+                f"{source} has no key {name}; nothing was dropped",
+                f"List the keys with: {cli_command('key', 'list', store=str(store), key=str(source))}",
+            )
+        if known[name].state == "primary" or store in known[name].files:
+            raise ConfigurationError(
+                f"the key {name} seals this store; nothing was dropped",
+                f"Rotate first: {cli_command('rotate', store=str(store), key=str(source))}",
+                store,
+            )
 
 
 def _writable(key: str | None) -> WritableKeySource:
     source = key_source(key)
-    if isinstance(source, WritableKeySource):
+    reason = _why_not_changed(source)
+    if isinstance(source, WritableKeySource) and not reason:
         return source
     raise ConfigurationError(
-        f"the keys of {source} cannot be changed from here", "Change them where you hand them out; newest first"
+        f"the keys of {source} cannot be changed from here: {reason}",
+        "Change them where you hand them out; newest first",
     )
 
 
-def _reencrypt(storage: FileStorage, source: KeySource, new_source: KeySource | None) -> tuple[bytes, Sequence[bytes]]:
-    """Encrypt the store with its new primary key; return that key and the old ones."""
-    primary = b""
-    old: Sequence[bytes] = ()
-    is_added = False
-
-    def prepare(sealed_with: str) -> KeyRing:
-        nonlocal primary, old, is_added
-        keys = source.load()
-        primary = _choose_primary(source, keys, sealed_with, new_source)
-        old = [key for key in keys if key != primary]
-        if isinstance(source, WritableKeySource):
-            source.add(primary)
-            is_added = primary != keys[0]
-            if source.load()[0] != primary:
-                raise KeyUnavailableError(f"{source} does not hold the new key that was put there", "Check it")
-        return KeyRing(GivenKeys([primary, *keys]))
-
-    try:
-        storage.reencrypt(prepare)
-    except KeystoreError:
-        if not is_added:
-            raise
-        with _unfinished("a new key is in the ring, but the store is not sealed with it"):
-            raise
-    return primary, old
+def _why_not_changed(source: KeySource) -> str:
+    """Return why the keys of a source cannot be changed from here, or an empty text."""
+    return source.cannot_change() if isinstance(source, WritableKeySource) else "a source of this kind is only read"
 
 
-def _choose_primary(source: KeySource, keys: Sequence[bytes], sealed_with: str, new_source: KeySource | None) -> bytes:
+def _sealed_with(store: Path, source: KeySource) -> str:
+    """Return the fingerprint of the key that the store is encrypted with."""
+    return read_store(store, KeyRing(source)).fingerprint
+
+
+def _reencrypt(storage: FileStorage, writable: WritableKeySource | None, primary: bytes, keys: RingKeys) -> None:
+    """Put the new key into the ring, retire the others, and encrypt the store with it.
+
+    All of the ring's work is done before the store's lock is taken: other processes would lose their saves to a source
+    that is slow.
+    """
+    ring = KeyRing(GivenKeys([primary, *keys]))
+    if writable is None:
+        storage.reencrypt(ring)
+        return
+    writable.add(primary, retire=time.strftime("%Y-%m-%d", time.gmtime()))
+    with _unfinished("a new key is in the ring, but the store is not sealed with it"):
+        if writable.load().active != (primary,):
+            raise KeyUnavailableError(f"{writable} does not hold the new key that was put there", "Check it")
+        storage.reencrypt(ring)
+
+
+def _choose_primary(
+    source: KeySource,
+    writable: WritableKeySource | None,
+    keys: RingKeys,
+    sealed_with: str,
+    new_source: KeySource | None,
+) -> bytes:
     if new_source is not None:
         return new_source.load()[0]
     if fingerprint(keys[0]) != sealed_with:
         return keys[0]
-    if isinstance(source, WritableKeySource):
+    if writable is not None:
         return new_key()
     raise ConfigurationError(
-        f"the store is sealed with the newest key of {source} already, and a new key cannot be put there from here",
+        f"the store is sealed with the newest key of {source} already, and a new key cannot be put there from here: "
+        f"{_why_not_changed(source)}",
         "Make a new key; hand NEW,OLD to all processes (newest first); run this again with NEW,OLD, or with the new "
         "one as --new-key; then hand out NEW alone",
     )
 
 
-def _remove_unused(
-    source: WritableKeySource, old: Sequence[bytes], store: Path
-) -> tuple[tuple[str, ...], tuple[KeyUse, ...]]:
-    """Remove those of the old keys that no file needs; return their fingerprints, and the use of the others.
+def _drop(source: WritableKeySource, old: Sequence[bytes], path: str | os.PathLike[str] | None) -> tuple[Path, ...]:
+    """Remove the old keys from a ring; return the files that may need them.
 
-    Only keys of ``old``: a key that a user has added since may be the one that the store is encrypted with by now.
+    Only these keys: one that a user has added since may be the one that the store is encrypted with by now.
     """
-    usage = usage_of(old, store)
-    unused = {use.fingerprint for use in usage if not use.files}
-    if unused:
-        source.remove([key for key in old if fingerprint(key) in unused])
-    return tuple(use.fingerprint for use in usage if not use.files), tuple(use for use in usage if use.files)
+    lost = {file for use in usage_of(RingKeys(old), path) for file in use.files}
+    source.remove(old)
+    return tuple(sorted(lost))
+
+
+def _named_keys(fingerprints: Sequence[str]) -> str:
+    return f"{plural(len(fingerprints), 'key')} {', '.join(fingerprints)}"
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.ring import KeyRing, key_ring, new_key
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableKeySource, key_source
-from zoho_keystore._open import open_keystore, store_path
-from zoho_keystore.errors import KeyUnavailableError
+from zoho_keystore._open import explained, open_keystore, store_path
+from zoho_keystore.errors import KeystoreError, KeyUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,10 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
     made_store = not os.path.lexists(store)
     # A new key cannot open an existing store, and would hide that the store's own key is missing.
     made_key = made_store and isinstance(source, WritableKeySource) and source.create(new_key())
-    ring = KeyRing(source)
+    try:
+        ring = KeyRing(source)
+    except KeyUnavailableError as error:
+        raise explained(error, store) from None
     if made_store:
         make_directories(store.parent)
     open_keystore(store, key=spec).close()
@@ -69,5 +72,5 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
 def _is_default(store: Path, ring: KeyRing) -> bool:
     try:
         return store_path(None) == store and key_ring(None).fingerprints == ring.fingerprints
-    except KeyUnavailableError:
+    except KeystoreError:  # Also where the user has no home directory.
         return False

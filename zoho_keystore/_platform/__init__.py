@@ -160,6 +160,18 @@ def lock_id(status: os.stat_result) -> bytes:
     return b"%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
 
 
+def read_available(pipe: int, length: int) -> bytes:
+    """Return what a program has written to a pipe, without waiting for more."""
+    if IS_WINDOWS:
+        available: int = _windows().available(pipe)
+        return os.read(pipe, min(length, available)) if available else b""
+    os.set_blocking(pipe, False)
+    try:
+        return os.read(pipe, length)
+    except BlockingIOError:
+        return b""
+
+
 # --- Terminals ---
 
 
@@ -183,6 +195,19 @@ def is_closed_pipe(error: OSError) -> bool:
 def choose(posix: str, windows: str) -> str:
     """Return the text for the system that this runs on."""
     return windows if IS_WINDOWS else posix
+
+
+def remove_command(path: Path) -> str:
+    return f"{choose('rm', 'Remove-Item -LiteralPath')} {quote(str(path))}"
+
+
+def move_command(path: Path, new: Path) -> str:
+    """Return a command that replaces no file."""
+    return f"{choose('mv -n', 'Move-Item -LiteralPath')} {quote(str(path))} {quote(str(new))}"
+
+
+def make_directory_command(path: Path | str) -> str:
+    return f"{choose('mkdir -m 700', 'mkdir')} {quote(str(path))}"
 
 
 def quote(word: str) -> str:

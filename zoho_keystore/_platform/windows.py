@@ -92,6 +92,17 @@ _close_handle = _function(_kernel32, "CloseHandle", wintypes.BOOL, wintypes.HAND
 _local_free = _function(_kernel32, "LocalFree", wintypes.HLOCAL, wintypes.LPVOID)
 _current_process = _function(_kernel32, "GetCurrentProcess", wintypes.HANDLE)
 _console_mode = _function(_kernel32, "GetConsoleMode", wintypes.BOOL, wintypes.HANDLE, wintypes.LPVOID)
+_peek_pipe = _function(
+    _kernel32,
+    "PeekNamedPipe",
+    wintypes.BOOL,
+    wintypes.HANDLE,
+    wintypes.LPVOID,
+    wintypes.DWORD,
+    wintypes.LPVOID,
+    wintypes.LPVOID,
+    wintypes.LPVOID,
+)
 _open_token = _function(_advapi32, "OpenProcessToken", wintypes.BOOL, wintypes.HANDLE, wintypes.DWORD, wintypes.LPVOID)
 _token_information = _function(
     _advapi32,
@@ -203,6 +214,14 @@ def others_with_access(path: str) -> list[str]:
 def is_console(fd: int) -> bool:
     """Tell whether a descriptor is a console."""
     return bool(_console_mode(msvcrt.get_osfhandle(fd), ctypes.byref(wintypes.DWORD())))
+
+
+def available(pipe: int) -> int:
+    """Return how many bytes can be read from a pipe at once; 0 when the writer has ended, too."""
+    number = wintypes.DWORD()
+    if not _peek_pipe(msvcrt.get_osfhandle(pipe), None, 0, None, ctypes.byref(number), None):
+        return 0
+    return number.value
 
 
 def _allowed(acl: int) -> Iterator[int]:

@@ -53,8 +53,8 @@ class Transaction(ReadableStorage, Protocol):
         """Remove all records; the counter of ids goes on."""
         ...
 
-    def put_exchange(self, key: str, fields: Mapping[str, Any], *, now_ms: int) -> None:
-        """Set the lease of an exchange, at a time in milliseconds since the epoch; a put of its record removes it."""
+    def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:
+        """Replace the leases on first exchanges; the put of the record that an exchange makes removes its lease."""
         ...
 
     def is_retired(self, refresh_token: str) -> bool:

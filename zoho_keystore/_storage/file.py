@@ -11,31 +11,30 @@ import math
 import os
 import time
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
-from zoho_keystore._fs.mounts import is_mounted, why_not_replaceable
+from zoho_keystore._fs.mounts import why_not_replaceable
 from zoho_keystore._fs.owned_fd import OwnedFd
-from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
-from zoho_keystore._platform import quote
+from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, FileState, is_racy, stat_signature
 from zoho_keystore._storage.snapshot import Snapshot
+from zoho_keystore._storage.store_file import no_memory, read_store, too_large
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
-    KeystoreError,
     StoreClosedError,
     StoreFileError,
     storage_error,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from zoho_keystore._fs.lock import HeldLock
@@ -45,113 +44,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: How often to read a file that does not open while another program writes it in place, and the pause before it.
-_READ_ATTEMPTS = 5
-_READ_PAUSE_S = 0.02
+#: Logged as a warning: a cron job in another directory would make a store of its own, without anyone noticing.
+CREATED = "created an empty store at %s"
 
 #: How often to reload the keys and take the lock again when another process has rotated the key meanwhile.
 _KEY_ATTEMPTS = 3
 
 #: Listing a directory of 100,000 files takes 70 ms, so a save looks for leftovers once in so many seconds.
 _SWEEP_EVERY_S = 60.0
-
-
-class StoreFile(NamedTuple):
-    """A store's file that was read and decrypted.
-
-    Attributes:
-        status: The status from before the reading.
-        content: The bytes of the file.
-        fingerprint: The name of the key that decrypted it.
-        header: What the payload says besides the records.
-        records: The records by id, in their order.
-        is_racy: Whether the file had changed shortly before it was read: see :mod:`zoho_keystore._storage.freshness`.
-    """
-
-    status: os.stat_result
-    content: bytes
-    fingerprint: str
-    header: Header
-    records: dict[str, TokenRecord]
-    is_racy: bool
-
-    def __repr__(self) -> str:
-        """Leave out the records and the content."""
-        return f"<StoreFile of {len(self.records)} records, write {self.header.generation}>"
-
-
-def read_store(path: Path, keys: KeyRing, *, reload_keys: bool = True) -> StoreFile:
-    """Read and decrypt a store's file, or a copy of one, whatever its mode.
-
-    A file that does not open while its status changes is being written in place (a copy from a backup), and is read
-    again.
-
-    Args:
-        path: The file.
-        keys: What decrypts it.
-        reload_keys: Whether to load the keys from their source again when none of them decrypts it.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CannotOpenError: No key decrypts it.
-        DocumentError: It decrypts, and is not a keystore document of a known version.
-        StoreFileError: It cannot be read, or belongs to another user.
-    """
-    attempts = 0
-    while True:
-        attempts += 1
-        now_ns = time.time_ns()
-        file = read_content(path)
-        if permissions.HAS_OWNERS and file.status.st_nlink == 0:
-            # Normally it was replaced between open and fstat. In a mount of the file itself it stays that way for ever.
-            if attempts < _READ_ATTEMPTS:
-                time.sleep(_READ_PAUSE_S)
-                continue
-            raise StoreFileError(
-                "this is an old state of the store: the file itself is mounted here, and was replaced outside",
-                f"Mount its directory instead (docker -v DIRECTORY:{path.parent})",
-                path,
-            )
-        try:
-            if problem := _not_a_keystore(path, file.content):
-                raise problem
-            decrypted = keys.open(file.content, path=path, reload=reload_keys)
-            header, records = codec.decode(decrypted.payload, path=path)
-        except CannotOpenError:
-            if attempts >= _READ_ATTEMPTS or not _is_changing(path, file.status):
-                raise
-        except MemoryError:
-            raise _no_memory(path, f"{file.status.st_size:,} bytes cannot be decrypted") from None
-        else:
-            racy = is_racy(file.status, now_ns)
-            return StoreFile(file.status, file.content, decrypted.fingerprint, header, records, racy)
-
-
-def read_content(path: Path) -> PrivateFile:
-    """Read a store's file without decrypting it, whatever its mode.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        StoreFileError: It cannot be read, is too large for a store, or belongs to another user.
-    """
-    try:
-        return read_private_file(path, max_bytes=MAX_SEALED_BYTES)
-    except FileNotFoundError:
-        raise
-    except FileTooLargeError as error:
-        raise _too_large(error.size, path) from None
-    except OSError as error:
-        raise storage_error(error, "the store cannot be read", path) from error
-    except MemoryError:
-        raise _no_memory(path, "the file cannot be read") from None
-
-
-def _is_changing(path: Path, status: os.stat_result) -> bool:
-    time.sleep(_READ_PAUSE_S)
-    try:
-        return stat_signature(os.stat(path)) != stat_signature(status)
-    except OSError:
-        return True
 
 
 class FileStorage:
@@ -187,7 +87,7 @@ class FileStorage:
             self._create()
         else:
             if create:
-                self.check_writable()
+                require_replaceable(path, allow_read_only=True)
 
     def get(self, id: str) -> TokenRecord | None:
         return self._current().get(id)
@@ -221,27 +121,23 @@ class FileStorage:
                 yield draft
                 sealed = self._sealed(draft) if draft.changed else None
             except MemoryError:
-                raise _no_memory(self.path, "nothing was saved") from None
+                raise no_memory(self.path, "nothing was saved") from None
             if sealed is not None:
                 self._write(held, draft, sealed, base)
 
-    def reencrypt(self, prepare: Callable[[str], KeyRing]) -> None:
+    def reencrypt(self, keys: KeyRing) -> None:
         """Encrypt the file anew, and decrypt the result with the newest key alone before it replaces the file.
 
         Args:
-            prepare: Called under the lock with the fingerprint of the key that the file is encrypted with; returns the
-                ring that is used from then on.
+            keys: The ring that is used from then on.
 
         Raises:
-            KeystoreError: As :meth:`transaction`, or what ``prepare`` raises. The file is as it was.
+            KeystoreError: As :meth:`transaction`. The file is as it was.
             DurabilityUnknownError: It is encrypted anew, and may not survive a power cut.
         """
         self._require_open()
-        with self._lock.held() as held:
-            self._remove_leftovers(held)
+        with self._locked(math.inf) as (held, base):
             try:
-                base, fingerprint = self._reload()
-                keys = prepare(fingerprint)
                 self._require_open()  # Another thread may have closed the storage meanwhile.
                 self._keys = keys
                 draft = base.snapshot.copy()
@@ -254,7 +150,7 @@ class FileStorage:
                         self.path,
                     )
             except MemoryError:
-                raise _no_memory(self.path, "nothing was encrypted anew") from None
+                raise no_memory(self.path, "nothing was encrypted anew") from None
             self._write(held, draft, sealed, base)
 
     @contextmanager
@@ -264,18 +160,20 @@ class FileStorage:
         After a rotation by another process the keys are loaded anew, which is done without the lock: a program that
         prints keys may take half a minute, and other processes would lose their saves to a timeout.
         """
-        for attempt in range(1, _KEY_ATTEMPTS + 1):
-            with ExitStack() as stack:
-                held = stack.enter_context(self._lock.held(longest_wait_s))
+        attempt = 0
+        while True:
+            attempt += 1
+            with self._lock.held(longest_wait_s) as held:
                 self._remove_leftovers(held)
+                base = None
                 try:
-                    base = self._newest(reload_keys=attempt == _KEY_ATTEMPTS)
+                    base = self._newest()
                 except CannotOpenError:
                     if attempt == _KEY_ATTEMPTS:
                         raise
                 except MemoryError:
-                    raise _no_memory(self.path, "nothing was saved") from None
-                else:
+                    raise no_memory(self.path, "nothing was saved") from None
+                if base is not None:
                     yield held, base
                     return
             self._reload()
@@ -285,27 +183,6 @@ class FileStorage:
         if time.monotonic() >= self._next_sweep_s:
             atomic.remove_stale_temp_files(held.directory, self.path.name)
             self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
-
-    def check_writable(self) -> None:
-        """Make sure that a save can replace the file, as far as that can be known without one.
-
-        A read-only file system is logged as a warning: programs may only read there on purpose.
-
-        Raises:
-            StoreFileError: A save would fail.
-            UnsafeFileError: Other users can replace the file.
-        """
-        with Directory.opened(self.path.parent) as directory:
-            try:
-                reason = why_not_replaceable(directory, self.path.name)
-            except OSError as error:
-                raise storage_error(error, "the directory cannot be examined", self.path.parent) from error
-            if reason is None:
-                return self._lock.check(directory)
-        if reason.is_read_only:
-            _log.warning("%s: the file system is read-only: tokens can be read, and not saved", self.path)
-            return None
-        raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, self.path)
 
     def close(self) -> None:
         """Drop the keys and all records; the storage cannot be used afterwards."""
@@ -337,10 +214,11 @@ class FileStorage:
                 pass  # Fall through: reload reports the error with context.
         return self._reload()[0].snapshot
 
-    def _newest(self, *, reload_keys: bool) -> FileState:
+    def _newest(self) -> FileState:
         """Return the newest state for a writer, which must not overwrite a state that it has not seen.
 
         A program may write the file in place and set its times back, so the first bytes are compared at rest, too.
+        The keys are not loaded anew, since the caller holds the lock.
         """
         state = self._state
         if state is not None:
@@ -349,7 +227,7 @@ class FileStorage:
                     return state
             except OSError:
                 pass  # Fall through: reload reports the error with context.
-        return self._reload(reload_keys=reload_keys)[0]
+        return self._reload(reload_keys=False)[0]
 
     def _is_unchanged(self, state: FileState) -> bool:
         """Compare the status and the first bytes of the file with a state's."""
@@ -417,17 +295,18 @@ class FileStorage:
         self._last_generation = header.store_id, header.generation
 
     def _create(self) -> None:
-        with self._lock.held() as held:
-            self._remove_leftovers(held)
-            try:
+        try:
+            with self._lock.held() as held:
+                self._remove_leftovers(held)
                 snapshot = Snapshot(Header(store_id=str(uuid.uuid4())), {})
                 self._write(held, snapshot, self._sealed(snapshot), None)
-                # A cron job in another directory would make a store of its own, without anyone noticing.
-                _log.warning("created an empty store at %s", self.path)
-            except atomic.AlreadyThereError:
-                self._reload()  # Another process was faster.
-            except OSError as error:  # The system's source of random numbers may fail.
-                raise storage_error(error, "the store cannot be created", self.path) from error
+        except atomic.AlreadyThereError:
+            self._reload()  # Another process was faster.
+        except OSError as error:  # The system's source of random numbers may fail.
+            raise storage_error(error, "the store cannot be created", self.path) from error
+        else:
+            # A cron job in another directory makes a store of its own, and its tokens are missing in the other one.
+            _log.warning(CREATED, self.path)
 
     def _sealed(self, snapshot: Snapshot) -> bytes:
         """Count the write in a snapshot, and return it encrypted."""
@@ -438,7 +317,7 @@ class FileStorage:
         except OSError as error:
             raise storage_error(error, "nothing was saved", self.path) from error
         if len(sealed) > MAX_SEALED_BYTES:
-            raise _too_large(len(sealed), self.path)
+            raise too_large(len(sealed), self.path)
         return sealed
 
     def _write(self, held: HeldLock, snapshot: Snapshot, sealed: bytes, base: FileState | None) -> None:
@@ -489,43 +368,25 @@ class FileStorage:
         return FileState(status, sealed, snapshot, is_racy=True)
 
 
-def _not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
-    """Return the error for what users put at a store's path; None for what may be a keystore."""
-    heading = content[:512].splitlines()[0] if content else b""
-    is_sqlite = content.startswith(b"SQLite format 3\0")
-    if is_sqlite or (b"refresh_token" in heading and b"," in heading):
-        kind = "an SQLite database" if is_sqlite else "the plain-text file of the SDK's FileStore"
-        store, source = (quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
-        return CannotOpenError(
-            f"this is {kind}, not a keystore; it was left as it is",
-            f"Give the store another path, then import the tokens: zoho-keystore --store {store} import {source}",
-            path,
-        )
-    return None if content else _empty(path)
+def require_replaceable(path: Path, *, allow_read_only: bool = False) -> None:
+    """Make sure that a save can replace a store's file, as far as that can be known without one.
 
+    Args:
+        path: The file.
+        allow_read_only: Whether to log a read-only file system as a warning: programs may only read there on purpose.
 
-def _empty(path: Path) -> CannotOpenError:
-    with suppress(OSError, KeystoreError), Directory.opened(path.parent) as directory:
-        if is_mounted(directory, path.name):
-            return CannotOpenError(
-                "the file is empty, and mounted by itself, so a store can neither be made nor replaced here",
-                f"Mount its directory instead (docker -v DIRECTORY:{path.parent})",
-                path,
-            )
-    return CannotOpenError(
-        "the file is empty, so it is not a keystore",
-        "If it never was one, remove it, and a store is made; otherwise restore it from a backup",
-        path,
-    )
-
-
-def _no_memory(path: Path, what: str) -> StoreFileError:
-    return StoreFileError(f"{what}: not enough memory", "Check the path; give the process more memory", path)
-
-
-def _too_large(size: int, path: Path) -> StoreFileError:
-    return StoreFileError(
-        f"{size:,} bytes are more than a store may have ({MAX_SEALED_BYTES:,})",
-        "Check the path; delete tokens that are not used",
-        path,
-    )
+    Raises:
+        StoreFileError: A save would fail.
+        UnsafeFileError: Other users can replace the file.
+    """
+    with Directory.opened(path.parent) as directory:
+        try:
+            reason = why_not_replaceable(directory, path.name)
+        except OSError as error:
+            raise storage_error(error, "the directory cannot be examined", path.parent) from error
+        if reason is None:
+            return StoreLock(path.parent, path.name, 0).check(directory)
+    if reason.is_read_only and allow_read_only:
+        _log.warning("%s: the file system is read-only: tokens can be read, and not saved", path)
+        return None
+    raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, path)

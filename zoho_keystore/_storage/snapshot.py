@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.codec import Header
 
 #: How many refresh tokens to remember as retired.
-_MAX_RETIRED = 1_000
-
-#: For how long the lease of an exchange that made no record is kept, in milliseconds.
-_KEEP_EXCHANGE_MS = 600_000
+MAX_RETIRED = 1_000
 
 #: The ids of the records that have a value, by value.
 _Index = dict[str, tuple[str, ...]]
@@ -29,7 +26,7 @@ class Snapshot:
     An index is built when a look-up first needs it, and kept up to date from then on; a copy takes the indexes along.
     """
 
-    __slots__ = ("_indexes", "_last_saved_at", "by_id", "changed", "encoded", "header")
+    __slots__ = ("_first_unused", "_indexes", "_last_saved_at", "by_id", "changed", "encoded", "header")
 
     def __init__(
         self,
@@ -44,6 +41,7 @@ class Snapshot:
         self.by_id = records
         self._indexes = {} if indexes is None else indexes
         self._last_saved_at = last_saved_at
+        self._first_unused = header.next_id
         #: JSON of records by id, for :func:`zoho_keystore._storage.codec.encode`.
         self.encoded = {} if encoded is None else encoded
 
@@ -72,7 +70,8 @@ class Snapshot:
 
     def imported_id(self, id: str) -> str:
         """Return the id of a record from another store: its own, unless a record of this store has or had it."""
-        is_new = id and id not in self.by_id and (id_number(id) == 0 or id_number(id) >= self.header.next_id)
+        # Not the present next_id: of the ids 7 and 5, imported together into a new store, both are kept.
+        is_new = id and id not in self.by_id and (id_number(id) == 0 or id_number(id) >= self._first_unused)
         return id if is_new else self.new_id()
 
     def _ids(self, field: str, value: str) -> tuple[str, ...]:
@@ -98,14 +97,9 @@ class Snapshot:
         """Return the leases on first exchanges, by key."""
         return self.header.exchanges
 
-    def put_exchange(self, key: str, fields: Mapping[str, Any], *, now_ms: int) -> None:
-        """Set the lease of an exchange; old ones of exchanges that made no record are dropped."""
-        kept = {
-            other: lease
-            for other, lease in self.header.exchanges.items()
-            if now_ms - _KEEP_EXCHANGE_MS < max(_whole(lease.get("deadline")), _whole(lease.get("failed_at")))
-        }
-        self.header = self.header._replace(exchanges={**kept, key: fields})
+    def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:
+        """Replace the leases on first exchanges."""
+        self.header = self.header._replace(exchanges=exchanges)
         self.changed = True
 
     def is_retired(self, refresh_token: str) -> bool:
@@ -162,7 +156,7 @@ class Snapshot:
         """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
         retired = self.header.retired
         if record is not None and record.refresh_token:
-            retired = (*retired, fingerprint(record.refresh_token))[-_MAX_RETIRED:]
+            retired = (*retired, fingerprint(record.refresh_token))[-MAX_RETIRED:]
         if retired and instead is not None and instead.refresh_token:
             current = fingerprint(instead.refresh_token)
             retired = tuple(one for one in retired if one != current)
@@ -181,12 +175,8 @@ class Snapshot:
             return
         for field, index in self._indexes.items():
             if value := getattr(record, field):
-                left = tuple(id for id in index[value] if id != record.id)
-                if left:
+                place = index[value].index(record.id)
+                if left := index[value][:place] + index[value][place + 1 :]:
                     index[value] = left
                 else:
                     del index[value]
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0

@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from zoho_keystore._fs.paths import default_key_ring, real_path
+from zoho_keystore._fs.paths import absolute_path, default_key_ring
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.sources.command import Command
 from zoho_keystore._keys.sources.environment import EnvironmentVariable
 from zoho_keystore._keys.sources.given import GivenKeys
 from zoho_keystore._keys.sources.ring_file import RingFile
-from zoho_keystore._keys.sources.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
 from zoho_keystore._keys.sources.system_keyring import SystemKeyring
-from zoho_keystore.errors import ConfigurationError, KeyUnavailableError
+from zoho_keystore._keys.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
+from zoho_keystore.errors import ConfigurationError, key_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+
+    from zoho_keystore._keys.ring_text import RingKeys
 
 __all__ = ["KEY_VARIABLE", "RING_VARIABLE", "GivenKeys", "KeySource", "WritableKeySource", "key_source"]
 
@@ -30,8 +32,8 @@ _KINDS = "env:NAME, file:PATH, keyring:SERVICE/USER or command:ARGV"
 class KeySource(Protocol):
     """A place that keys are loaded from; each load may return other keys."""
 
-    def load(self) -> Sequence[bytes]:
-        """Return the keys, newest first, at least one.
+    def load(self) -> RingKeys:
+        """Return the keys, at least one that is not retired.
 
         Raises:
             KeyUnavailableError: There is no key.
@@ -56,12 +58,21 @@ class WritableKeySource(KeySource, Protocol):
         """Exclude other processes that change the ring."""
         ...
 
-    def add(self, key: bytes) -> None:
-        """Put a key above the others, durably, even if it is the first already. The caller holds the lock."""
+    def add(self, key: bytes, *, retire: str | None = None) -> None:
+        """Put a key above the others, durably, even if it is the first already. The caller holds the lock.
+
+        Args:
+            key: The key.
+            retire: The date on which all other keys are retired that are not; None leaves them active.
+        """
         ...
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """Remove keys, and keep the other keys and all comments. The caller holds the lock."""
+        ...
+
+    def cannot_change(self) -> str:
+        """Return why this process cannot change the keys, as a clause; an empty text if it can."""
         ...
 
 
@@ -75,7 +86,6 @@ def key_source(key: bytes | str | None) -> KeySource:
     Raises:
         ConfigurationError: The argument or the spec is invalid.
         KeyUnavailableError: The argument is None, and no key is set.
-        UnsafeFileError: The path of a key ring leads over a symbolic link of another user.
     """
     if key is None:
         return _default_source()
@@ -100,8 +110,8 @@ def _default_source() -> KeySource:
         return _parse_spec(spec if scheme else f"file:{spec}")
     ring = default_key_ring()
     if os.path.lexists(ring):
-        return RingFile(real_path(ring))
-    raise KeyUnavailableError(
+        return RingFile(absolute_path(ring))
+    raise key_missing(
         f"no key is set: {KEY_VARIABLE} and {RING_VARIABLE} are empty, and this user has no readable key ring {ring}",
         f"Make a key ring there with: zoho-keystore init; or put a key into {KEY_VARIABLE}, or into a file of mode "
         f"0600 that {RING_VARIABLE} names",
@@ -120,7 +130,7 @@ def _parse_spec(spec: str) -> KeySource:
         case "env":
             return EnvironmentVariable.parse(rest)
         case "file":
-            return RingFile(real_path(rest))
+            return RingFile(absolute_path(rest))
         case "keyring":
             return SystemKeyring.parse(rest)
         case "command":

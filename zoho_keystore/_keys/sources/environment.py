@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 
-from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, validate_keys
-from zoho_keystore._keys.sources.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
-from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, MalformedKeyError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY
+from zoho_keystore._keys.ring_text import RingKeys, parse
+from zoho_keystore._keys.spec import KEY_VARIABLE, RING_VARIABLE, split_spec
+from zoho_keystore.errors import ConfigurationError, MalformedKeyError, key_missing
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -31,13 +28,13 @@ class EnvironmentVariable:
             )
         return cls(name)
 
-    def load(self) -> Sequence[bytes]:
+    def load(self) -> RingKeys:
         """Return the keys in the variable."""
         value = os.environ.get(self._name)
         where = f"the environment variable {self._name}"
         if not value:
             state = "is empty" if value == "" else "is not set"
-            raise KeyUnavailableError(
+            raise key_missing(
                 f"{where} {state}",
                 f"Put one or more keys into it, comma-separated, newest first. {HOW_TO_MAKE_A_KEY}",
             )
@@ -45,7 +42,7 @@ class EnvironmentVariable:
             raise MalformedKeyError(
                 f"{where} holds a spec instead of a key", f"Put the spec into {RING_VARIABLE}, or pass it as key=…"
             )
-        return validate_keys([os.fsencode(key) for key in value.split(",")], where)
+        return parse(os.fsencode(value), where)
 
     def __str__(self) -> str:
         return f"env:{self._name}"

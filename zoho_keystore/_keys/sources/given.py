@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from zoho_keystore._keys.fernet_key import validate_key
+from zoho_keystore._keys.ring_text import RingKeys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +19,9 @@ class GivenKeys:
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys
 
-    def load(self) -> Sequence[bytes]:
+    def load(self) -> RingKeys:
         """Return the keys after validation."""
-        return [validate_key(key, "the key that was passed as bytes") for key in self._keys]
+        return RingKeys(validate_key(key, "the key that was passed as bytes") for key in self._keys)
 
     def __str__(self) -> str:
         return "the bytes that the program passed"

@@ -1,4 +1,7 @@
-"""``keyring:SERVICE/USER``: keys in the operating system's keyring, comma-separated, as a user's password."""
+"""``keyring:SERVICE/USER``: keys in the operating system's keyring, as a user's password.
+
+The password is the text of a ring: keys with commas between them, or on lines with comments and retired keys.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import default_key_ring
-from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, dedupe, parse_keys
+from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY
+from zoho_keystore._keys.ring_text import RingKeys, parse, with_primary, without
 from zoho_keystore._keys.sources.timeout import run_with_timeout
 from zoho_keystore._platform import quote
-from zoho_keystore.errors import ConfigurationError, KeyUnavailableError
+from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, key_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,22 +42,16 @@ class SystemKeyring:
             )
         return cls(service, user)
 
-    def load(self) -> Sequence[bytes]:
+    def load(self) -> RingKeys:
         """Return the keys in the keyring."""
-        password = self._call("get_password")
-        if not password:
-            raise KeyUnavailableError(
-                f"the system's keyring holds nothing for {self}",
-                f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {quote(self._service)} {quote(self._user)}",
-            )
-        return parse_keys(os.fsencode(password), f"the entry of the system's keyring for {self}")
+        return self._parse(self._read())
 
     def create(self, key: bytes) -> bool:
         """Make the entry with a first key; return False if there is one."""
         with self.lock(TIMEOUT_S):
             if self._call("get_password"):
                 return False
-            self._set([key])
+            self._write(key)
         return True
 
     @contextmanager
@@ -64,17 +62,38 @@ class SystemKeyring:
         with StoreLock(directory, "system-keyring", timeout_s).held() as held:
             yield held
 
-    def add(self, key: bytes) -> None:
+    def add(self, key: bytes, *, retire: str | None = None) -> None:
         """Put a key before the others."""
-        self._set(dedupe([key, *self.load()]))
+        self._write(with_primary(self._read(), key, retire=retire))
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """Remove keys."""
-        self._set([key for key in self.load() if key not in keys])
+        self._write(without(self._read(), keys))
 
-    def _set(self, keys: Sequence[bytes]) -> None:
-        self._call("set_password", b",".join(keys).decode())
-        if self.load() != keys:
+    def cannot_change(self) -> str:
+        """Return an empty text: the keyring is the user's own."""
+        return ""
+
+    def _read(self) -> bytes:
+        password = self._call("get_password")
+        if not password:
+            raise key_missing(
+                f"the system's keyring holds nothing for {self}",
+                f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {quote(self._service)} {quote(self._user)}",
+            )
+        return os.fsencode(password)
+
+    def _parse(self, text: bytes) -> RingKeys:
+        return parse(text, f"the entry of the system's keyring for {self}")
+
+    def _write(self, text: bytes) -> None:
+        keys = self._parse(text)
+        if not keys.retired and b"#" not in text:
+            # On one line, as dialogs for passwords show and take it.
+            text = b",".join(keys.active)
+        self._call("set_password", text.decode())
+        stored = self.load()
+        if (stored, stored.retired) != (keys, keys.retired):
             raise KeyUnavailableError(
                 f"the system's keyring did not store the keys for {self}",
                 "Check its backend: python -m keyring diagnose. The store was not encrypted with a key that is lost",
