@@ -24,6 +24,7 @@ NEEDS = {
     "needs_signals": (hasattr(signal, "SIGKILL"), "processes cannot be sent POSIX signals here"),
     "needs_special_files": (hasattr(os, "mkfifo"), "there are no FIFOs, sockets and symbolic links for all users here"),
     "needs_directory_fds": (os.open in os.supports_dir_fd, "a directory cannot be opened here"),
+    "needs_cheap_processes": (os.name == "posix", "a process takes seconds to import the SDK here"),
     "needs_posix_shell": (os.name == "posix", "the user's shell is not a POSIX shell here"),
 }
 

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# Under Wine, the 24 processes of a test would each take seconds to start.
-pytestmark = pytest.mark.needs_fork
+pytestmark = pytest.mark.needs_cheap_processes
 
 BY_NAME = {meeting.who: meeting for meeting in MEETINGS}
 RACES = [

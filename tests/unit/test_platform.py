@@ -61,7 +61,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         replace=os.replace,
         create_file=lambda path, flags: os.open(path, flags, 0o600),
         make_directory=lambda path: os.mkdir(path, 0o700),
-        others_with_access=lambda _path: [],
+        others_with_access=lambda _path, *, only_writers: [],
         is_console=lambda _fd: False,
     )
     monkeypatch.setitem(sys.modules, "zoho_keystore._platform.windows", functions)
@@ -153,7 +153,7 @@ def test_every_open_of_a_store_is_waited_for(monkeypatch: pytest.MonkeyPatch, st
 
     def refuse_each_first_time(path: Any, *args: Any, **options: Any) -> int:
         refused.append(path)
-        if refused.count(path) == 1 and not str(path).endswith(".tmp"):
+        if refused.count(path) == 1 and os.path.lexists(path):
             raise PermissionError(errno.EACCES, "The process cannot access the file")
         return really_open(path, *args, **options)
 
@@ -208,11 +208,13 @@ def test_doctor_names_those_who_have_access_on_windows(
     monkeypatch.setenv("THE_KEY", key.decode())
     open_keystore(store_path, key=key).close()
     assert not [one for one in doctor.diagnose(store_path, key="env:THE_KEY") if one.is_problem]
-    windows.others_with_access = lambda path: ["Everyone"] if path == str(store_path) else []
+    windows.others_with_access = lambda path, *, only_writers: (
+        ["Everyone"] if path == str(store_path) and not only_writers else []
+    )
     [found] = [one for one in doctor.diagnose(store_path, key="env:THE_KEY") if one.is_problem]
     assert found.what == f"{store_path}: Everyone can use it as well"
     assert found.fix == f"icacls {store_path} /inheritance:r /grant:r 'DESK\\Ann B:F'"
-    windows.others_with_access = lambda path: ["Everyone"] if path == str(store_path.parent) else []
+    windows.others_with_access = lambda path, *, only_writers: ["Everyone"] if only_writers else []
     [found] = [one for one in doctor.diagnose(store_path, key="env:THE_KEY") if one.is_problem]
     assert "(OI)(CI)F" in found.fix
     windows.others_with_access = failing(errno.EACCES)

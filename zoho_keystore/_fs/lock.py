@@ -196,7 +196,7 @@ class StoreLock:
         """Open the lock file that is there; None when its mode had to be repaired first."""
         name = self.path.name
         try:
-            lock_fd = OwnedFd(platform.retried(lambda: directory.open(name, permissions.UPDATE_FLAGS)))
+            lock_fd = OwnedFd(directory.open(name, permissions.UPDATE_FLAGS))
         except PermissionError:
             # Its creator was killed before it could give the file the mode that an odd umask had cut down.
             status = directory.status(name)

@@ -140,6 +140,7 @@ def _origin(key: str | None) -> str:
 
 
 def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
+    yield from _check_acl(store.parent)
     for path in (store, _lock_file(store)):
         try:
             status = os.stat(path, follow_symlinks=False)

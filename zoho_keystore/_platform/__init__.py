@@ -136,12 +136,14 @@ def changed_ns(status: os.stat_result) -> int:
 def others_with_access(path: Path) -> list[str]:
     """Return the users and groups besides the owner, the system and its administrators that an ACL of Windows lets in.
 
+    In a directory, those that may add, replace or remove files.
+
     Raises:
         OSError: The ACL cannot be read.
     """
     if not IS_WINDOWS:
         return []
-    names: list[str] = _windows().others_with_access(str(path))
+    names: list[str] = _windows().others_with_access(str(path), only_writers=os.path.isdir(path))
     return names
 
 

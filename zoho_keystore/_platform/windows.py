@@ -35,6 +35,9 @@ _DACL_SECURITY_INFORMATION = 0x4
 _ACCESS_ALLOWED_ACE_TYPE = 0
 _INHERIT_ONLY_ACE = 0x8
 
+#: Add files, add directories, delete what is in a directory, delete it, change its ACL, its owner; all, or all writing.
+_WRITERS = 0x2 | 0x4 | 0x40 | 0x10000 | 0x40000 | 0x80000 | 0x10000000 | 0x40000000
+
 #: The system, the administrators (both can take any file anyway), and what stands for the owner of a file.
 _TRUSTED_SIDS = {"S-1-5-18", "S-1-5-32-544", "S-1-3-0", "S-1-3-4"}
 _EVERYONE = "S-1-1-0"
@@ -193,8 +196,13 @@ def make_directory(path: str) -> None:
         _require(_create_directory(path, security))
 
 
-def others_with_access(path: str) -> list[str]:
-    """Return the users and groups besides the owner, the system and its administrators that an ACL lets in."""
+def others_with_access(path: str, *, only_writers: bool = False) -> list[str]:
+    """Return the users and groups besides the owner, the system and its administrators that an ACL lets in.
+
+    Args:
+        path: The file or directory.
+        only_writers: Whether to leave out those that may only read.
+    """
     acl, descriptor = ctypes.c_void_p(), ctypes.c_void_p()
     code = _named_security(
         path, _SE_FILE_OBJECT, _DACL_SECURITY_INFORMATION, None, None, ctypes.byref(acl), None, ctypes.byref(descriptor)
@@ -204,7 +212,7 @@ def others_with_access(path: str) -> list[str]:
     try:
         if not acl.value:
             return [_EVERYONE]
-        sids = {_sid_text(sid): sid for sid in _allowed(acl.value)}
+        sids = {_sid_text(sid): sid for sid in _allowed(acl.value, _WRITERS if only_writers else ~0)}
         trusted = {_own_sid(), *_TRUSTED_SIDS}
         return sorted(_account(address) or text for text, address in sids.items() if text not in trusted)
     finally:
@@ -224,14 +232,14 @@ def available(pipe: int) -> int:
     return number.value
 
 
-def _allowed(acl: int) -> Iterator[int]:
-    """Yield the addresses of the SIDs that an ACL allows something."""
+def _allowed(acl: int, rights: int) -> Iterator[int]:
+    """Yield the addresses of the SIDs that an ACL allows one of some rights."""
     for index in range(_AclHeader.from_address(acl).count):
         ace = ctypes.c_void_p()
         _require(_get_ace(acl, index, ctypes.byref(ace)))
         assert ace.value is not None  # noqa: S101 - for the type checker: the call has succeeded
         header = _AceHeader.from_address(ace.value)
-        if header.type == _ACCESS_ALLOWED_ACE_TYPE and header.mask and not header.flags & _INHERIT_ONLY_ACE:
+        if header.type == _ACCESS_ALLOWED_ACE_TYPE and header.mask & rights and not header.flags & _INHERIT_ONLY_ACE:
             yield ace.value + ctypes.sizeof(_AceHeader)
 
 
