@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pwd
 import re
 import shlex
+import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import key_source
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
+
+if sys.platform != "win32":
+    import pwd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

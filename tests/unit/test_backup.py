@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import OTHER_UID, as_other_user, failing, write_private
+from support import IS_ROOT, OTHER_UID, as_other_user, failing, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, fingerprint
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 
 
 @pytest.fixture

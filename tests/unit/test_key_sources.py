@@ -6,7 +6,6 @@ Ring files are tested in ``test_ring_file.py``.
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 import sys
 import threading
@@ -18,7 +17,7 @@ import pytest
 from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
-from support import as_other_user, assert_hides, failure_of, made_key, write_private
+from support import IS_ROOT, as_other_user, assert_hides, failure_of, made_key, write_private
 from zoho_keystore._keys.sources import (
     KEY_VARIABLE,
     RING_VARIABLE,
@@ -28,6 +27,9 @@ from zoho_keystore._keys.sources import (
     system_keyring,
 )
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, LockTimeoutError, MalformedKeyError
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -433,7 +435,7 @@ def test_command_that_leaves_child_with_its_output_is_read() -> None:
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 def test_command_under_limit_on_processes_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program is one process more, and a thread would be another."""
     half, rest = NEW[:20].decode(), NEW[20:].decode()

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import shlex
 import stat
 import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +17,10 @@ import pytest
 from support import IS_ROOT, OTHER_UID, as_other_user, failing
 from zoho_keystore._fs import permissions
 from zoho_keystore.errors import UnsafeFileError
+
+if sys.platform != "win32":
+    import grp
+    import pwd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -61,7 +61,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         replace=os.replace,
         create_file=lambda path, flags: os.open(path, flags, 0o600),
         make_directory=lambda path: os.mkdir(path, 0o700),
-        others_with_access=lambda _path, *, only_writers: [],
+        others_with_access=lambda _path, **_options: [],
         is_console=lambda _fd: False,
     )
     monkeypatch.setitem(sys.modules, "zoho_keystore._platform.windows", functions)
@@ -214,7 +214,7 @@ def test_doctor_names_those_who_have_access_on_windows(
     [found] = [one for one in doctor.diagnose(store_path, key="env:THE_KEY") if one.is_problem]
     assert found.what == f"{store_path}: Everyone can use it as well"
     assert found.fix == f"icacls {store_path} /inheritance:r /grant:r 'DESK\\Ann B:F'"
-    windows.others_with_access = lambda path, *, only_writers: ["Everyone"] if only_writers else []
+    windows.others_with_access = lambda _path, only_writers: ["Everyone"] if only_writers else []
     [found] = [one for one in doctor.diagnose(store_path, key="env:THE_KEY") if one.is_problem]
     assert "(OI)(CI)F" in found.fix
     windows.others_with_access = failing(errno.EACCES)

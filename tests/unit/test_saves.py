@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +23,9 @@ from zoho_keystore._records import TokenRecord, fingerprint
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore.errors import CannotOpenError, DocumentError, StoreFileError, TokenNotFoundError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
