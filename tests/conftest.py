@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -22,10 +23,13 @@ NEEDS = {
     "needs_proc": (sys.platform == "linux", "there is no /proc here"),
     "needs_pty": (hasattr(os, "openpty"), "there are no pseudo-terminals here"),
     "needs_signals": (hasattr(signal, "SIGKILL"), "processes cannot be sent POSIX signals here"),
-    "needs_special_files": (hasattr(os, "mkfifo"), "there are no FIFOs, sockets and symbolic links for all users here"),
-    "needs_directory_fds": (os.open in os.supports_dir_fd, "a directory cannot be opened here"),
+    "needs_special_files": (hasattr(os, "mkfifo"), "there are no FIFOs, and no symbolic links for all users here"),
+    "needs_directory_fds": (os.stat in os.supports_dir_fd, "the system's calls are other ones here"),
+    "needs_change_times": (os.name == "posix", "files have no time of their last change that stat gives here"),
+    "needs_git": (shutil.which("git") is not None, "git is not installed here"),
+    "needs_windows": (os.name == "nt", "this is not Windows"),
     "needs_cheap_processes": (os.name == "posix", "a process takes seconds to import the SDK here"),
-    "needs_posix_shell": (os.name == "posix", "the user's shell is not a POSIX shell here"),
+    "needs_posix_shell": (os.name == "posix", "there are no POSIX paths, programs and shells here"),
 }
 
 
@@ -36,9 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for marker, (is_here, reason) in NEEDS.items():
-            if not is_here and item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
+        for name, (is_here, reason) in NEEDS.items():
+            if not is_here and any(_concerns(marker, item) for marker in item.iter_markers(name)):
+                item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+
+
+def _concerns(marker: pytest.Mark, item: pytest.Item) -> bool:
+    """Tell whether a marker concerns a case; one with arguments does if the case's id contains one of them."""
+    return not marker.args or any(text in item.name.partition("[")[2] for text in marker.args)
 
 
 @pytest.fixture(autouse=True)

@@ -154,6 +154,7 @@ def test_restore_verifies_new_content_before_it_replaces_store(
     assert store_path.read_bytes() == before
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 def test_backup_into_missing_directory_is_refused(store_path: Path, tmp_path: Path) -> None:
     """A file of that name would be taken for the directory by the next backup."""
@@ -166,6 +167,7 @@ def test_backup_into_missing_directory_is_refused(store_path: Path, tmp_path: Pa
     assert backup(store_path, f"{missing}/").parent == missing
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 def test_inspect_fails_where_a_save_would(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the constructor does: a monitor has to tell before a refresh token is lost."""
@@ -240,6 +242,7 @@ def test_restore_by_root_takes_lock_file_of_the_directory_owner(
     assert store.stat().st_uid == OTHER_UID
 
 
+@pytest.mark.needs_modes
 def test_no_mode_but_the_stores_is_changed(copy: Path, store_path: Path) -> None:
     """A copy, and the directory that it lies in, may be another program's; the store is restricted when it is read."""
     shared = copy.parent / "shared"
@@ -270,6 +273,7 @@ def test_copy_that_does_not_open_is_refused(copy: Path, store_path: Path, use: A
     assert os.listdir(store_path.parent).count(store_path.name) == 1
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("use", [compare, restore])
 def test_store_as_its_own_copy_is_refused(store_path: Path, use: Any) -> None:
@@ -356,6 +360,7 @@ def test_restore_lock_timeout_keeps_store(store: Keystore, copy: Path, store_pat
     assert store_path.read_bytes() == before
 
 
+@pytest.mark.needs_directory_fds("lock-lock")
 @pytest.mark.parametrize(
     ("replaced", "problem"),
     [(".tokens.keystore.lock", "lock"), ("tokens.keystore", "another program made a store there")],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoho_keystore import errors
+from zoho_keystore._platform import choose
 from zoho_keystore.errors import KeystoreError, StoreFileError, UnsafeFileError, os_error_text, storage_error
 
 CLASSES = {
@@ -59,7 +60,7 @@ def test_error_without_path_or_advice_is_the_problem() -> None:
     [
         (errno.ENOENT, "the directory has to exist"),
         (errno.ENOTDIR, "a part of it is a file"),
-        (errno.EACCES, "Check the owner and the mode"),
+        (errno.EACCES, choose("Check the owner and the mode", "Check who may use the file")),
         (errno.EPERM, "immutable"),
         (errno.EROFS, "InMemoryStore"),
         (errno.EBUSY, "mount its directory"),

@@ -97,6 +97,7 @@ def fail(error: BaseException) -> Callable[..., Any]:
 # --- Creating, reading and writing ---
 
 
+@pytest.mark.needs_modes
 def test_missing_file_is_created_empty_and_private(store_path: Path, key: bytes) -> None:
     """At once, so that a directory that cannot be written shows at the start; no temporary file is left."""
     open_keystore(store_path, key=key)
@@ -172,6 +173,7 @@ def test_transaction_that_fails_writes_nothing(storage: FileStorage, store_path:
     assert refresh_tokens(storage) == ["r1", "r2"]
 
 
+@pytest.mark.needs_modes
 def test_save_from_signal_handler_inside_save_is_refused(storage: FileStorage, store: Keystore) -> None:
     """It would wait for the save that it interrupts, which goes on and is committed."""
     refusals: list[KeystoreError] = []
@@ -194,6 +196,7 @@ def test_save_from_signal_handler_inside_save_is_refused(storage: FileStorage, s
     assert refresh_tokens(store) == ["r2"]
 
 
+@pytest.mark.needs_fork
 def test_transaction_is_not_committed_by_a_child_forked_inside(storage: FileStorage, store_path: Path) -> None:
     """Parent and child would both write, the child without the lock."""
     before = store_path.read_bytes()
@@ -261,6 +264,7 @@ def test_bad_file_is_refused_and_stays_as_it_is(
     assert {path.name for path in store_path.parent.iterdir()} <= {"tokens.keystore", ".tokens.keystore.lock"}
 
 
+@pytest.mark.needs_special_files("None", "no such file")
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(
     ("make", "name", "message"),
@@ -281,6 +285,7 @@ def test_path_that_cannot_be_a_store_is_refused(
     assert [path.lstat() for path in tmp_path.rglob("*")] == before
 
 
+@pytest.mark.needs_modes
 def test_symlink_is_followed_once_when_the_store_is_opened(
     store: Keystore, store_path: Path, tmp_path: Path, key: bytes
 ) -> None:
@@ -399,6 +404,7 @@ def test_reader_slower_than_a_save_does_not_warn(
     assert caplog.records == []
 
 
+@pytest.mark.needs_modes("False")
 @pytest.mark.parametrize("removed", [False, True])
 def test_file_replaced_after_reading_keeps_its_mode(
     store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, *, removed: bool

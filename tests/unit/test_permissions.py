@@ -25,7 +25,7 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+pytestmark = [pytest.mark.usefixtures("no_descriptor_is_left"), pytest.mark.needs_modes]
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 

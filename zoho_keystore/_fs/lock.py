@@ -255,6 +255,8 @@ def lock_holders(status: os.stat_result) -> list[int]:
 
 
 def _held_by(pids: list[int]) -> str:
+    if not platform.HAS_PROC:
+        return "held by another process or thread"
     if os.getpid() in pids:
         return "held by another thread of this process"
     return "held by another process" + "".join(f" (pid {pid})" for pid in pids[:1])
