@@ -6,6 +6,8 @@ import errno
 import importlib
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,12 +22,14 @@ from zoho_keystore._cli import main
 from zoho_keystore._fs import atomic, permissions, private_file
 from zoho_keystore._fs import directory as directory_module
 from zoho_keystore._fs.directory import Directory, make_directories
-from zoho_keystore._fs.paths import default_key_ring, default_store, real_path
+from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.paths import default_key_ring, default_store, is_same_file, real_path
 from zoho_keystore._keys.fernet_key import looks_like_key
+from zoho_keystore._leases import LEASE_MS, Lease, Owner
 from zoho_keystore._operations import doctor
 from zoho_keystore._operations.setup import init
 from zoho_keystore._storage import freshness
-from zoho_keystore.errors import ConfigurationError, UnsafeFileError
+from zoho_keystore.errors import ConfigurationError, LockTimeoutError, UnsafeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -399,3 +403,74 @@ def test_functions_of_windows_are_imported_on_windows_alone() -> None:
     else:
         with pytest.raises((AssertionError, AttributeError, ImportError)):
             importlib.import_module("zoho_keystore._platform.windows")
+
+
+# --- Systems without /proc ---
+
+
+def test_lease_without_proc_ends_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MacOS and Windows do not tell whether a process lives, so it counts as alive until its lease is over."""
+    monkeypatch.setattr(platform, "HAS_PROC", False)
+    owner = Owner.current()
+    assert (owner.boot, owner.started) == ("", 0)
+    dead = replace(owner, pid=2**22 + 1, thread=2**22 + 1)
+    assert dead.may_be_alive()
+    lease = Lease(dead, deadline_ms=LEASE_MS)
+    assert lease.blocks(owner, now_ms=1)
+    assert not lease.blocks(owner, now_ms=LEASE_MS)
+
+
+def test_lock_without_proc_names_no_holder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(platform, "HAS_PROC", False)
+    with StoreLock(tmp_path, "store", 0).held(), pytest.raises(LockTimeoutError) as caught:
+        run_in_thread(lambda: StoreLock(tmp_path, "store", 0).held().__enter__())
+    assert "held by another process or thread; nothing was saved" in caught.value.problem
+
+
+def run_in_thread(work: Callable[[], object]) -> object:
+    """Return what a function returns in another thread, or raise what it raises."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+# --- Output to a pipe ---
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_closed_pipe_of_windows_ends_the_program_without_a_message(
+    windows: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A failing disk is an error, and a reader that has ended is none."""
+    del windows
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    shown: list[str] = []
+    monkeypatch.setattr("click.echo", lambda text, **_options: shown.append(text))
+    monkeypatch.setattr("click.Group.main", failing(number))
+    with pytest.raises(SystemExit) as caught:
+        main.main(["list"])
+    assert caught.value.code == 1
+    assert [text.partition(",")[0] for text in shown] == (
+        [] if number == errno.EINVAL else ["zoho-keystore: cannot write the output"]
+    )
+
+
+def test_output_of_a_program_on_windows_is_read_as_far_as_it_is_there(windows: SimpleNamespace) -> None:
+    read, write = os.pipe()
+    os.write(write, b"abc")
+    for available, content in ((0, b""), (2, b"ab"), (1, b"c")):
+        windows.available = lambda _fd, available=available: available
+        assert platform.read_available(read, 10) == content
+    os.close(read)
+    os.close(write)
+
+
+# --- Names that differ in case alone ---
+
+
+def test_file_under_another_name_is_the_same(tmp_path: Path) -> None:
+    """As on the file systems of macOS and Windows, where ``--remove-source`` would delete the store itself."""
+    (tmp_path / "store").touch()
+    os.link(tmp_path / "store", tmp_path / "STORE")
+    assert is_same_file(tmp_path / "store", tmp_path / "STORE")
+    assert is_same_file(tmp_path / "missing", tmp_path / "missing")
+    assert not is_same_file(tmp_path / "store", tmp_path / "missing")
