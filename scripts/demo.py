@@ -1,17 +1,19 @@
-"""Show the main use with the real SDK and a fake Zoho server. Each step is checked before it is printed."""
+"""The main job with the real SDK and a stand-in for Zoho. Each step is checked before it is told."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-from cryptography.fernet import Fernet
 from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
@@ -20,69 +22,128 @@ from zohocrmsdk.src.com.zoho.crm.api.org import OrgOperations
 from zoho_keystore import EncryptedFileStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from fake_zoho import FakeZoho
+from fake_zoho import ZGID, FakeZoho
 from faults.refreshes import MEETINGS, OURS, meet
-
-CLIENT = {"client_id": "1000.DEMO", "client_secret": "demo-secret"}
 
 
 class DemoError(Exception):
-    """A step of the demo did not happen."""
+    """Something that the demo was to show did not happen."""
 
 
 def show(text: str, happened: bool) -> None:  # noqa: FBT001 - reads as a sentence: show("…", what was seen)
-    """Print a step, if it happened."""
+    """Tell a step, if it really happened."""
     if not happened:
         raise DemoError(text)
     print(f"  ✓ {text}")
 
 
 def script(zoho_url: str, store: EncryptedFileStore, token: OAuthToken, directory: str) -> OAuthToken:
-    """Initialize the SDK and make one request, as any script does."""
+    """Do what any script does: initialize the SDK, and make one request."""
     environment = DataCenter.Environment(zoho_url, zoho_url + "/oauth/v2/token", zoho_url)
     Initializer.initialize(environment, token, store=store, resource_path=directory)
     OrgOperations().get_organization()
     return token
 
 
-def second_process(zoho_url: str, path: str, grant: str) -> None:
+def second_process(zoho_url: str) -> None:
     """Do the same in another process, and print the token that was used."""
     with tempfile.TemporaryDirectory() as directory:
-        token = script(zoho_url, EncryptedFileStore(path), OAuthToken(**CLIENT, grant_token=grant), directory)
+        token = script(zoho_url, EncryptedFileStore(), OAuthToken(id="1"), directory)
         print(json.dumps(token.get_access_token()))
 
 
-def demo(zoho: FakeZoho, directory: str) -> None:
-    """Show one script and its file, in a directory that is removed afterwards."""
-    key = Fernet.generate_key()
-    os.environ["ZOHO_KEYSTORE_KEY"] = key.decode()
-    path = Path(directory, "tokens.keystore")
+#: The browser of this demo: it goes where it is sent, and presses "Accept".
+BROWSER = """#!{python}
+import re, sys, urllib.parse, urllib.request
+page = urllib.request.urlopen(sys.argv[1])
+ticket = re.search('name="ticket" value="(\\\\w+)"', page.read().decode())[1]
+form = urllib.parse.urlencode({{"ticket": ticket, "choice": "accept"}}).encode()
+urllib.request.urlopen(urllib.parse.urljoin(page.url, "/oauth/v2/auth/consent"), form)
+"""
 
-    print("\n1. A script signs in with a grant token; one line of it is for this store:")
-    print('   store = EncryptedFileStore("tokens.keystore")')
-    grant = zoho.new_grant("ada@example.com")
-    store = EncryptedFileStore(path)
-    script(zoho.url, store, OAuthToken(**CLIENT, grant_token=grant), directory)
-    [saved] = store.get_tokens()
-    show("the grant was exchanged, once", zoho.count("grant") == 1)
-    show(f"the token is saved, for {saved.get_user_signature().get_name()}", saved.get_refresh_token() is not None)
 
-    print("\n2. A second process, run with the same grant, finds it:")
+def free_port() -> int:
+    """Return a port of this machine that no program uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    command = [sys.executable, "-m", "zoho_keystore", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - made here
+    if done.returncode:
+        raise DemoError(done.stderr)
+    return done
+
+
+def sign_in(zoho: FakeZoho, directory: Path) -> None:
+    """Show the way from nothing to an API request."""
+    browser = directory / "browser"
+    browser.write_text(BROWSER.format(python=sys.executable))
+    browser.chmod(0o700)
+    redirect_uri = f"http://localhost:{free_port()}/callback"
+    client = zoho.new_client(redirect_uris=[redirect_uri])
+    os.environ |= {
+        "XDG_CONFIG_HOME": str(directory / "config"),
+        "XDG_DATA_HOME": str(directory / "data"),
+        "BROWSER": str(browser),
+        "CLIENT_SECRET": client.secrets["us"],
+    }
+
+    print("\n1. From nothing to a stored token, in one command; the browser of this demo presses Accept by itself:")
+    print("   zoho-keystore login --client-id … --client-secret env:CLIENT_SECRET")
+    arguments = ["--client-id", client.id, "--client-secret", "env:CLIENT_SECRET", "--dc", zoho.url]
+    done = program("login", *arguments, "--redirect-uri", redirect_uri)
+    show(
+        "it made the key ring and the store",
+        "Created the key ring" in done.stderr and "Created the store" in done.stderr,
+    )
+    show("it kept the token, and printed its id: 1", done.stdout == "1\n" and zoho.count("grant") == 1)
+
+    print("\n2. A script with the SDK finds it; one line of it is ours:")
+    print("   store = EncryptedFileStore()")
     asked = zoho.counts
     done = subprocess.run(  # noqa: S603 - this very script, with arguments of its own
-        [sys.executable, __file__, zoho.url, str(path), grant], capture_output=True, text=True, check=True
+        [sys.executable, __file__, zoho.url], capture_output=True, text=True, check=True
     )
-    show("it made its API request with the same access token", json.loads(done.stdout) == saved.get_access_token())
+    show("it made its API request with that access token", json.loads(done.stdout) == zoho.issued[-1])
     show("and asked Zoho for no token", zoho.counts == {**asked, "org": asked["org"] + 1})
 
-    print("\n3. The file is encrypted:")
-    sealed = path.read_bytes()
-    secrets = [saved.get_refresh_token(), saved.get_access_token(), grant, CLIENT["client_secret"], "ada@example.com"]
-    show(f"it starts with {sealed[:24].decode()}…", sealed.startswith(b"gAAAA"))
-    show("no token, secret or user name can be read in it", not any(secret.encode() in sealed for secret in secrets))
-    show("only its owner can read it (0600)", stat.filemode(path.stat().st_mode) == "-rw-------")
+    print("\n3. A program without the SDK uses it too:")
+    print("   zoho-keystore token --header | curl -H @- https://www.zohoapis.com/crm/v8/org")
+    header = program("token", "--header").stdout.strip()
+    name, _, value = header.partition(": ")
+    request = urllib.request.Request(f"{zoho.url}/crm/v8/org", headers={name: value})  # noqa: S310 - loopback
+    if curl := shutil.which("curl"):
+        command = [curl, "-s", "-H", "@-", request.full_url]
+        answer = subprocess.run(command, input=header, capture_output=True, text=True, check=True).stdout  # noqa: S603 - as above
+    else:
+        answer = urllib.request.urlopen(request).read().decode()  # noqa: S310 - loopback
+    show("Zoho answered it", json.loads(answer)["org"][0]["zgid"] == ZGID)
 
-    print("\n4. With the key, three lines open it without this package:")
+
+def demo(zoho: FakeZoho, directory: str) -> None:
+    """Show what becomes of the token, in a folder that is removed afterwards."""
+    store = EncryptedFileStore()
+    path = Path(directory, "data", "zoho-keystore", "tokens.keystore")
+    [key] = [
+        line
+        for line in Path(directory, "config", "zoho-keystore", "keyring").read_bytes().splitlines()
+        if line and not line.startswith(b"#")
+    ]
+    script(zoho.url, store, OAuthToken(id="1"), directory)
+    [kept] = store.get_tokens()
+
+    print("\n4. The file is sealed:")
+    sealed = path.read_bytes()
+    secrets = [kept.get_refresh_token(), kept.get_access_token(), os.environ["CLIENT_SECRET"], "ada@example.com"]
+    show(f"it starts with {sealed[:24].decode()}…", sealed.startswith(b"gAAAA"))
+    show("no token, secret or name can be read in it", not any(secret.encode() in sealed for secret in secrets))
+    show("only its owner may read it (0600)", stat.filemode(path.stat().st_mode) == "-rw-------")
+
+    print("\n5. With the key, three lines open it without this package:")
     lines = [
         "from cryptography.fernet import Fernet",
         'sealed = open("tokens.keystore", "rb").read()',
@@ -91,31 +152,34 @@ def demo(zoho: FakeZoho, directory: str) -> None:
     for line in lines:
         print(f"   {line}")
     names: dict[str, Any] = {"key": key}
-    os.chdir(directory)
+    os.chdir(path.parent)
     exec("\n".join(lines), names)  # noqa: S102 - the very lines that were shown
     document = json.loads(names["document"])
-    show("it holds the refresh token", document["tokens"][0]["refresh_token"] == saved.get_refresh_token())
+    show("there is the refresh token", document["tokens"][0]["refresh_token"] == kept.get_refresh_token())
 
-    print("\n5. The access token expires:")
-    saved.set_expires_in("1")
-    store.save_token(saved)
+    print("\n6. The access token expires:")
+    kept.set_expires_in("1")
+    store.save_token(kept)
     before = zoho.count("refresh")
     OrgOperations().get_organization()
     OrgOperations().get_organization()
     [renewed] = store.get_tokens()
     show("it was refreshed, once for two requests", zoho.count("refresh") == before + 1)
-    show("the new one is saved", renewed.get_access_token() == zoho.issued[-1] != saved.get_access_token())
+    show("the new one is kept", renewed.get_access_token() == zoho.issued[-1] != kept.get_access_token())
 
-    print("\n6. A second user signs in, and is revoked:")
-    bob = script(zoho.url, store, OAuthToken(**CLIENT, grant_token=zoho.new_grant("bob@example.com")), directory)
+    print("\n7. A second user signs in, and is revoked:")
+    client = zoho.new_client("self", redirect_uris=())
+    grant = zoho.new_grant("bob@example.com", client)
+    bob = OAuthToken(client_id=client.id, client_secret=client.secrets["us"], grant_token=grant)
+    script(zoho.url, store, bob, directory)
     [_, second] = store.get_tokens()
-    show(f"revoke({bob.get_id()!r}) succeeded", bob.revoke(bob.get_id()))
-    show("Zoho was asked to revoke his token, and no other", zoho.revoked == [second.get_refresh_token()])
+    show(f"revoke({bob.get_id()!r}) said that it is done", bob.revoke(bob.get_id()))
+    show("Zoho was asked to revoke that one, and no other", zoho.revoked == [second.get_refresh_token()])
 
 
 def meeting() -> None:
-    """Show that many processes make one refresh."""
-    print("\n7. Eight processes find the token expired at the same moment:")
+    """Show that one refresh is enough for many processes."""
+    print("\n8. Eight processes meet an expired token at the same moment:")
     [eight] = [meeting for meeting in MEETINGS if meeting.who == "8 processes"]
     with tempfile.TemporaryDirectory() as directory:
         seen = meet(eight, OURS, Path(directory))
@@ -124,19 +188,20 @@ def meeting() -> None:
 
 
 def main() -> int:
-    """Run the demo, or its second process."""
+    """Run the demo, or the part of it that is another process."""
     if len(sys.argv) > 1:
         second_process(*sys.argv[1:])
         return 0
-    print("Zoho CRM tokens in one encrypted file. The SDK is real; the Zoho server is a fake on this machine.")
+    print("Zoho CRM tokens in one encrypted file. The SDK is real; Zoho is a stand-in on this machine.")
     with FakeZoho() as zoho, tempfile.TemporaryDirectory() as directory:
         try:
+            sign_in(zoho, Path(directory))
             demo(zoho, directory)
             meeting()
         except DemoError as error:
             print(f"\n  ✗ This did not happen: {error}", file=sys.stderr)
             return 1
-    print("\nAll steps happened.")
+    print("\nAll of it happened.")
     return 0
 
 

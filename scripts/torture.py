@@ -35,6 +35,7 @@ from faults import (
     races,
     rotations,
     secrets,
+    sign_ins,
     staleness,
 )
 from faults.mounts import missing_for
@@ -78,6 +79,7 @@ def campaigns() -> Iterator[Campaign]:
     yield Campaign(
         "kills at any moment of rotations", partial(at_any_moment, loop=rotations.RotationLoop), "times", 200, 100, 1
     )
+    yield Campaign("kills of sign-ins", sign_ins.kill_sign_ins)
     yield Campaign("kills at system calls", kill_at_every_system_call, missing=missing_for_strace)
     yield Campaign("failing system calls", fail_every_system_call, missing=missing_for_strace)
     yield Campaign("failing calls", failures.fail_at_every_call)

@@ -13,6 +13,7 @@ from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 import zoho_keystore
 from fake_zoho import FakeZoho
 from zoho_keystore import EncryptedFileStore, KeyUnavailableError
+from zoho_keystore._leases import LEASE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def test_readme_first_example_signs_in_and_requests(zoho: FakeZoho) -> None:
     example = example.replace("USDataCenter.PRODUCTION()", "ENVIRONMENT").replace("1000.…", zoho.new_grant())
     names = run(example, ENVIRONMENT=DataCenter.Environment(zoho.url, zoho.token_url, zoho.url))
     assert names["response"].get_status_code() == 200
-    assert len(EncryptedFileStore("tokens.keystore").get_tokens()) == 1
+    assert len(EncryptedFileStore().get_tokens()) == 1
 
 
 def test_readme_memory_store_is_empty() -> None:
@@ -101,6 +102,11 @@ def test_readme_key_commands_are_specs(monkeypatch: pytest.MonkeyPatch) -> None:
         program = spec.removeprefix("command:").split()[0]
         with pytest.raises(KeyUnavailableError, match=f"command:{program} … cannot be started"):
             EncryptedFileStore("tokens.keystore", key=spec)
+
+
+def test_documents_say_how_long_a_lease_lasts() -> None:
+    assert f"if it hangs or fails, after {LEASE_MS / 1000:g} s" in README.replace("\n", " ")
+    assert f"A lease lasts {LEASE_MS / 1000:g} s" in ARCHITECTURE
 
 
 def test_architecture_names_every_module() -> None:

@@ -13,6 +13,7 @@ from zoho_keystore._records import TokenRecord
 from zoho_keystore._version import __version__
 from zoho_keystore.errors import (
     CannotOpenError,
+    ClientRefusedError,
     ConfigurationError,
     DocumentError,
     DurabilityUnknownError,
@@ -25,11 +26,15 @@ from zoho_keystore.errors import (
     NewerVersionError,
     RotationUnfinishedError,
     SDKNotInstalledError,
+    SignInError,
+    SignInNeededError,
     StoreClosedError,
     StoreFileError,
+    ThrottledError,
     TokenError,
     TokenNotFoundError,
     UnsafeFileError,
+    ZohoUnreachableError,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +60,7 @@ _MODULES = {
 
 __all__ = [
     "CannotOpenError",
+    "ClientRefusedError",
     "ConfigurationError",
     "Diagnostic",
     "DocumentError",
@@ -72,12 +78,16 @@ __all__ = [
     "Rotation",
     "RotationUnfinishedError",
     "SDKNotInstalledError",
+    "SignInError",
+    "SignInNeededError",
     "StoreClosedError",
     "StoreFileError",
+    "ThrottledError",
     "TokenError",
     "TokenNotFoundError",
     "TokenRecord",
     "UnsafeFileError",
+    "ZohoUnreachableError",
     "__version__",
     "backup",
     "diagnose",

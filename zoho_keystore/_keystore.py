@@ -11,10 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._leases import RefreshCoordinator, needs_refresh
+from zoho_keystore._platform import quote
 from zoho_keystore._records import (
     MAX_COUNTER,
     MAX_ID_CHARACTERS,
+    Lookup,
     Match,
+    MatchRule,
     SignIns,
     TokenRecord,
     completed,
@@ -24,11 +27,14 @@ from zoho_keystore._records import (
     merged,
     updated,
 )
-from zoho_keystore.errors import DurabilityUnknownError, InvalidTokenError, TokenNotFoundError
+from zoho_keystore.errors import DurabilityUnknownError, InvalidTokenError, SignInNeededError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from httpx import Auth
+    from requests.auth import AuthBase
 
     from zoho_keystore._storage import ReadableStorage, Storage, Transaction
 
@@ -75,6 +81,8 @@ class Keystore:
         now_ms: The clock, in milliseconds since the epoch.
         refresh_wait: For how many seconds ``get_for_use`` and ``find_for_use`` wait for another thread or process that
             refreshes the token; 0 switches leases off.
+        session_timeout: After how many seconds from its sign-in on a record is taken for absent by all that looks
+            records up; None is never. Saves and deletions still see it: a save updates it, and does not add another.
         named: The store's path and the spec of its keys, for commands in messages; None stands for the default.
     """
 
@@ -84,9 +92,11 @@ class Keystore:
         now_ms: Callable[[], int] = _now_ms,
         *,
         refresh_wait: float = 0.0,
+        session_timeout: float | None = None,
         named: tuple[str | None, str | None] = (None, None),
     ) -> None:
         self._storage = storage
+        self._session_timeout_s = session_timeout
         self._now_ms = now_ms
         self._refresh_wait_s = refresh_wait
         self._named = named
@@ -97,13 +107,18 @@ class Keystore:
         """The store's file, absolute and without symbolic links; None for a store in memory."""
         return self._storage.path
 
+    def now_ms(self) -> int:
+        """Return the time by the store's clock, in milliseconds since the epoch."""
+        return self._now_ms()
+
     def get(self, id: str) -> TokenRecord | None:
         """Return the record of an id, or None.
 
         Raises:
             KeystoreError: The store cannot be read.
         """
-        return self._storage.get(id)
+        record = self._storage.get(id)
+        return None if record is None or self._is_over(record) else record
 
     def get_for_use(self, id: str) -> TokenRecord | None:
         """Return the record of an id for a caller that is about to use its token, or None; may write a lease, and wait.
@@ -114,9 +129,9 @@ class Keystore:
         Raises:
             KeystoreError: The store cannot be read.
         """
-        record = self._storage.get(id)
+        record = self.get(id)
         if record is not None and needs_refresh(record, self._now_ms()):
-            record = self._coordinator.acquire(record)
+            record = self._coordinator.acquire(record, self._is_fresh)
         if record is None:
             _log.warning("%s", self.not_found(id))
         return record
@@ -146,19 +161,22 @@ class Keystore:
 
         Raises:
             TokenNotFoundError: The token has nothing but an id, and there is no such record.
-            KeystoreError: The store cannot be read.
+            KeystoreError: The store cannot be read; or it cannot be written, and the token's grant has to be exchanged,
+                which can be done only once.
         """
         record = self._matching_one(self._storage, wanted)
         if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
             raise self.not_found(wanted.id)
         if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
-            match = self._coordinator.acquire_exchange(exchange_keys(wanted)[0], partial(_matching, wanted=wanted))
+            match = self._coordinator.acquire_exchange(
+                exchange_keys(wanted)[0], partial(self._matching, wanted=wanted), is_one_time=not wanted.refresh_token
+            )
             record = None if match is None else match.records[0]
         if record is None:
             return None
         token = merged(wanted, record)
         if not wanted.id and needs_refresh(token, self._now_ms()):
-            record = self._coordinator.acquire(record, seen_as=partial(merged, wanted))
+            record = self._coordinator.acquire(record, lambda one: self._is_fresh(merged(wanted, one)))
             return None if record is None else merged(wanted, record)
         return token
 
@@ -175,8 +193,8 @@ class Keystore:
           the rest of the token is. The expiry of the stored access token itself can be changed.
         * A save by id of a refresh token that another one has replaced changes nothing. It is logged as a warning, and
           the stored record is returned.
-        * A save by id of a refresh token whose record was deleted is refused. To add such a token again on purpose,
-          save it without an id, or import it.
+        * A save by id of a refresh token whose record of that id was deleted is refused. To add such a token again on
+          purpose, save it without an id or under another one, or import it.
 
         Args:
             given: The token.
@@ -247,7 +265,10 @@ class Keystore:
         Raises:
             KeystoreError: The store cannot be read.
         """
-        return self._storage.records()
+        records = self._storage.records()
+        if self._session_timeout_s is None:
+            return records
+        return [record for record in records if not self._is_over(record)]
 
     def import_records(
         self,
@@ -300,10 +321,188 @@ class Keystore:
             id = transaction.imported_id(given.id)
             # A record of another keystore keeps its age; one of another source is older than what programs have saved.
             record = created(given, id=id, now_ms=now_ms)
-            record = replace(record, created_at=given.created_at or now_ms, saved_at=given.saved_at)
+            record = replace(
+                record, created_at=given.created_at or now_ms, saved_at=given.saved_at, issued_at=given.issued_at
+            )
         transaction.put(record)
         sign_ins.add(record)
         return ImportedRecord(record, ImportResult.UPDATED if stored is not None else ImportResult.ADDED)
+
+    def access_token(self, id: str, *, min_life: float = 60.0) -> str:
+        """Return an access token of a record, refreshed if need be; may write a lease, wait, and ask Zoho.
+
+        However many processes ask at the same moment, one of them refreshes the token.
+
+        Args:
+            id: The record.
+            min_life: For how many seconds the access token has to live at least; up to 3,000, as Zoho's live for an
+                hour.
+
+        Raises:
+            ConfigurationError: ``min_life`` is not such a number.
+            TokenNotFoundError: No record has this id.
+            SignInNeededError: Zoho does not accept its refresh token any more, it has none, or its session is over.
+            ThrottledError: Zoho refuses access tokens for a while.
+            ClientRefusedError: Zoho does not accept the client.
+            ZohoUnreachableError: Zoho did not answer, or not as Zoho.
+            KeystoreError: The store cannot be read or written.
+        """
+        from zoho_keystore._access import fresh_record  # noqa: PLC0415 - the network is needed only here
+
+        return fresh_record(self, id, min_life_s=min_life).access_token or ""
+
+    def auth(self, id: str, *, hosts: Sequence[str] = ()) -> AuthBase:
+        """Return what ``requests`` takes as ``auth``: it adds a fresh access token, and renews one that Zoho refuses.
+
+        Args:
+            id: The record.
+            hosts: Names of hosts, without a port, that the token may be sent to besides Zoho's API servers: by https,
+                and to this machine (localhost, 127.0.0.1, ::1) by http too.
+
+        Raises:
+            ConfigurationError: The library ``requests`` is not installed, or ``hosts`` is a text. At a request: the
+                token must not be sent there.
+            KeystoreError: At a request: as :meth:`access_token`.
+        """
+        from zoho_keystore._http_auth import requests_auth  # noqa: PLC0415 - as above
+
+        return requests_auth(self, id, hosts)
+
+    def httpx_auth(self, id: str, *, hosts: Sequence[str] = ()) -> Auth:
+        """Return what ``httpx`` takes as ``auth``, for its sync and async clients; otherwise as :meth:`auth`."""
+        from zoho_keystore._http_auth import httpx_auth  # noqa: PLC0415 - as above
+
+        return httpx_auth(self, id, hosts)
+
+    def check_writable(self) -> None:
+        """Make sure that a save would work, as far as that can be known without one.
+
+        Raises:
+            StoreFileError: A save would fail.
+        """
+        self._storage.check_writable()
+
+    def require(self, id: str) -> TokenRecord:
+        """Return the record of an id.
+
+        Raises:
+            TokenNotFoundError: There is none.
+            SignInNeededError: Its session is over.
+            KeystoreError: The store cannot be read.
+        """
+        record = self._storage.get(id)
+        if record is None:
+            raise self.not_found(id)
+        if self._is_over(record):
+            raise SignInNeededError(
+                f"the session of the token {id!r} is over, which lasts for {self._session_timeout_s:g} s",
+                f"Sign in again: zoho-keystore login --id {quote(id)}",
+                self.path,
+            )
+        return record
+
+    def _is_over(self, record: TokenRecord) -> bool:
+        if self._session_timeout_s is None:
+            return False
+        # Records of older releases do not tell when they were signed in.
+        return self._now_ms() - (record.signed_in_at or record.created_at) > self._session_timeout_s * 1_000
+
+    def lease(self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool]) -> TokenRecord | None:
+        """Return a record to be refreshed by the caller, or as another caller has refreshed it; writes, and may wait.
+
+        Args:
+            record: The record.
+            is_ready: Returns whether a state of it needs no refresh (any more).
+
+        Returns:
+            None when it was deleted meanwhile.
+
+        Raises:
+            KeystoreError: The store cannot be written, so that a new token could not be kept.
+        """
+        return self._coordinator.acquire(record, is_ready, required=True)
+
+    def change(self, id: str, change: Callable[[TokenRecord, int], TokenRecord]) -> TokenRecord | None:
+        """Replace a record by what a function makes of it.
+
+        Args:
+            id: The record.
+            change: Gets the record as it is stored now, and the time of a save; what it returns is stored.
+
+        Returns:
+            The record as it is stored now; None when there is none: one that was deleted stays deleted.
+
+        Raises:
+            KeystoreError: Nothing was changed.
+        """
+        with self._storage.transaction() as transaction:
+            record = transaction.get(id)
+            if record is not None and (changed := change(record, self._save_time(transaction))) != record:
+                transaction.put(changed)
+                return changed
+        return record
+
+    def delete_if(self, condition: Callable[[TokenRecord], bool], *ids: str) -> list[str]:
+        """Delete those of some records that meet a condition when it comes to it, and return their ids.
+
+        Raises:
+            KeystoreError: Nothing was deleted.
+        """
+        deleted = []
+        with self._storage.transaction() as transaction:
+            for id in ids:
+                record = transaction.get(id)
+                if record is not None and condition(record):
+                    transaction.remove(id)
+                    deleted.append(id)
+        return deleted
+
+    def prove_writable(self) -> None:
+        """Save the store as it is, before a code is spent that works once: only a save proves that saving works.
+
+        Raises:
+            KeystoreError: It cannot be saved.
+        """
+        with self._storage.transaction() as transaction:
+            transaction.touch()
+
+    def finish_sign_in(self, id: str, user_name: str | None, *, again: str | None = None) -> TokenRecord | None:
+        """Name the user of a record that was just signed in, and put it in the place of the one that it renews.
+
+        That is the record that was to be signed in again, unless it belongs to another user; else the one of the same
+        user and client. It keeps its id, and what the new sign-in does not know.
+
+        Args:
+            id: The record.
+            user_name: The user's name; None if it is not known.
+            again: The id of the record that was to be signed in again.
+
+        Returns:
+            The record as it is stored now, with the id that it has now; None when it was deleted meanwhile.
+
+        Raises:
+            KeystoreError: Nothing was changed.
+        """
+        with self._storage.transaction() as transaction:
+            record = transaction.get(id)
+            if record is None:
+                return None
+            now_ms = self._save_time(transaction)
+            record = replace(record, user_name=user_name or record.user_name, saved_at=now_ms)
+            renewed = None if again is None else transaction.get(again)
+            if renewed is not None and _is_other_user(renewed.user_name, user_name):
+                renewed = None
+            if renewed is None and user_name:
+                match = transaction.find([Lookup(MatchRule.USER, "user_name", user_name, record.client_id)])
+                others = [] if match is None else [one for one in match.records if one.id != id]
+                renewed = max(others, key=lambda one: one.saved_at, default=None)
+            if renewed is not None and renewed.id != id:
+                transaction.remove(id)
+                # Programs may know the record by the name that it has.
+                name = renewed.user_name or record.user_name
+                record = updated(renewed, replace(record, user_name=name), now_ms=now_ms)
+            transaction.put(record)
+            return record
 
     def close(self) -> None:
         """Drop keys and records from memory; the store cannot be used afterwards."""
@@ -318,11 +517,18 @@ class Keystore:
         return min(max(self._now_ms(), transaction.last_saved_at + 1), MAX_COUNTER - 1)
 
     def _matching_one(self, storage: ReadableStorage, wanted: TokenRecord) -> TokenRecord | None:
-        match = _matching(storage, wanted)
+        match = self._matching(storage, wanted)
         if match is None:
             return None
         self._warn_if_ambiguous(match)
         return match.records[0]
+
+    def _matching(self, storage: ReadableStorage, wanted: TokenRecord) -> Match | None:
+        match = _matching(storage, wanted)
+        if match is None or self._session_timeout_s is None:
+            return match
+        records = [record for record in match.records if not self._is_over(record)]
+        return Match(match.rule, records) if records else None
 
     def _warn_if_ambiguous(self, match: Match | None) -> None:
         if match is not None and len(match.records) > 1:
@@ -330,6 +536,9 @@ class Keystore:
             _log.warning(
                 "%s: the token matches %s by its %s; the one saved last is used", self._name, ids, match.rule.value
             )
+
+    def _is_fresh(self, record: TokenRecord) -> bool:
+        return not needs_refresh(record, self._now_ms())
 
     def not_found(self, id: str, more: str = "") -> TokenNotFoundError:
         """Return the error that says that no record has an id, and how many there are."""
@@ -348,16 +557,15 @@ class Keystore:
         Raises:
             TokenNotFoundError: The record was deleted.
         """
-        refresh_token = given.refresh_token
-        if not refresh_token or not transaction.is_retired(refresh_token):
+        if not transaction.is_retired(given):
             return False
         if stored is None:
             raise TokenNotFoundError(
                 f"the token {given.id!r} was deleted; nothing was saved",
-                "To add it again, save it without an id",
+                "To add it again, save it without an id, or under another one",
                 self.path,
             )
-        return refresh_token != stored.refresh_token
+        return given.refresh_token != stored.refresh_token
 
     def _require_valid(self, given: TokenRecord) -> None:
         if given.expires_in and given.expires_at_ms is None:
@@ -380,6 +588,16 @@ class Keystore:
                 f"An id may have {MAX_ID_CHARACTERS}",
                 self.path,
             )
+
+
+def _is_other_user(stored: str | None, user_name: str | None) -> bool:
+    """Return whether a record's user is known not to be the one that has signed in.
+
+    A program may have given the record the user's address alone, or a name of its own, which tells nothing.
+    """
+    if not stored or not user_name or "@" not in stored:
+        return False
+    return stored not in {user_name, user_name.rpartition(":")[0]}
 
 
 def _matching(storage: ReadableStorage, wanted: TokenRecord) -> Match | None:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from zoho_keystore import _platform as platform
-from zoho_keystore.errors import KeystoreError
+from zoho_keystore.errors import KeystoreError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,6 +40,10 @@ _T = TypeVar("_T")
 #: The longest that a lease lasts, in milliseconds: half of the default ``refresh_wait``; with a shorter wait, half of
 #: that. The SDK's own request has no timeout.
 LEASE_MS = 5_000
+
+#: The longest that a lease lasts whose owner ends it also when its refresh fails, in milliseconds; with a shorter
+#: ``refresh_wait``, as long as that. On a busy machine a refresh takes seconds.
+ENDED_LEASE_MS = 20_000
 
 #: For how long after a failed refresh processes that come do not wait for the record, in milliseconds.
 FAILURE_MS = 60_000
@@ -150,7 +154,7 @@ class Lease:
 
     def is_running(self, now_ms: int) -> bool:
         """Return whether the lease has not ended by time."""
-        return self.owner is not None and 0 < self.deadline_ms - now_ms <= LEASE_MS
+        return self.owner is not None and 0 < self.deadline_ms - now_ms <= ENDED_LEASE_MS
 
     def recent_failure_ms(self, now_ms: int) -> int:
         """Return when a lease ended without a save, if that was less than a minute ago; otherwise 0.
@@ -217,13 +221,15 @@ class RefreshCoordinator:
         self._storage = storage
         self._wait_s = wait_s
         self._lease_ms = int(min(LEASE_MS, wait_s * 500))
+        self._ended_lease_ms = int(min(ENDED_LEASE_MS, wait_s * 1_000))
         self._now_ms = now_ms
         self._monotonic_s = monotonic_s
         self._sleep = sleep
         self._has_logged = False
+        self._no_leases_until_s = 0.0
 
     def acquire(
-        self, record: TokenRecord, *, seen_as: Callable[[TokenRecord], TokenRecord] = lambda record: record
+        self, record: TokenRecord, is_ready: Callable[[TokenRecord], bool], *, required: bool = False
     ) -> TokenRecord | None:
         """Return a record with the lease on it taken, or with the token that another thread has refreshed meanwhile.
 
@@ -232,37 +238,42 @@ class RefreshCoordinator:
 
         Args:
             record: The record.
-            seen_as: Returns the token that the SDK gets for a record; that one tells whether a refresh is needed.
+            is_ready: Returns whether a state of the record needs no refresh (any more).
+            required: Take the lease also after a recent failure, and raise where it cannot be written. For callers that
+                end the lease themselves when their refresh fails.
 
         Returns:
             None when the record was deleted meanwhile.
 
         Raises:
-            KeystoreError: The storage cannot be read any more.
+            KeystoreError: The storage cannot be read any more; or written, if the lease is required.
         """
 
         def look(storage: ReadableStorage) -> _View[TokenRecord | None]:
             current = storage.get(record.id)
             if current is None:
                 return _View(None, is_ready=True, lease=None)
-            is_ready = not needs_refresh(seen_as(current), self._now_ms())
-            return _View(current, is_ready, Lease.of(current.refresh))
+            return _View(current, is_ready(current), Lease.of(current.refresh))
 
         def put(transaction: Transaction, lease: Lease) -> None:
             # Only called where look() has found the record in the same transaction.
             transaction.put(replace(transaction.get(record.id) or record, refresh=lease.as_fields()))
 
-        return self._coordinate(look, put)
+        return self._coordinate(look, put, required=required)
 
-    def acquire_exchange(self, key: str, find: Callable[[ReadableStorage], Match | None]) -> Match | None:
+    def acquire_exchange(
+        self, key: str, find: Callable[[ReadableStorage], Match | None], *, is_one_time: bool = False
+    ) -> Match | None:
         """Return None with the lease on an exchange taken, or the records that another thread has saved meanwhile.
 
         Args:
             key: Identifies what is exchanged: see :func:`zoho_keystore._records.exchange_keys`.
             find: Returns the records that the exchange makes.
+            is_one_time: Whether a grant is exchanged, which cannot be had again: where the lease cannot be written, the
+                save after the exchange would fail too.
 
         Raises:
-            KeystoreError: The storage cannot be read any more.
+            KeystoreError: The storage cannot be read any more; or, with ``is_one_time``, not be written.
         """
 
         def look(storage: ReadableStorage) -> _View[Match | None]:
@@ -281,26 +292,40 @@ class RefreshCoordinator:
             kept = kept[-(_MAX_EXCHANGES - 1) :]
             transaction.set_exchanges({other: exchanges[other] for other in kept} | {key: lease.as_fields()})
 
-        return self._coordinate(look, put)
+        return self._coordinate(look, put, must_write=is_one_time)
 
     def _coordinate(
-        self, look: Callable[[ReadableStorage], _View[_T]], put: Callable[[Transaction, Lease], None]
+        self,
+        look: Callable[[ReadableStorage], _View[_T]],
+        put: Callable[[Transaction, Lease], None],
+        *,
+        required: bool = False,
+        must_write: bool = False,
     ) -> _T:
         deadline_s = self._monotonic_s() + self._wait_s
         caller = Owner.current()
         pause_s = _FIRST_PAUSE_S
         view = look(self._storage)
-        if view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
+        if not required and view.lease is not None and view.lease.has_failed_for(caller, self._now_ms()):
             return view.found
         while not view.is_ready and (left_s := deadline_s - self._monotonic_s()) > 0:
+            if self._monotonic_s() < self._no_leases_until_s and not (required or must_write):
+                break
             if view.lease is not None and view.lease.blocks(caller, self._now_ms()):
                 (self._sleep or time.sleep)(min(left_s, pause_s))
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
                 view = look(self._storage)
                 continue
+            lock_wait_s = self._lease_ms / 1000
             try:
-                is_done, view = self._write_lease(look, put, caller, left_s)
+                lease_ms = self._ended_lease_ms if required else self._lease_ms
+                is_done, view = self._write_lease(look, put, caller, min(left_s, lock_wait_s), lease_ms)
             except KeystoreError as error:
+                if required or must_write:
+                    raise
+                if isinstance(error, LockTimeoutError) and left_s >= lock_wait_s:
+                    # A process that hangs with the lock would hold up each look-up, and the save after it again.
+                    self._no_leases_until_s = self._monotonic_s() + FAILURE_MS / 1000
                 self._log_once(error)
                 break
             if is_done:
@@ -313,6 +338,7 @@ class RefreshCoordinator:
         put: Callable[[Transaction, Lease], None],
         caller: Owner,
         left_s: float,
+        lease_ms: int,
     ) -> tuple[bool, _View[_T]]:
         """Write the lease if it is still free and needed; return whether the caller goes on now, and what it sees."""
         with self._storage.transaction(left_s) as transaction:
@@ -326,7 +352,7 @@ class RefreshCoordinator:
                 put(transaction, Lease(None, failed_at_ms=now_ms))
             else:
                 failed_at_ms = 0 if lease is None else lease.recent_failure_ms(now_ms)
-                put(transaction, Lease(caller, now_ms + self._lease_ms, failed_at_ms))
+                put(transaction, Lease(caller, now_ms + lease_ms, failed_at_ms))
             return True, view
 
     def _log_once(self, error: KeystoreError) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zoho_keystore import _platform as platform
+from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_store, real_path
 from zoho_keystore._fs.private_file import read_prefix
@@ -18,7 +19,7 @@ from zoho_keystore._keystore import Keystore
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.store_file import not_a_keystore
-from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError
+from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError, UnsafeFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,7 @@ def open_keystore(
     key: bytes | str | None = None,
     lock_timeout: float = 10.0,
     refresh_wait: float = 10.0,
+    session_timeout: float | None = None,
     create: bool = True,
 ) -> Keystore:
     """Open the keystore in a file, without the SDK.
@@ -46,6 +48,8 @@ def open_keystore(
         lock_timeout: For how many seconds a write waits for the store's lock.
         refresh_wait: For how many seconds a caller that is about to use an expired token waits for another thread or
             process that refreshes it; 0 switches this off.
+        session_timeout: For how many seconds from its sign-in on a token is handed out; then it is taken for absent,
+            and the user has to sign in again. None is for ever.
         create: Whether to create the file, encrypted and without tokens, when it is missing.
 
     Raises:
@@ -53,11 +57,14 @@ def open_keystore(
     """
     lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
+    session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     file = store_path(path)
-    named = (None if path is None else str(file)), spec_for_messages(key)
+    # Also one of the variable: a command from the log of a service is pasted where the variable is not set.
+    is_default = path is None and not os.environ.get(FILE_VARIABLE)
+    named = (None if is_default else str(file)), spec_for_messages(key)
     try:
         ring = key_ring(key)
-        if create and path is None and not os.environ.get(FILE_VARIABLE):
+        if create and is_default:
             make_directories(file.parent)
         storage = FileStorage(file, ring, lock_timeout=lock_timeout_s, create=create)
     except KeystoreError as error:
@@ -66,7 +73,7 @@ def open_keystore(
         if problem is error:
             raise
     else:
-        return Keystore(storage, refresh_wait=refresh_wait_s, named=named)
+        return Keystore(storage, refresh_wait=refresh_wait_s, session_timeout=session_timeout_s, named=named)
     raise problem
 
 
@@ -106,19 +113,25 @@ def spec_for_messages(key: object) -> str | None:
 def explained(error: KeystoreError, store: Path) -> KeystoreError:
     """Return an error of opening a store; for a missing key, what that means where there is a file already.
 
-    A new key, which the source of keys advises, would not open it.
+    A new key, which the source of keys advises, would not open it. A store of another user has its key there.
     """
     if not (isinstance(error, KeyUnavailableError) and error.is_missing and os.path.lexists(store)):
         return error
     with suppress(OSError, KeystoreError):
         if other := not_a_keystore(store, read_prefix(store, 512).content):
             return other
+    with suppress(OSError):
+        try:
+            permissions.require_owner(os.stat(store), store)
+        except UnsafeFileError as owned_by_another:
+            return owned_by_another
     moved = store.with_name(f"{store.name}.without-key")
     where = f"{error.path}: " if error.path is not None else ""
     return KeyUnavailableError(
         f"the store is there, and its key is not: {where}{error.problem}",
-        "Restore your copy of the key. Without one the store cannot be opened: move it away, and sign in anew: "
-        f"{platform.move_command(store, moved)}{platform.choose(' &&', ';')} zoho-keystore init",
+        "Check where its key is, or restore your copy of the key. Without the key the store cannot be opened: move it "
+        f"away, and sign in anew: {platform.move_command(store, moved)}{platform.choose(' &&', ';')} "
+        "zoho-keystore init",
         store,
     )
 

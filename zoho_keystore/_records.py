@@ -30,6 +30,12 @@ FIELDS = (
 #: The same without the id, which the store assigns.
 CREDENTIAL_FIELDS = FIELDS[1:]
 
+#: What a sign-in by this package knows besides; the SDK does not, and its saves leave it as it is.
+SIGN_IN_FIELDS = ("scope", "accounts_url", "kind", "soid")
+
+#: Counters and times, in milliseconds since the epoch; 0 is "never".
+COUNTER_FIELDS = ("created_at", "saved_at", "signed_in_at", "issued_at", "refused_at", "denied_until", "denied_times")
+
 #: The longest id that a caller may choose.
 MAX_ID_CHARACTERS = 255
 
@@ -60,6 +66,15 @@ class TokenRecord:
         created_at: When the record was first saved, in milliseconds since the epoch.
         saved_at: When it was last saved, likewise; later saves of one store have greater values, even when the clock
             stands still; 0 when it was imported from another kind of store, and not saved since.
+        scope: The granted scopes, comma-separated.
+        accounts_url: The accounts server that refreshes the token.
+        kind: How it was signed in: "browser", "device", "self client", "grant" or "client credentials".
+        soid: Of client credentials, the service and organization that they are for.
+        signed_in_at: When it was signed in, in milliseconds since the epoch; 0 in a record of an older release.
+        issued_at: When its access token came, likewise; 0 when that is not known.
+        refused_at: When Zoho refused the refresh token, likewise; 0 while it does not.
+        denied_until: Until when Zoho refuses access tokens because too many were asked for, likewise.
+        denied_times: How often it has done so in a row.
         refresh: The lease of the process that refreshes the token, as :mod:`zoho_keystore._leases` writes it.
         unknown: Fields that this release does not know, kept on every rewrite.
     """
@@ -74,8 +89,17 @@ class TokenRecord:
     expires_in: str | None = None
     redirect_url: str | None = None
     api_domain: str | None = None
+    scope: str | None = None
+    accounts_url: str | None = None
+    kind: str | None = None
+    soid: str | None = None
     created_at: int = 0
     saved_at: int = 0
+    signed_in_at: int = 0
+    issued_at: int = 0
+    refused_at: int = 0
+    denied_until: int = 0
+    denied_times: int = 0
     refresh: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
     unknown: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
 
@@ -104,6 +128,11 @@ def id_number(id: str) -> int:
 def fingerprint(*secrets: str) -> str:
     """Return what identifies secrets without being one: the first half of their SHA-256, in hex."""
     return hashlib.sha256("\0".join(secrets).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def retired_key(record: TokenRecord) -> str:
+    """Return what identifies a record's refresh token as that of its id; empty without a refresh token."""
+    return fingerprint(record.id, record.refresh_token) if record.refresh_token else ""
 
 
 def exchange_keys(token: TokenRecord) -> list[str]:
@@ -286,12 +315,24 @@ def updated(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRec
 
     The access token of a slower process does not replace a newer one: see :func:`is_older_pair`.
     """
-    changes = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
+    changes: dict[str, Any] = {
+        name: value for name in (*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS) if (value := getattr(given, name))
+    }
     if not given.access_token or is_older_pair(given, stored):
         changes.pop("access_token", None)
         changes.pop("expires_in", None)
     elif not given.expires_in and given.access_token != stored.access_token:
         changes["expires_in"] = None
+    has_access_token = changes.get("access_token", stored.access_token) != stored.access_token
+    # Only another refresh token is another sign-in: a script that has the stored one saves it again at each run.
+    is_sign_in = bool(given.refresh_token) and given.refresh_token != stored.refresh_token
+    if is_sign_in or given.signed_in_at > stored.signed_in_at:
+        changes["signed_in_at"] = given.signed_in_at or now_ms
+    if has_access_token:
+        changes["issued_at"] = now_ms
+    if has_access_token or is_sign_in:
+        # Zoho has issued a token, so what it refused before does not count any more.
+        changes |= {"refused_at": 0, "denied_until": 0, "denied_times": 0}
     return replace(stored, **changes, saved_at=now_ms, refresh=None)
 
 
@@ -300,7 +341,9 @@ def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
 
     The stored access token's own expiry can be changed, which is how a refresh is forced.
     """
-    if given.access_token == stored.access_token or given.refresh_token not in (None, "", stored.refresh_token):
+    if given.access_token == stored.access_token or not stored.refresh_token:
+        return False
+    if given.refresh_token and given.refresh_token != stored.refresh_token:
         return False
     given_ms, stored_ms = given.expires_at_ms, stored.expires_at_ms
     return given_ms is not None and stored_ms is not None and bool(stored.access_token) and given_ms < stored_ms
@@ -308,17 +351,29 @@ def is_older_pair(given: TokenRecord, stored: TokenRecord) -> bool:
 
 def completed(stored: TokenRecord, given: TokenRecord, *, now_ms: int) -> TokenRecord:
     """Return the stored record with what it lacks from a record of the same sign-in; the later access token wins."""
-    changes = {
+    changes: dict[str, Any] = {
         name: value
-        for name in CREDENTIAL_FIELDS
+        for name in (*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS)
         if name not in {"access_token", "expires_in"} and not getattr(stored, name) and (value := getattr(given, name))
     }
     if given.access_token and (not stored.access_token or (given.expires_at_ms or 0) > (stored.expires_at_ms or 0)):
-        changes |= {"access_token": given.access_token, "expires_in": given.expires_in}
+        changes |= {
+            "access_token": given.access_token,
+            "expires_in": given.expires_in,
+            "issued_at": given.issued_at,
+        }
     return replace(stored, **changes, saved_at=now_ms, refresh=None) if changes else stored
 
 
 def created(given: TokenRecord, *, id: str, now_ms: int) -> TokenRecord:
-    """Return the new record that a save or an import of the given token makes."""
-    fields = {name: value for name in CREDENTIAL_FIELDS if (value := getattr(given, name))}
-    return TokenRecord(**fields, id=id, created_at=now_ms, saved_at=now_ms, unknown=given.unknown)
+    """Return the new record that a save of the given token makes."""
+    fields = {name: value for name in (*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS) if (value := getattr(given, name))}
+    return TokenRecord(
+        **fields,
+        id=id,
+        created_at=given.created_at or now_ms,
+        saved_at=now_ms,
+        signed_in_at=given.signed_in_at or given.created_at or now_ms,
+        issued_at=(given.issued_at or now_ms) if given.access_token else 0,
+        unknown=given.unknown,
+    )

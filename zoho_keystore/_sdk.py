@@ -62,7 +62,8 @@ class _KeystoreTokenStore(TokenStore):
 
         Raises:
             SDKException: It is not a token, or the store cannot be read; or it has nothing but an id that no stored
-                token has.
+                token has; or it has a grant token that is not exchanged yet, and the store cannot be written: the
+                exchange can be made only once.
         """
         # Not with _as_sdk_exception: this runs before the SDK's requests, and a context manager takes 1 µs.
         try:
@@ -176,6 +177,9 @@ class EncryptedFileStore(_KeystoreTokenStore):
             that refreshes it, so that one refresh serves all; 0 switches this off. If that one has not saved a token
             after 5 s, or after half of a shorter wait, one of the others takes over; and for a minute after a refresh
             that failed, look-ups do not wait.
+        session_timeout: For how many seconds from its sign-in on a token is handed out; then all look-ups and
+            ``get_tokens`` take it for absent, so that the user has to sign in again, with a new grant or refresh token.
+            Saving the same refresh token again is no sign-in. None is for ever.
 
     Raises:
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
@@ -188,8 +192,17 @@ class EncryptedFileStore(_KeystoreTokenStore):
         key: bytes | str | None = None,
         lock_timeout: float = 10.0,
         refresh_wait: float = 10.0,
+        session_timeout: float | None = None,
     ) -> None:
-        super().__init__(open_keystore(path, key=key, lock_timeout=lock_timeout, refresh_wait=refresh_wait))
+        super().__init__(
+            open_keystore(
+                path,
+                key=key,
+                lock_timeout=lock_timeout,
+                refresh_wait=refresh_wait,
+                session_timeout=session_timeout,
+            )
+        )
 
     @property
     def path(self) -> Path | None:

@@ -8,8 +8,10 @@ from zoho_keystore._platform import join, quote
 
 PROGRAM = "zoho-keystore"
 
-#: The program's name before a command in a text. Some commands name their store already.
-_COMMAND = re.compile(rf"(?<![\w./:-]){PROGRAM} (?=(--store )|[a-z])")
+_ARGUMENT = r"""(?:'[^']*'|"[^"]*"|[^\s'"])+"""
+
+#: The program's name before a command in a text. Some commands name their store or its keys already.
+_COMMAND = re.compile(rf"(?<![\w./:-]){PROGRAM} (?=(--store {_ARGUMENT} )?(?:(--key )|[a-z-]))")
 
 
 def plural(number: int, noun: str) -> str:
@@ -35,7 +37,7 @@ def cli_command(*arguments: str, store: str | None, key: str | None) -> str:
 
 def with_store(text: str, store: str | None, key: str | None) -> str:
     """Return a text whose commands, such as ``zoho-keystore list``, work on a store; the arguments are the same."""
-    return _COMMAND.sub(lambda match: match[0] + _options(None if match[1] else store, key), text)
+    return _COMMAND.sub(lambda match: match[0] + _options(None if match[1] else store, None if match[2] else key), text)
 
 
 def _options(store: str | None, key: str | None) -> str:

@@ -17,6 +17,11 @@ The families, each of which may be caught as a whole::
     ├── LockTimeoutError            another process or thread held the store's lock for too long
     ├── StoreClosedError            the store was used after ``close()``
     ├── ImportSourceError           the source of an import cannot be read, or is not one
+    ├── SignInError                 a sign-in at Zoho failed
+    │   ├── SignInNeededError       Zoho does not accept the refresh token any more
+    │   └── ClientRefusedError      Zoho does not accept the OAuth client
+    ├── ThrottledError              Zoho refuses access tokens for a while
+    ├── ZohoUnreachableError        Zoho did not answer, or not as Zoho
     └── TokenError                  the token or id that a method got
         ├── InvalidTokenError       it is not a token, or cannot be saved
         └── TokenNotFoundError      no record has this id
@@ -132,6 +137,34 @@ class StoreClosedError(KeystoreError):
 
 class ImportSourceError(KeystoreError):
     """The source of an import cannot be read, or is not one; nothing was taken from it."""
+
+
+class SignInError(KeystoreError):
+    """A sign-in at Zoho failed; nothing was kept."""
+
+
+class SignInNeededError(SignInError):
+    """Zoho does not accept the refresh token any more, or there is none: the user has to sign in again."""
+
+
+class ClientRefusedError(SignInError):
+    """Zoho does not accept the OAuth client: its id, secret, type, redirect URI or data centre."""
+
+
+class ThrottledError(KeystoreError):
+    """Zoho refuses access tokens for a while.
+
+    Attributes:
+        retry_at: When to ask again, in seconds since the epoch; 0 when that is unknown.
+    """
+
+    def __init__(self, problem: str, advice: str = "", path: Path | None = None, retry_at: float = 0.0) -> None:
+        super().__init__(problem, advice, path)
+        self.retry_at = retry_at
+
+
+class ZohoUnreachableError(KeystoreError):
+    """Zoho did not answer, or the reply is not an answer of Zoho's; nothing was changed."""
 
 
 class TokenError(KeystoreError):

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fake_zoho import FakeZoho
 from zoho_keystore import _platform as platform
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 #: A mask shows at most a quarter of a secret, from its start: CANARY must never be shown.
@@ -62,4 +64,27 @@ def store(empty: Path) -> Path:
     """Give the path of the user's store, which holds two tokens."""
     with closing(open_keystore()) as keystore:
         keystore.import_records([ANN, BOB])
+    return empty
+
+
+@pytest.fixture
+def zoho() -> Iterator[FakeZoho]:
+    """Give a fake Zoho."""
+    with FakeZoho() as zoho:
+        yield zoho
+
+
+@pytest.fixture
+def refreshable(empty: Path, zoho: FakeZoho) -> Path:
+    """Give the path of the user's store, which holds a token of the fake Zoho, not yet refreshed."""
+    client = zoho.new_client()
+    record = TokenRecord(
+        user_name="ada@example.com:60001234567",
+        client_id=client.id,
+        client_secret=client.secrets["us"],
+        refresh_token=zoho.new_refresh_token(client=client),
+        accounts_url=zoho.url,
+    )
+    with closing(open_keystore()) as keystore:
+        keystore.save(record)
     return empty

@@ -94,7 +94,15 @@ def test_commands_of_doctor_work_on_the_examined_store(given: list[str], work: P
     (work / "my store").unlink()
     shown = invoke(*given, "doctor", code=12).stdout
     paste(next(line for line in shown.splitlines() if " init" in line), work)
-    assert invoke(*given, "list").stderr == "There are no tokens.\n"
+    assert invoke(*given, "list").stderr == f"There are no tokens in {work / 'my store'}.\n"
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "rotate", "backup copy", "key prune x"])
+def test_command_of_a_missing_store_creates_it(command: str, given: list[str], work: Path) -> None:
+    (work / "my store").unlink()
+    shown = invoke(*given, *command.split(), code=6).stderr
+    assert shown.startswith(f"zoho-keystore: {work}/my store: there is no store. ")
+    assert f"Created {work}/my store" in paste(shown, work)
 
 
 @pytest.mark.needs_posix_shell
@@ -128,11 +136,11 @@ def test_command_of_a_lost_key_moves_the_store_away(given: list[str], work: Path
         result = invoke(*given, *command.split(), code=12 if command == "doctor" else 10 if "x" in command else 3)
         if command != "import x":
             assert "the store is there, and its key is not: " in result.output
-            assert "Restore your copy of the key. " in result.output
+            assert "restore your copy of the key. " in result.output
         assert not lost.exists()
     fix = next(line for line in result.stdout.splitlines() if "mv -n" in line)
     paste(fix, work)
-    assert invoke(*given, "list").stderr == "There are no tokens.\n"
+    assert invoke(*given, "list").stderr == f"There are no tokens in {work / 'my store'}.\n"
     lost.write_bytes(key)
     assert "5 " in invoke("--store", "my store.without-key", *given[2:], "list").stdout
 
@@ -192,6 +200,9 @@ def test_command_does_not_repeat_a_key_by_mistake() -> None:
         ("Run: zoho-keystore list", "Run: zoho-keystore --store 'a b' --key env:K list"),
         ("zoho-keystore key new --print", "zoho-keystore --store 'a b' --key env:K key new --print"),
         ("zoho-keystore --store x list", "zoho-keystore --key env:K --store x list"),
+        ("zoho-keystore --store 'x --key y' list", "zoho-keystore --key env:K --store 'x --key y' list"),
+        ("zoho-keystore --key 'x y' list", "zoho-keystore --store 'a b' --key 'x y' list"),
+        ("""zoho-keystore --store 'it'"'"'s' --key 'x y' list""",) * 2,
         ("keyring:zoho-keystore/crm", "keyring:zoho-keystore/crm"),
         ("pass show zoho-keystore", "pass show zoho-keystore"),
         ("see /opt/zoho-keystore list", "see /opt/zoho-keystore list"),

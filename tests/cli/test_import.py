@@ -304,6 +304,14 @@ def test_export_removes_what_a_killed_export_has_left(
 
 
 @pytest.mark.usefixtures("store")
+def test_export_into_a_shared_directory_is_refused_and_leaves_its_mode(work: Path) -> None:
+    (work / "shared").mkdir()
+    (work / "shared").chmod(0o777)
+    assert "Use a directory of your own" in refused(6, "export", "shared/plain.txt", "--plaintext")
+    assert (work / "shared").stat().st_mode & 0o777 == 0o777
+
+
+@pytest.mark.usefixtures("store")
 def test_export_needs_a_confirmation_and_replaces_no_file(work: Path) -> None:
     assert "Give --plaintext to confirm" in usage_error("export", "plain.txt")
     (work / "plain.txt").write_bytes(b"mine")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,15 @@ from cryptography.fernet import Fernet
 
 from support import Terminal, failing, invoke, refused, run_program, run_python
 from zoho_keystore._cli import main
-from zoho_keystore._cli.output import escape, format_expiry, format_lease, mask, record_as_json
+from zoho_keystore._cli.output import (
+    escape,
+    format_data_centre,
+    format_expiry,
+    format_lease,
+    format_status,
+    mask,
+    record_as_json,
+)
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._open import open_keystore
@@ -62,13 +69,11 @@ def expiring(store: Path) -> Path:
 @pytest.mark.needs_pty
 @pytest.mark.usefixtures("expiring")
 def test_list_prints_the_whole_table() -> None:
-    refresher = f"process {os.getpid()} on {Owner.current().host}"
-    domain = "https://www.zohoapis.eu"
     rows = (
-        ("ID", "USER", "CLIENT", "DOMAIN", "ACCESS TOKEN", "EXPIRES", "REFRESH TOKEN", "REFRESHED BY"),
-        ("1", "ann@example.com:77", "1000.CLIENT", domain, "1000.a… (24)", "in 42 min", "1000.r… (25)", "-"),
-        ("2", "-", "1000.D", "-", "-", "-", "bobs-r… (25)", "-"),
-        ("3", "-", "-", "-", "ab… (8)", "unknown", "-", refresher),
+        ("ID", "USER", "CLIENT", "DC", "STATUS", "REFRESH TOKEN"),
+        ("1", "ann@example.com:77", "1000.CLIENT", "eu", "valid for 42 min", "1000.r… (25)"),
+        ("2", "-", "1000.D", "-", "renews on use", "bobs-r… (25)"),
+        ("3", "-", "-", "-", "valid", "-"),
     )
     require_table(rows, ["list"])
 
@@ -84,7 +89,16 @@ grant_token    {}
 expires_in     MILLISECONDS
 redirect_url   https://example.com/back
 api_domain     https://www.zohoapis.eu
+scope          -
+accounts_url   -
+kind           -
+soid           -
+status         valid for 42 min
 expires        in 42 min
+signed in      TIME
+issued         -
+refused        -
+denied until   -
 created        TIME
 saved          TIME
 refreshed by   -
@@ -173,8 +187,14 @@ def test_list_json_has_the_documented_shape() -> None:
         "expires_in": "4102444800000",
         "redirect_url": "https://example.com/back",
         "api_domain": "https://www.zohoapis.eu",
+        "scope": None,
+        "accounts_url": None,
+        "kind": None,
+        "soid": None,
+        "denied_until": None,
         "refresh": None,
     }
+    assert (one["signed_in_at"], one["issued_at"], one["refused_at"]) == (one["created_at"], None, None)
     assert one["expires_at"] == "2100-01-01T00:00:00.000+00:00"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", one["created_at"])
     assert one.keys() == two.keys()
@@ -183,12 +203,75 @@ def test_list_json_has_the_documented_shape() -> None:
     assert revealed["access_token"] == {"start": "1000.a", "length": 24, "value": "1000.access-token-CANARY"}
 
 
-@pytest.mark.usefixtures("empty")
-def test_list_of_an_empty_store_prints_no_table() -> None:
-    """The notice goes to stderr; JSON is an empty list."""
+def test_list_of_an_empty_store_prints_no_table(empty: Path) -> None:
+    """The notice names the store, since a user may have meant another one; it goes to stderr; JSON is an empty list."""
     done = invoke("list")
-    assert (done.stdout, done.stderr) == ("", "There are no tokens.\n")
+    assert (done.stdout, done.stderr) == ("", f"There are no tokens in {empty}.\n")
     assert json.loads(invoke("list", "--json").stdout) == []
+
+
+NOW_MS = 1_800_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"access_token": "a", "expires_in": NOW_MS + 42 * 60_000}, "valid for 42 min"),
+        ({"access_token": "a", "expires_in": NOW_MS + 42 * 60_000, "refused_at": 1}, "valid for 42 min"),
+        ({"access_token": "a", "expires_in": NOW_MS, "refresh_token": "r"}, "renews on use"),
+        ({"access_token": "a", "expires_in": NOW_MS, "kind": "client credentials"}, "renews on use"),
+        ({"access_token": "a", "expires_in": NOW_MS}, "sign in again"),
+        ({"refresh_token": "r", "refused_at": 1, "denied_until": NOW_MS + 60_000}, "sign in again"),
+        ({"refresh_token": "r", "denied_until": NOW_MS}, "renews on use"),
+        ({"refresh_token": "r", "denied_until": NOW_MS + 60_000}, "throttled until 08:01"),
+        ({"grant_token": "g"}, "sign in again"),
+        ({"access_token": "a"}, "valid"),
+    ],
+)
+def test_status_tells_what_becomes_of_a_token(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], status: str
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    given: dict[str, Any] = {name: str(value) if name == "expires_in" else value for name, value in fields.items()}
+    assert format_status(TokenRecord(id="1", **given), NOW_MS) == status
+
+
+@pytest.mark.parametrize(
+    ("api_domain", "accounts_url", "shown"),
+    [
+        ("https://www.zohoapis.com.au", None, "au"),
+        ("https://sandbox.zohoapis.in", "https://accounts.zoho.eu", "in"),
+        (None, "https://accounts.zohocloud.ca", "ca"),
+        ("http://127.0.0.1:4711", None, "127.0.0.1:4711"),
+        ("zohoapis", None, "zohoapis"),
+        (None, None, "-"),
+    ],
+)
+def test_data_centre_is_shown_by_its_location(api_domain: str | None, accounts_url: str | None, shown: str) -> None:
+    assert format_data_centre(TokenRecord(id="1", api_domain=api_domain, accounts_url=accounts_url)) == shown
+
+
+@pytest.mark.usefixtures("empty")
+def test_list_fits_100_columns() -> None:
+    """With ids, users and clients as long as they usually are: no cell is folded."""
+    with closing(open_keystore()) as keystore:
+        keystore.save(
+            TokenRecord(
+                id="1234",
+                user_name="ada@example.com:60001234567",
+                client_id="1000.7CC323988EB4BB4B5F6E00C5950B9D",
+                refresh_token=f"1000.{'a' * 32}.{'b' * 32}",
+                api_domain="https://www.zohoapis.com.au",
+            )
+        )
+        keystore.change("1234", lambda record, now_ms: replace(record, denied_until=now_ms + 600_000))
+    shown = Terminal("list", variables={"COLUMNS": "100"}).wait()
+    lines = [line.rstrip() for line in click.unstyle(shown).splitlines() if line.strip()]
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 100
+    for text in ("ada@example.com:60001234567", "1000.7CC3239…", "au", "throttled until", "1000.aaa… (70)"):
+        assert text in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -283,6 +366,24 @@ def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Pa
 
 
 @pytest.mark.needs_pty
+@pytest.mark.usefixtures("evil")
+def test_commands_that_ask_zoho_escape_control_characters_and_mask_secrets() -> None:
+    """Without a network: the tokens tell no data centre, or cannot be refreshed."""
+    changes: dict[str, Any] = {"refused_at": 1, "expires_in": "1", "issued_at": 0, "api_domain": None}
+    with closing(open_keystore()) as keystore:
+        for id in (EVIL, "1"):
+            keystore.change(id, lambda record, _: replace(record, refresh_token=f"CANARY{record.id}", **changes))
+    shown = [
+        invoke("cleanup", "--unusable", "--dry-run").output,
+        invoke("refresh", "1", EVIL, code=14).output,
+        invoke("revoke", "1", "--yes", code=14).output,
+        invoke("token", EVIL, code=14).output,
+        invoke("exec", EVIL, "--", "true", code=14).output,
+    ]
+    assert [one for one in shown if steers(one) or "CANARY" in one] == []
+    assert ["\\x1b[31mevil" in one for one in shown] == [True, True, False, True, True]
+
+
 @pytest.mark.usefixtures("evil")
 def test_control_characters_are_escaped_in_prompts() -> None:
     """Delete lists the tokens before it asks, restore the ids; a line break in one does not forge a line."""

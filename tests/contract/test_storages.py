@@ -126,7 +126,7 @@ def test_storage_without_records_is_empty(storage: Storage) -> None:
 def test_storage_keeps_every_field(storage: Storage) -> None:
     """The lease and the fields that this release does not know too."""
     full = TokenRecord(
-        **{name: f"the {name}" for name in FIELDS},
+        **dict[str, Any]({name: f"the {name}" for name in FIELDS}),
         created_at=11,
         saved_at=2**63 - 1,
         refresh={"owner": {"pid": 1}, "deadline": 5},

@@ -24,7 +24,7 @@ from faults.store import Store, StoreProblem
 from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -49,12 +49,13 @@ def kill_at_every_call(
         operations: The names of the operations.
         times: How many of the points to take; None takes each once.
     """
+    yield from kill_operations(make_operations(directory, operations), times)
+
+
+def kill_operations(operations: Iterable[Operation], times: int | None) -> Iterator[Attempt]:
+    """Kill operations at so many of their points, evenly spread; None takes each point once."""
     injector = FaultInjector()
-    victims = [
-        (operation, point)
-        for operation in make_operations(directory, operations)
-        for point in _points(injector, operation)
-    ]
+    victims = [(operation, point) for operation in operations for point in _points(injector, operation)]
     for operation, point in spread(victims, times):
         yield attempted(f"{operation.name}, killed {point}", partial(_kill_at, injector, operation, point))
 

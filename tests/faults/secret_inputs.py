@@ -200,8 +200,6 @@ def _bad_imports(canaries: Canaries) -> Iterator[ErrorPath]:
     for what, rows in {
         "short": [row[:5]],
         "long": [[*row, *row]],
-        "repeated": [row, row],
-        "without an id": [["", *row[1:]]],
         "with a secret for an expiry": [[*row[:7], row[3], "", ""]],
     }.items():
         content = "\n".join([names, *(",".join(fields) for fields in rows)]) + "\n"

@@ -75,6 +75,11 @@ class Fields(NamedTuple):
         has_code = self.refresh_token is not None or self.grant_token is not None
         return self.access_token is not None or self.user_name is not None or (has_client and has_code)
 
+    @property
+    def has_more_than_an_id(self) -> bool:
+        """Whether a look-up with an unknown id is not an error here."""
+        return any((self.refresh_token, self.access_token, self.grant_token, self.user_name))
+
     def token(self, id: str | None) -> OAuthToken:
         """Return a token of the SDK with these fields."""
         token = OAuthToken(
@@ -124,9 +129,13 @@ def agrees_on_identity(token: Fields, stored: list[Fields]) -> bool:
 
 
 def agrees_on_pair(token: Fields, record: Fields) -> bool:
-    """Tell whether FileStore does not give the token's access token the expiry of another one."""
-    has_lone_access_token = token.access_token is not None and token.expires_in is None
-    return not has_lone_access_token or record.expires_in is None or record.access_token == token.access_token
+    """Tell whether FileStore keeps the right pair: it mixes two of them, and takes the older one."""
+    if token.access_token is None or record.expires_in is None or record.access_token == token.access_token:
+        return True
+    if token.expires_in is None:
+        return False
+    is_same_sign_in = record.refresh_token is not None and token.refresh_token in (None, record.refresh_token)
+    return not is_same_sign_in or int(token.expires_in) >= int(record.expires_in)
 
 
 def is_as_fresh(token: Fields, record: Fields) -> bool:
@@ -212,6 +221,8 @@ class Stores(RuleBasedStateMachine):
         #: No id of either store was ever greater.
         self.greatest_id = 0
         self.was_anything_deleted = False
+        #: The refresh tokens that each id ever had: ours does not go back to an earlier one, in a save by id.
+        self.refresh_tokens: dict[str, set[str | None]] = {}
 
     def teardown(self) -> None:
         """Remove FileStore's file."""
@@ -236,7 +247,8 @@ class Stores(RuleBasedStateMachine):
         """Save a token under the id of a record: a variation of this one or of another one."""
         id, other = self._drawn_id(data), self._drawn_id(data)
         fields = varied(self.records[other], lacks, anew)
-        if agrees_on_pair(fields, self.records[id]):
+        is_outdated = fields.refresh_token in self.refresh_tokens[id] - {None, self.records[id].refresh_token}
+        if agrees_on_pair(fields, self.records[id]) and not is_outdated:
             self._save(fields, id)
 
     @rule(fields=TOKENS, step=st.integers(1, 3))
@@ -326,7 +338,7 @@ class Stores(RuleBasedStateMachine):
 
     def _find_if_agreed(self, fields: Fields, id: str | None) -> None:
         if (
-            (id is not None or fields.can_be_made)
+            (fields.can_be_made if id is None else fields.has_more_than_an_id)
             and agrees_on_identity(fields, list(self.records.values()))
             and all(agrees_on_pair(fields, one) and is_as_fresh(fields, one) for one in self._related(fields))
         ):
@@ -342,6 +354,7 @@ class Stores(RuleBasedStateMachine):
         assert fields_of(mine) == fields_of(their)
         if was_saved:
             self.their_ids.setdefault(mine.get_id(), their.get_id())
+            self.refresh_tokens.setdefault(mine.get_id(), set()).add(mine.get_refresh_token())
             assert self.their_ids[mine.get_id()] == their.get_id()
             assert self.was_anything_deleted or mine.get_id() == their.get_id()
             self.greatest_id = max(self.greatest_id, int(mine.get_id()), int(their.get_id()))

@@ -112,6 +112,22 @@ def test_first_run_after_a_failed_exchange_succeeds(zoho: FakeZoho, tmp_path: Pa
     assert max(outcome.lasted_s for outcome in outcomes) < 3 + 2
 
 
+def test_first_run_does_not_spend_the_grant_where_nothing_can_be_saved(zoho: FakeZoho, tmp_path: Path) -> None:
+    """The SDK swallows the error of a save: the program would run on, with a refresh token that is lost."""
+    setting = Setting(OURS, tmp_path / "t", Fernet.generate_key(), zoho.url, first_token=credentials(zoho, "grant"))
+    open_keystore(setting.path, key=setting.key)
+    lock = tmp_path / ".t.lock"
+    with Crew(setting, 1) as crew:
+        lock.unlink()
+        lock.mkdir()
+        [error] = failures(crew.request())
+        assert "looking up a token failed" in error
+        assert zoho.count("grant") == 0
+        lock.rmdir()
+        assert failures(crew.request()) == []
+    assert zoho.count("grant") == 1
+
+
 @pytest.mark.needs_fork
 def test_first_run_with_a_used_grant_stalls_once(zoho: FakeZoho, tmp_path: Path) -> None:
     token = {**CLIENT, "grant_token": "used"}

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,13 @@ from faults.refreshes import OURS, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def require(library: str) -> None:
+    """Skip the test where a library is missing. Not imported: eventlet makes each later fork of this process warn."""
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+
 
 TESTS = Path(__file__).parent.parent
 #: Of the machine, not of the code: a save waits for the disk, and the tests of several people share two cores.
@@ -49,7 +57,7 @@ def variables() -> dict[str, str]:
 
 def in_greenlets(library: str, when: str, setting: Setting, refresh_wait: float = 10.0) -> dict[str, Any]:
     """Return what came of 24 greenlets that meet the expired token."""
-    pytest.importorskip(library, reason=f"{library} is not installed", exc_type=ImportError)
+    require(library)
     program = [sys.executable, str(TESTS / "sdk" / "green_program.py"), library, when]
     arguments = [str(setting.path), setting.key.decode(), setting.url, str(refresh_wait)]
     done = subprocess.run(
@@ -135,7 +143,7 @@ def test_two_workers_of_gunicorn_refresh_once(
 ) -> None:
     """With leases off they refresh more often than that."""
     for library in ("gunicorn", "gevent"):
-        pytest.importorskip(library, reason=f"{library} is not installed", exc_type=ImportError)
+        require(library)
     with Gunicorn(setting, worker, refresh_wait) as server:
         server.get()  # Until it serves; this refreshes the token as well.
         setting.expire()

@@ -70,7 +70,7 @@ def test_one_of_all_refreshes_an_expired_token(meeting: Meeting, tmp_path: Path)
 
 @pytest.mark.parametrize("meeting", RACES, ids=names)
 def test_without_leases_several_refresh_it(meeting: Meeting, tmp_path: Path) -> None:
-    """So the test above would show it if nobody saw to it that one does."""
+    """So the test above would show it if the store did not make one refresh."""
     seen = meet(meeting, WITHOUT_LEASES, tmp_path)
     assert [outcome.error for outcome in seen.outcomes if outcome.error] == []
     assert seen.refreshes > 1

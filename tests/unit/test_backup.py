@@ -169,6 +169,18 @@ def test_backup_into_missing_directory_is_refused(store_path: Path, tmp_path: Pa
 
 @pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
+def test_backup_into_a_shared_directory_is_refused_and_leaves_its_mode(store_path: Path, tmp_path: Path) -> None:
+    """The other users who keep backups there could not write to it any more."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(UnsafeFileError, match="Use a directory of your own"):
+        backup(store_path, shared)
+    assert shared.stat().st_mode & 0o777 == 0o777
+    assert os.listdir(shared) == []
+
+
+@pytest.mark.usefixtures("store")
 def test_inspect_fails_where_a_save_would(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the constructor does: a monitor has to tell before a refresh token is lost."""
     lock = store_path.with_name(f".{store_path.name}.lock")
@@ -267,7 +279,7 @@ def test_copy_that_does_not_open_is_refused(copy: Path, store_path: Path, use: A
     with pytest.raises(CannotOpenError):
         use(store_path, copy)
     copy.unlink()
-    with pytest.raises(StoreFileError, match="the file cannot be read: no such file"):
+    with pytest.raises(StoreFileError, match="there is no such file"):
         use(store_path, copy)
     assert store_path.read_bytes() == before
     assert os.listdir(store_path.parent).count(store_path.name) == 1

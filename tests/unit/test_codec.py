@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoho_keystore._open import open_keystore
-from zoho_keystore._records import CREDENTIAL_FIELDS, FIELDS, TokenRecord
+from zoho_keystore._records import COUNTER_FIELDS, CREDENTIAL_FIELDS, FIELDS, SIGN_IN_FIELDS, TokenRecord
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import Header, decode, encode
 from zoho_keystore.errors import DocumentError, NewerVersionError
@@ -183,7 +183,9 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )
-RECORD_FIELDS = {*FIELDS, "created_at", "saved_at", "refresh"}
+RECORD_FIELDS = {*FIELDS, *SIGN_IN_FIELDS, *COUNTER_FIELDS, "refresh"}
+#: Those of the first release, whose file the golden one is.
+FIRST_FIELDS = {*FIELDS, "created_at", "saved_at", "refresh"}
 
 
 def unknown_fields(known: set[str], min_size: int = 0) -> st.SearchStrategy[dict[str, Any]]:
@@ -194,10 +196,9 @@ def unknown_fields(known: set[str], min_size: int = 0) -> st.SearchStrategy[dict
 RECORDS = st.lists(
     st.builds(
         TokenRecord,
-        **dict.fromkeys(CREDENTIAL_FIELDS, st.none() | TEXT),
+        **dict.fromkeys((*CREDENTIAL_FIELDS, *SIGN_IN_FIELDS), st.none() | TEXT),
+        **dict.fromkeys(COUNTER_FIELDS, NUMBERS),
         id=TEXT.filter(bool),
-        created_at=NUMBERS,
-        saved_at=NUMBERS,
         refresh=st.none() | st.dictionaries(TEXT, JSON_VALUES, max_size=2),
         unknown=st.none() | unknown_fields(RECORD_FIELDS, min_size=1),
     ),
@@ -293,7 +294,7 @@ MALFORMED: Case = {
     **{f"token {value!r}": (payload(TOKEN, value), f"token 2 {NO_ID}") for value in (None, "CANARY", ["id", "CANARY"])},
     **tokens(f"token 1 {NO_ID}", ["id"], [None, "", 0]),
     **tokens("{} of token 1 is not a text", FIELDS, NO_TEXTS),
-    **tokens("created_at or saved_at of token 1 is not", ["created_at", "saved_at"], [*NO_NUMBERS, 2**63]),
+    **tokens("of token 1 is not a whole number, or too great", COUNTER_FIELDS, [*NO_NUMBERS, 2**63]),
     **tokens("{} of token 1 is not an object", ["refresh"], ["CANARY", 7654321, [], True]),
 }
 
@@ -420,7 +421,7 @@ def test_golden_payload_decodes_to_every_field() -> None:
     assert (header, list(records.values())) == golden_parts()
     assert (set(header.unknown), len(records)) == ({"comment", "x-limits"}, 4)
     assert json.loads(encode(header, records.values())) == json.loads(GOLDEN_PAYLOAD)
-    assert set().union(*json.loads(GOLDEN_PAYLOAD)["tokens"]) >= RECORD_FIELDS
+    assert set().union(*json.loads(GOLDEN_PAYLOAD)["tokens"]) >= FIRST_FIELDS
 
 
 def test_golden_file_opens_as_a_store_and_survives_a_save(store_path: Path) -> None:
@@ -432,6 +433,32 @@ def test_golden_file_opens_as_a_store_and_survives_a_save(store_path: Path) -> N
     added = keystore.save(TokenRecord(access_token="new"))
     keystore.close()
     before, after = json.loads(GOLDEN_PAYLOAD), json.loads(Fernet(GOLDEN_KEY).decrypt(store_path.read_bytes()))
-    new = {"id": "6", "access_token": "new", "created_at": added.created_at, "saved_at": added.saved_at}
+    times = dict.fromkeys(("created_at", "saved_at", "signed_in_at", "issued_at"), added.saved_at)
+    new = {"id": "6", "access_token": "new", **times}
     assert after.pop("tokens") == [*before.pop("tokens"), new]
     assert after == {**before, "generation": 13, "next_id": 7}
+
+
+def test_fields_of_a_later_release_are_kept_by_one_that_does_not_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first release reads a record of this one, saves it, and this one finds it unchanged."""
+    record = TokenRecord(
+        id="1",
+        refresh_token="r",
+        scope="ZohoCRM.modules.ALL",
+        accounts_url="https://accounts.zoho.eu",
+        kind="browser",
+        signed_in_at=5,
+        issued_at=6,
+        refused_at=7,
+        denied_until=8,
+        denied_times=9,
+    )
+    data = encode(Header("s"), [record])
+    with monkeypatch.context() as older:
+        older.setattr(codec, "_TEXT_FIELDS", frozenset(FIELDS))
+        older.setattr(codec, "SIGN_IN_FIELDS", ())
+        older.setattr(codec, "COUNTER_FIELDS", COUNTER_FIELDS[:2])
+        header, records = decode(data)
+        assert records["1"].scope is None
+        rewritten = encode(header, [replace(records["1"], access_token="a")])
+    assert decode(rewritten)[1] == {"1": replace(record, access_token="a")}

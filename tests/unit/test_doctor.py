@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def test_diagnose_reports_each_error_of_opening_once(store: Path, ring: Path, mo
     none = ring.with_name("none")
     what, fix = problem(store, none)
     assert what.startswith(f"{store}: the store is there, and its key is not: {none}: the key ring cannot be read: no ")
-    assert fix.startswith("Restore your copy of the key. ")
+    assert fix.startswith("Check where its key is, or restore your copy of the key. ")
     [found] = problems(store, None)
     assert found.what.startswith(f"{store}: the store is there, and its key is not: no key is set")
     [found] = problems(store.parent / "none" / "store", None)[:1]
@@ -294,6 +295,17 @@ def test_diagnose_tells_as_git_whether_a_file_is_ignored(files: dict[str, str], 
     assert doctor._is_ignored(path, tree) is (git(tree, "check-ignore", "--quiet", str(path)) == 0)
 
 
+def test_diagnose_is_not_slowed_down_by_a_pattern_of_many_stars(tmp_path: Path) -> None:
+    """A repository that was only cloned could make doctor run for years."""
+    deep = tmp_path.joinpath("tree", *"abcdefghij")
+    deep.mkdir(parents=True, mode=0o700)
+    (tmp_path / "tree" / ".git").mkdir()
+    (tmp_path / "tree" / ".gitignore").write_text("/".join(["**"] * 30) + "/none\n")
+    started_s = time.monotonic()
+    assert not doctor._is_ignored(deep / "tokens.keystore", tmp_path / "tree")
+    assert time.monotonic() - started_s < 5
+
+
 @pytest.mark.needs_modes
 def test_diagnose_skips_a_file_of_patterns_that_is_none(store: Path, ring: Path) -> None:
     """A directory, one that is far too large; it does not wait for the writer of a FIFO."""
@@ -387,6 +399,17 @@ def test_diagnose_of_a_plain_text_file_does_not_offer_to_remove_it(store: Path, 
         "Give the store another path, then import the tokens: "
         f"zoho-keystore --key file:{ring} --store {store.parent}/sdk_tokens.keystore import {plain}"
     )
+
+
+def test_diagnose_leaves_the_mode_of_a_directory(tmp_path: Path, ring: Path) -> None:
+    """What was named as the store may be another program's file in a directory that users share; or an empty file."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    for content in (CSV, b""):
+        (shared / "file").write_bytes(content)
+        assert any("lets other users replace files" in what for _, what, _ in problems(shared / "file", ring))
+        assert shared.stat().st_mode & 0o777 == 0o777
 
 
 HOLDER = """

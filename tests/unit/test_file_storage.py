@@ -109,7 +109,7 @@ def test_missing_file_is_created_empty_and_private(store_path: Path, key: bytes)
 
 
 def test_missing_file_is_not_created_on_request(store_path: Path, key: bytes) -> None:
-    with pytest.raises(StoreFileError, match="there is no store: no such file"):
+    with pytest.raises(StoreFileError, match=r"there is no store\. Check the path, or create one: zoho-keystore "):
         open_keystore(store_path, key=key, create=False)
     assert not list(store_path.parent.iterdir())
 

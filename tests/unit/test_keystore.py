@@ -108,7 +108,7 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
 def test_save_of_a_new_token_creates_a_record(keystore: Keystore) -> None:
     """With a new id, all that the token has, and both times from the clock; it is returned as it is stored."""
     saved = keystore.save(FULL)
-    assert saved == replace(FULL, id="1", created_at=NOW_MS, saved_at=NOW_MS)
+    assert saved == replace(FULL, id="1", created_at=NOW_MS, saved_at=NOW_MS, signed_in_at=NOW_MS, issued_at=NOW_MS)
     assert keystore.records() == [saved]
 
 
@@ -118,6 +118,7 @@ def test_save_of_a_known_token_updates_its_record(keystore: Keystore, clock: Clo
     clock.now_ms = 2000
     again = keystore.save(TokenRecord(user_name="ann", access_token="new", expires_in="1800000000000"))
     changes: Any = {"access_token": "new", "expires_in": "1800000000000", "created_at": NOW_MS, "saved_at": 2000}
+    changes |= {"signed_in_at": NOW_MS, "issued_at": 2000}
     assert again == replace(FULL, id="1", **changes)
     assert keystore.records() == [again]
 

@@ -20,6 +20,7 @@ from zoho_keystore.errors import (
     KeyUnavailableError,
     LockTimeoutError,
     StoreFileError,
+    TokenNotFoundError,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,17 @@ def test_open_creates_the_file_and_opens_it_again(kind: Callable[[Path], Any], s
     saved = keystore.save(TOKEN)
     keystore.close()
     assert open_keystore(kind(store_path), key=key).records() == [saved]
+
+
+def test_commands_in_errors_name_the_file_of_the_variable(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read in the log of a service, and pasted where its variable is not set."""
+    monkeypatch.setenv("ZOHO_KEYSTORE_FILE", str(store_path))
+    keystore = open_keystore(key=key)
+    with pytest.raises(TokenNotFoundError) as caught:
+        keystore.delete("9")
+    assert caught.value.advice == f"List the ids with: zoho-keystore --store {store_path} list"
 
 
 def test_open_without_create_refuses_a_missing_file(store_path: Path, key: bytes, data_directory: Path) -> None:

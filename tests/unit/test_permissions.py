@@ -517,7 +517,7 @@ def test_advice_quotes_path_for_shell(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shlex.split(directory.value.advice.partition("or: ")[2]) == ["chmod", "go-w", str(odd)]
     with (odd / "ring").open("x") as ring, pytest.raises(UnsafeFileError) as file:
         permissions.require_key_ring(status_of(stat.S_IFREG | 0o644), odd / "ring", ring.fileno())
-    command = file.value.advice.partition("read it: ")[2].partition(". Otherwise")[0]
+    command = file.value.advice.partition("access away: ")[2].partition("; ")[0]
     assert shlex.split(command) == ["chmod", "600", str(odd / "ring")]
 
 

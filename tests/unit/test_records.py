@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoho_keystore._records import (
+    COUNTER_FIELDS,
     CREDENTIAL_FIELDS,
     FIELDS,
     MAX_ID_CHARACTERS,
+    SIGN_IN_FIELDS,
     Lookup,
     MatchRule,
     TokenRecord,
@@ -329,8 +331,11 @@ def test_update_of_any_two_keeps_pair_and_fields(given_token: TokenRecord, store
 
 
 def test_create_takes_every_field_and_both_times() -> None:
-    """A new record has no lease."""
-    assert created(FULL, id="8", now_ms=99) == replace(FULL, id="8", created_at=99, saved_at=99, refresh=None)
+    """A new record has no lease; its own time of creation is that of an imported record, and of its sign-in."""
+    times = {"created_at": 99, "saved_at": 99, "signed_in_at": 99, "issued_at": 99}
+    new = created(replace(FULL, created_at=0), id="8", now_ms=99)
+    assert new == replace(FULL, id="8", **times, refresh=None)  # type: ignore[arg-type] # times are no texts
+    assert created(FULL, id="8", now_ms=99) == replace(new, created_at=FULL.created_at, signed_in_at=FULL.created_at)
 
 
 def test_create_drops_an_empty_user_name() -> None:
@@ -366,7 +371,13 @@ def test_record_can_be_copied_hashed_and_pickled() -> None:
 
 def test_record_fields_are_all_named() -> None:
     """A field that is added has to be put into one of these groups."""
-    assert {field.name for field in fields(TokenRecord)} == {*FIELDS, "created_at", "saved_at", "refresh", "unknown"}
+    assert {field.name for field in fields(TokenRecord)} == {
+        *FIELDS,
+        *SIGN_IN_FIELDS,
+        *COUNTER_FIELDS,
+        "refresh",
+        "unknown",
+    }
     assert ("id", *CREDENTIAL_FIELDS) == FIELDS
     assert field_values(FULL) == tuple(getattr(FULL, name) for name in FIELDS)
 

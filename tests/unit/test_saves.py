@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import write_private
+from support import failing, write_private
 from zoho_keystore import rotate
 from zoho_keystore._keystore import ImportResult, Keystore
 from zoho_keystore._leases import Lease, RefreshCoordinator
@@ -22,7 +23,7 @@ from zoho_keystore._open import open_keystore, open_memory_keystore
 from zoho_keystore._records import TokenRecord, fingerprint
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
-from zoho_keystore.errors import CannotOpenError, DocumentError, StoreFileError, TokenNotFoundError
+from zoho_keystore.errors import CannotOpenError, DocumentError, LockTimeoutError, StoreFileError, TokenNotFoundError
 
 if sys.platform != "win32":
     import fcntl
@@ -160,9 +161,21 @@ class TestDeletedToken:
             keystore.save(replace(ADA, id="1", access_token="refreshed"))
         assert stored(keystore) == []
 
-    def test_save_by_another_id_is_refused(self, keystore: Keystore) -> None:
-        with pytest.raises(TokenNotFoundError, match="was deleted"):
-            keystore.save(replace(ADA, id="mine"))
+    def test_save_by_another_id_renames_the_record(self, keystore: Keystore) -> None:
+        """The deleted id stays deleted."""
+        assert keystore.save(replace(ADA, id="mine")).id == "mine"
+        assert keystore.save(replace(ADA, id="mine", access_token="a2", expires_in=later(1))).access_token == "a2"
+        with pytest.raises(TokenNotFoundError, match="'1' was deleted"):
+            keystore.save(replace(ADA, id="1"))
+        assert [record.id for record in keystore.records()] == ["mine"]
+
+    def test_save_by_id_does_not_depend_on_another_record_of_the_token(self, keystore: Keystore) -> None:
+        keystore.save(token(2, id="old"))
+        keystore.save(token(2, id="mine"))
+        keystore.delete("old")
+        keystore.save(token(3, id="mine"))
+        assert keystore.save(token(2, id="other")).id == "other"
+        assert keystore.save(token(2, id="mine")).refresh_token == "r3"
 
     def test_save_by_id_after_clear_is_refused(self, keystore: Keystore) -> None:
         keystore.save(token(2))
@@ -196,12 +209,12 @@ class TestDeletedToken:
             for number in range(1500):
                 transaction.put(replace(ADA, id="x", refresh_token=f"refresh-{number}"))
         with storage.transaction() as transaction:
-            assert not transaction.is_retired("refresh-498")
-            assert transaction.is_retired("refresh-499")
-            assert not transaction.is_retired("refresh-1499")
+            assert not transaction.is_retired(replace(ADA, id="x", refresh_token="refresh-498"))
+            assert transaction.is_retired(replace(ADA, id="x", refresh_token="refresh-499"))
+            assert not transaction.is_retired(replace(ADA, id="x", refresh_token="refresh-1499"))
         content = Fernet(key).decrypt(store_path.read_bytes())
         assert b"refresh-1498" not in content
-        assert fingerprint("refresh-1498").encode() in content
+        assert fingerprint("x", "refresh-1498").encode() in content
 
 
 def test_retired_tokens_survive_a_restart(store_path: Path, key: bytes) -> None:
@@ -260,9 +273,8 @@ class TestImport:
         keystore.save(ADA)
         assert self.results(keystore, part, part) == [ImportResult.UPDATED, ImportResult.UNCHANGED]
         [record] = keystore.records()
-        assert record == replace(
-            ADA, id="1", redirect_url="https://callback", created_at=record.created_at, saved_at=record.saved_at
-        )
+        times: Any = dict.fromkeys(("created_at", "saved_at", "signed_in_at", "issued_at"), 0)
+        assert replace(record, **times) == replace(ADA, id="1", redirect_url="https://callback")
 
     def test_import_of_a_refresh_token_completes_the_record_of_its_grant(self, keystore: Keystore) -> None:
         keystore.save(replace(ADA, refresh_token=None))
@@ -535,6 +547,27 @@ class TestExchanges:
         assert len(keystore._storage.exchanges()) == 1
         keystore.save(ADA)
         assert keystore._storage.exchanges() == {}
+
+    def test_exchange_of_a_grant_is_refused_where_nothing_can_be_saved(
+        self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The grant would be spent, and its refresh token lost; another refresh token can be had at any time."""
+        keystore = open_keystore(store_path, key=key)
+        wanted = TokenRecord(client_id="c", client_secret="s", grant_token="g1")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", failing(errno.ENOSPC))
+            with pytest.raises(StoreFileError, match="nothing was saved: no space left"):
+                keystore.find_for_use(wanted)
+            assert keystore.find_for_use(replace(wanted, refresh_token="r1")) is None
+        assert keystore.find_for_use(wanted) is None
+
+    def test_exchange_of_a_grant_is_refused_while_the_lock_hangs(self, store_path: Path, key: bytes) -> None:
+        keystore = open_keystore(store_path, key=key, refresh_wait=0.1)
+        wanted = TokenRecord(client_id="c", client_secret="s", grant_token="g1")
+        with open_keystore(store_path, key=key)._storage.transaction():
+            assert keystore.find_for_use(replace(wanted, refresh_token="r1")) is None
+            with pytest.raises(LockTimeoutError):
+                keystore.find_for_use(wanted)
 
     @pytest.mark.parametrize(
         "fields",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableKey
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
-from zoho_keystore.errors import CannotOpenError, KeyUnavailableError, StoreFileError
+from zoho_keystore.errors import CannotOpenError, KeyUnavailableError, StoreFileError, UnsafeFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,8 +91,19 @@ def test_missing_key_of_an_existing_store_is_told_apart(store_path: Path, key: b
     open_keystore(store_path, key=key).close()
     spec = None if is_default else f"file:{store_path.parent}/none"
     for opens in (init, open_keystore):
-        with pytest.raises(KeyUnavailableError, match=r"the store is there, and its key is not: .*Restore your copy"):
+        with pytest.raises(KeyUnavailableError, match=r"the store is there, and its key is not: .*restore your copy"):
             opens(store_path, key=spec)
+
+
+def test_missing_key_of_a_store_of_another_user_names_the_owner(
+    store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That user has the key; the advice is not to move the store away."""
+    open_keystore(store_path, key=key).close()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for opens in (init, open_keystore):
+        with pytest.raises(UnsafeFileError, match=r"it belongs to user \d+, and .* Run this as the owner"):
+            opens(store_path)
 
 
 def test_missing_key_of_a_file_that_is_no_store_names_what_it_is(store_path: Path) -> None:

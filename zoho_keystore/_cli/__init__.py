@@ -32,6 +32,13 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     errors.LockTimeoutError: 8,
     errors.TokenError: 9,
     errors.ImportSourceError: 10,
+    # 11 is for a question that was answered with no, 12 for what doctor found.
+    errors.SignInNeededError: 14,
+    errors.ClientRefusedError: 15,
+    # After its kinds, which have codes of their own.
+    errors.SignInError: 13,
+    errors.ThrottledError: 16,
+    errors.ZohoUnreachableError: 17,
 }
 
 #: The errors of a write to a full or failing disk.
@@ -40,10 +47,16 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 #: The module of each command, in the order of the help.
 _COMMANDS = {
     "init": "init",
+    "login": "login",
+    "token": "token",
+    "exec": "exec_",
     # A submodule named "list" would shadow the built-in in this package.
     "list": "list_",
     "show": "show",
+    "refresh": "refresh",
+    "revoke": "revoke",
     "delete": "delete",
+    "cleanup": "cleanup",
     "import": "import_",
     "export": "export",
     "rotate": "rotate",

@@ -43,7 +43,7 @@ def command(settings: Settings, destination: str, plaintext: bool) -> None:  # n
 
 
 def _write(path: Path, content: bytes) -> None:
-    with Directory.opened(path.parent) as directory:
+    with Directory.opened(path.parent, may_restrict=False) as directory:
         # What an export that was killed has left: plain text.
         atomic.remove_stale_temp_files(directory, path.name)
         with suppress(atomic.AlreadyThereError):  # make_file() says it.

@@ -10,7 +10,7 @@ from zoho_keystore._cli.output import echo_escaped, print_table
 from zoho_keystore._cli.settings import Settings, confirm, pass_settings, settings_options
 from zoho_keystore._keys.ring import new_key
 from zoho_keystore._operations.key_usage import key_usage
-from zoho_keystore._operations.rotation import add_key, prune
+from zoho_keystore._operations.rotation import add_key, prune, require_droppable, writable_source
 
 if TYPE_CHECKING:
     from zoho_keystore._operations.key_usage import KeyUse
@@ -60,7 +60,9 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
     if all_retired and keys:
         raise click.UsageError("KEY and --all-retired exclude each other. Give one of them.")
     settings.open().close()
+    source = writable_source(settings.key)
     rows = key_usage(settings.store, key=settings.key)
+    require_droppable(rows, set(keys), settings.path, source)
     old = [row for row in rows if row.state != "primary"]
     if not old:
         click.echo("The ring holds no old keys.")

@@ -6,12 +6,14 @@ import click
 
 from zoho_keystore._cli.output import (
     current_time_ms,
-    format_expiry,
-    format_lease,
+    echo_escaped,
+    format_data_centre,
+    format_status,
     mask,
     print_json,
     print_table,
     record_as_json,
+    shortened,
 )
 from zoho_keystore._cli.settings import Settings, pass_settings
 
@@ -22,28 +24,27 @@ from zoho_keystore._cli.settings import Settings, pass_settings
 def command(settings: Settings, as_json: bool) -> None:  # noqa: FBT001 - click passes options by name
     """List all tokens.
 
-    A secret is shown as its first characters and its length.
+    STATUS tells what becomes of a token at its next use: "valid for 42 min", "renews on use", "throttled until 14:05"
+    or "sign in again". A refresh token is shown as its first characters and its length; show and --json tell more.
     """
     records = settings.open().records()
     if as_json:
         print_json(list(map(record_as_json, records)))
         return
     if not records:
-        click.echo("There are no tokens.", err=True)
+        echo_escaped(f"There are no tokens in {settings.path}.", err=True)
         return
     now_ms = current_time_ms()
     print_table(
-        ("ID", "USER", "CLIENT", "DOMAIN", "ACCESS TOKEN", "EXPIRES", "REFRESH TOKEN", "REFRESHED BY"),
+        ("ID", "USER", "CLIENT", "DC", "STATUS", "REFRESH TOKEN"),
         (
             (
                 record.id,
                 record.user_name or "-",
-                record.client_id or "-",
-                record.api_domain or "-",
-                mask(record.access_token),
-                format_expiry(record, now_ms),
+                shortened(record.client_id),
+                format_data_centre(record),
+                format_status(record, now_ms),
                 mask(record.refresh_token),
-                format_lease(record, now_ms),
             )
             for record in records
         ),

@@ -14,8 +14,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from zoho_keystore._access import is_denied, is_refreshable, is_usable
 from zoho_keystore._leases import Lease
-from zoho_keystore._records import CREDENTIAL_FIELDS
+from zoho_keystore._oauth.data_centres import by_accounts_url, by_api_url
+from zoho_keystore._records import CREDENTIAL_FIELDS, SIGN_IN_FIELDS
 from zoho_keystore._storage.file import CREATED
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ SECRETS = ("client_secret", "refresh_token", "access_token", "grant_token")
 
 #: A mask shows at most this many characters of a secret, and at most a quarter of it.
 _SHOWN_CHARACTERS = 8
+
+#: Times that a record may lack.
+TIME_FIELDS = ("signed_in_at", "issued_at", "refused_at", "denied_until")
+
+_ID_CHARACTERS = 13
 
 _DURATION_UNITS = ((1000, "s", 60), (60_000, "min", 60), (3_600_000, "h", 48))
 _DAY_MS = 86_400_000
@@ -112,6 +119,32 @@ def _format_duration(duration_ms: int) -> str:
     return f"{round(duration_ms / _DAY_MS)} days"
 
 
+def format_status(record: TokenRecord, now_ms: int) -> str:
+    """Return what becomes of a token at its next use: "valid for 42 min", "renews on use", "sign in again"."""
+    expires_at_ms = record.expires_at_ms
+    if is_usable(record, now_ms):
+        return "valid" if expires_at_ms is None else f"valid for {_format_duration(expires_at_ms - now_ms)}"
+    if record.refused_at or not is_refreshable(record):
+        return "sign in again"
+    if is_denied(record, now_ms):
+        return time.strftime("throttled until %H:%M", time.localtime(record.denied_until / 1_000))
+    return "renews on use"
+
+
+def format_data_centre(record: TokenRecord) -> str:
+    """Return where a token is from, as "eu"; outside of Zoho's table the server's name."""
+    url = record.api_domain or record.accounts_url or ""
+    centre = by_api_url(url) or by_accounts_url(url)
+    return url.partition("://")[2] or url or "-" if centre is None else centre.location
+
+
+def shortened(text: str | None) -> str:
+    """Return the first characters of a long text, such as a client id."""
+    if not text:
+        return "-"
+    return text if len(text) <= _ID_CHARACTERS else f"{text[: _ID_CHARACTERS - 1]}…"
+
+
 def format_lease(record: TokenRecord, now_ms: int) -> str:
     """Return the process that refreshes a token at the moment."""
     lease = Lease.of(record.refresh)
@@ -130,18 +163,23 @@ def record_as_json(record: TokenRecord, *, reveal: bool = False) -> dict[str, An
             shape[name] = {"start": _start(value), "length": len(value), **({"value": value} if reveal else {})}
         else:
             shape[name] = value or None
-    shape["expires_at"] = None if record.expires_at_ms is None else _iso_time(record.expires_at_ms)
-    shape["created_at"] = _iso_time(record.created_at)
-    shape["saved_at"] = _iso_time(record.saved_at)
+    shape |= {name: getattr(record, name) for name in SIGN_IN_FIELDS}
+    shape["expires_at"] = iso_time(record.expires_at_ms)
+    shape["created_at"] = iso_time(record.created_at)
+    shape["saved_at"] = iso_time(record.saved_at)
+    shape |= {name: iso_time(getattr(record, name) or None) for name in TIME_FIELDS}
     shape["refresh"] = (
         None
         if lease is None or lease.owner is None
-        else {"host": lease.owner.host, "pid": lease.owner.pid, "until": _iso_time(lease.deadline_ms)}
+        else {"host": lease.owner.host, "pid": lease.owner.pid, "until": iso_time(lease.deadline_ms)}
     )
     return shape
 
 
-def _iso_time(ms: int) -> str | None:
+def iso_time(ms: int | None) -> str | None:
+    """Return a time in UTC; None for none, and for one that is too far away."""
+    if ms is None:
+        return None
     try:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
     except (OverflowError, ValueError, OSError):

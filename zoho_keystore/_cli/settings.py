@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,8 +14,8 @@ from zoho_keystore import _platform as platform
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
-from zoho_keystore._text import cli_command
-from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError
+from zoho_keystore._text import cli_command, count
+from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError, TokenNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +77,12 @@ class Settings:
         """Open the store. A missing store is an error: no command but ``init`` creates one."""
         return open_keystore(self.store, key=self.key, create=False)
 
+    def open_writable(self) -> Keystore:
+        """Open the store for a command that saves, once it is known that it can be saved; a missing one is an error."""
+        keystore = self.open()
+        keystore.check_writable()
+        return keystore
+
 
 _pass_settings = click.make_pass_decorator(Settings)
 
@@ -136,6 +143,35 @@ def confirm(question: str, *, yes: bool) -> None:
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
         raise click.exceptions.Exit(NOT_CONFIRMED)
+
+
+def the_id(keystore: Keystore, id: str | None) -> str:
+    """Return the id that was given, or that of the only token.
+
+    Raises:
+        TokenNotFoundError: There are no tokens.
+        click.UsageError: None was given, and there is more than one.
+    """
+    if id is not None:
+        return id
+    records = keystore.records()
+    if not records:
+        raise TokenNotFoundError("the store has no tokens", "Sign in first: zoho-keystore login", keystore.path)
+    if len(records) != 1:
+        raise click.UsageError(f"Give an id: the store has {count(len(records), 'token')}.")
+    return records[0].id
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Return the seconds of a duration such as 90d, 12h, 30m or 45s.
+
+    Raises:
+        click.UsageError: It is not one.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([dhms])", text.strip())
+    if match is None:
+        raise click.UsageError(f"{option} takes a number from 1 on with a unit: 90d, 12h, 30m or 45s.")
+    return int(match[1]) * {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}[match[2]]
 
 
 def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

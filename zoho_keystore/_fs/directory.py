@@ -34,12 +34,14 @@ class Directory:
         self.fd = None if owned_fd is None else owned_fd.fd
 
     @classmethod
-    def opened(cls, path: Path, *, is_parent: bool = False) -> Self:
+    def opened(cls, path: Path, *, is_parent: bool = False, may_restrict: bool = True) -> Self:
         """Open a directory that no other user may write to; one of ours is restricted to that.
 
         Args:
             path: The directory.
             is_parent: Whether only a private directory is to be made in it, so that other users may write to it.
+            may_restrict: Whether it is a store's or a key ring's. The mode of any other directory is not changed: the
+                users who share a directory of backups could not write to it any more.
 
         Raises:
             StoreFileError: It does not exist or cannot be opened.
@@ -49,9 +51,10 @@ class Directory:
         try:
             if HAS_DIRECTORY_FDS:
                 owned_fd = OwnedFd(os.open(path, permissions.DIRECTORY_FLAGS))
-                permissions.require_directory(owned_fd.status, path, owned_fd.fd, is_parent=is_parent)
+                status, fd = owned_fd.status, owned_fd.fd
+                permissions.require_directory(status, path, fd, is_parent=is_parent, may_restrict=may_restrict)
             else:
-                permissions.require_directory(os.stat(path), path, is_parent=is_parent)
+                permissions.require_directory(os.stat(path), path, is_parent=is_parent, may_restrict=may_restrict)
         except OSError as error:
             raise storage_error(error, "the directory cannot be opened", path) from error
         except UnsafeFileError:

@@ -161,7 +161,10 @@ def require_key_ring(status: os.stat_result, path: Path, fd: int) -> None:
         return
     quoted = shlex.quote(str(path))
     if is_ours(status) or is_root():
-        advice = f"If no other user can have read it: chmod 600 {quoted}. Otherwise make a new key"
+        advice = (
+            f"Take their access away: chmod 600 {quoted}; if another user may have read it, change the key afterwards: "
+            "zoho-keystore rotate --drop-old"
+        )
     else:
         advice = (
             f"Have it handed out to this user alone: podman and docker secrets with uid={os.geteuid()},mode=0400, a "
@@ -175,7 +178,14 @@ def require_key_ring(status: os.stat_result, path: Path, fd: int) -> None:
 # --- Directories ---
 
 
-def require_directory(status: os.stat_result, path: Path, fd: int | None = None, *, is_parent: bool = False) -> None:
+def require_directory(
+    status: os.stat_result,
+    path: Path,
+    fd: int | None = None,
+    *,
+    is_parent: bool = False,
+    may_restrict: bool = True,
+) -> None:
     """Refuse a directory in which another user could replace the store's files; restrict one of ours instead.
 
     Args:
@@ -183,6 +193,7 @@ def require_directory(status: os.stat_result, path: Path, fd: int | None = None,
         path: The directory.
         fd: Its descriptor, where there is one.
         is_parent: Whether only a private directory is to be made in it, so that other users may write to it.
+        may_restrict: Whether it is a store's or a key ring's, so that its mode may be changed.
 
     Raises:
         UnsafeFileError: It is not a directory, belongs to neither this user nor root, or other users may write to it.
@@ -198,7 +209,7 @@ def require_directory(status: os.stat_result, path: Path, fd: int | None = None,
         return
     if os.statvfs(path).f_flag & os.ST_RDONLY or not _keeps_modes(path):
         return
-    if is_ours(status) and _restrict_directory(path if fd is None else fd, status, path):
+    if may_restrict and is_ours(status) and _restrict_directory(path if fd is None else fd, status, path):
         return
     raise UnsafeFileError(
         f"mode {stat.S_IMODE(status.st_mode):04o} lets other users replace files in this directory",

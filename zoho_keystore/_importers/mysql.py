@@ -54,7 +54,7 @@ _MAX_GREETING_BYTES = 4096
 
 _NO_TLS = (
     "the server offers no TLS, so the password and the tokens would cross the network in clear text",
-    "Switch TLS on there, or use an SSH tunnel; if nobody can listen in between, add ssl=off to the address",
+    "Switch TLS on there, or use an SSH tunnel; if no other machine can read the traffic, add ssl=off to the address",
 )
 _DENIED = (
     "the server denies access",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from zoho_keystore import _platform as platform
 from zoho_keystore._fs import atomic
@@ -17,23 +17,21 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import is_same_file, real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
-from zoho_keystore._records import fingerprint
+from zoho_keystore._records import retired_key
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.file import FileStorage, require_replaceable
 from zoho_keystore._storage.snapshot import MAX_RETIRED
-from zoho_keystore._storage.store_file import read_content, read_store
-from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError, storage_error
+from zoho_keystore._storage.store_file import no_store, read_content, read_store
+from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._storage.codec import Header
     from zoho_keystore._storage.store_file import StoreFile
-
-_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
         KeystoreError: Any other kind: nothing was written.
     """
     store = store_path(path)
-    content = _open(store, key_ring(key)).content
+    content = _open_store(store, key_ring(key)).content
     copy = real_path(destination)
     names_directory = os.fspath(destination).endswith(tuple(filter(None, (os.sep, os.altsep))))
     if names_directory and not os.path.lexists(copy):
@@ -133,11 +131,11 @@ def restore(
     store, copy = store_path(path), real_path(source)
     _require_different(store, copy)
     ring = key_ring(key)
-    restored = _open(copy, ring)
+    restored = _open_copy(copy, ring)
     with StoreLock(store.parent, store.name, timeout_s).held() as held:
         atomic.remove_stale_temp_files(held.directory, store.name)
         replaced, header = None, restored.header
-        if os.path.lexists(store):
+        with suppress(FileNotFoundError):  # There is no store to keep.
             replaced = _keep_replaced(store)
             header = _with_counters_of(store, ring, restored)
         content = _reseal(restored.records, header, ring, store)
@@ -164,7 +162,7 @@ def _with_counters_of(store: Path, ring: KeyRing, restored: StoreFile) -> Header
             error.problem,
         )
         return restored.header
-    own = {fingerprint(record.refresh_token) for record in restored.records.values() if record.refresh_token}
+    own = set(map(retired_key, restored.records.values()))
     retired = dict.fromkeys([*restored.header.retired, *(one for one in replaced.retired if one not in own)])
     return restored.header._replace(
         next_id=max(restored.header.next_id, replaced.next_id), retired=tuple(retired)[-MAX_RETIRED:]
@@ -193,12 +191,12 @@ def compare(
     """
     store, copy, ring = store_path(path), real_path(source), key_ring(key)
     _require_different(store, copy)
-    new = _open(copy, ring).records
+    new = _open_copy(copy, ring).records
     old: Mapping[str, TokenRecord] = {}
     store_error = None
     if os.path.lexists(store):
         try:
-            old = _open(store, ring).records
+            old = _open_store(store, ring).records
         except KeystoreError as error:
             store_error = error
     return Comparison(
@@ -219,7 +217,7 @@ def inspect(path: str | os.PathLike[str] | None = None, *, key: str | None = Non
         KeystoreError: It does not open, its payload is not a keystore's, or a save would fail.
     """
     store, ring = store_path(path), key_ring(key)
-    found = _open(store, ring)
+    found = _open_store(store, ring)
     check_writable(store, ring)
     return found
 
@@ -235,12 +233,12 @@ def check_writable(store: Path, ring: KeyRing) -> None:
 
 
 def make_file(path: Path, content: bytes) -> None:
-    """Make a private file, durably; it appears whole or not at all.
+    """Make a private file, durably; it appears whole or not at all. The mode of its directory is not changed.
 
     Raises:
         StoreFileError: There is a file already, or it cannot be made.
     """
-    with Directory.opened(path.parent) as directory:
+    with Directory.opened(path.parent, may_restrict=False) as directory:
         try:
             atomic.write(directory, path.name, content, create=True)
         except atomic.AlreadyThereError:
@@ -248,8 +246,13 @@ def make_file(path: Path, content: bytes) -> None:
 
 
 def _keep_replaced(store: Path) -> Path:
-    """Copy the file that is about to be replaced, and return the copy's path."""
-    content = _existing(read_content, store).content
+    """Copy the file that is about to be replaced, and return the copy's path.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreFileError: It cannot be copied durably.
+    """
+    content = read_content(store).content
     try:
         return _make_dated_file(store.with_name(f"{store.name}.replaced-"), content)
     except DurabilityUnknownError as error:
@@ -275,13 +278,15 @@ def _require_different(store: Path, copy: Path) -> None:
         raise StoreFileError("this is the store itself, not a copy of it", "Give the path of the copy", copy)
 
 
-def _open(path: Path, ring: KeyRing) -> StoreFile:
-    return _existing(lambda file: read_store(file, ring), path)
-
-
-def _existing(read: Callable[[Path], _T], path: Path) -> _T:
-    """Return what a function reads from a file, or raise StoreFileError if the file is missing."""
+def _open_store(store: Path, ring: KeyRing) -> StoreFile:
     try:
-        return read(path)
-    except FileNotFoundError as error:
-        raise storage_error(error, "the file cannot be read", path) from error
+        return read_store(store, ring)
+    except FileNotFoundError:
+        raise no_store(store) from None
+
+
+def _open_copy(copy: Path, ring: KeyRing) -> StoreFile:
+    try:
+        return read_store(copy, ring)
+    except FileNotFoundError:
+        raise StoreFileError("there is no such file", "Give the path of a copy that backup has made", copy) from None

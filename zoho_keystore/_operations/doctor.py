@@ -19,6 +19,7 @@ from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
 from zoho_keystore._storage.file import require_replaceable
+from zoho_keystore._storage.store_file import no_store
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
 
@@ -146,9 +147,7 @@ def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
             status = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
             if path == store:
-                yield _problem(
-                    f"{store}: there is no store", f"Check the path, or create one: {problems.command('init')}"
-                )
+                yield problems.of_error(no_store(store))
             continue
         except OSError as error:
             yield _problem(f"{path}: {error.strerror}", "Check the permissions of its directory")
@@ -178,7 +177,7 @@ def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]
     if not os.path.lexists(store):
         return
     try:
-        require_replaceable(store)
+        require_replaceable(store, may_restrict=False)
     except KeystoreError as error:
         yield problems.of_error(error)
 
@@ -292,11 +291,17 @@ def _ignore_patterns(file: Path, base: Path) -> Iterator[_IgnorePattern]:
 
 
 def _match_parts(pattern: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    if not pattern:
-        return not names
-    if pattern[0] == "**":
-        return any(_match_parts(pattern[1:], names[start:]) for start in range(len(names) + 1))
-    return bool(names) and fnmatchcase(names[0], pattern[0]) and _match_parts(pattern[1:], names[1:])
+    # By the numbers of names that the parts so far can match: trying each number for each ** anew would take years for
+    # a pattern with many of them, and the files of patterns are the repository's.
+    matched = {0}
+    for part in pattern:
+        if part == "**":
+            matched = set(range(min(matched), len(names) + 1))
+        else:
+            matched = {end + 1 for end in matched if end < len(names) and fnmatchcase(names[end], part)}
+        if not matched:
+            return False
+    return len(names) in matched
 
 
 def _check_temp_files(store: Path) -> Iterator[Diagnostic]:

@@ -157,7 +157,7 @@ def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str,
         ConfigurationError: The source cannot be written.
         KeystoreError: The key was not added.
     """
-    source = _writable(key)
+    source = writable_source(key)
     made = new_key()
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
         source.add(made)
@@ -184,7 +184,7 @@ def prune(
         ConfigurationError: The source cannot be changed, has no such key, or the store needs that key.
         KeystoreError: No key was dropped.
     """
-    source = _writable(key)
+    source = writable_source(key)
     store = store_path(path)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
         # A store that is missing or does not open may need any of the keys.
@@ -195,13 +195,24 @@ def prune(
             wanted = {use.fingerprint for use in usage if use.state == "retired" and not use.files}
         else:
             wanted = set(fingerprints)
-            _require_droppable(usage, wanted, store, source)
+            require_droppable(usage, wanted, store, source)
         if wanted:
             source.remove([one for one in keys if fingerprint(one) in wanted])
     return tuple(use.fingerprint for use in usage if use.fingerprint in wanted)
 
 
-def _require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path, source: KeySource) -> None:
+def require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path, source: KeySource) -> None:
+    """Refuse to drop a key that the source does not have, or that the store needs.
+
+    Args:
+        usage: The use of each key of the source.
+        wanted: The fingerprints of the keys to drop.
+        store: The store's file.
+        source: Where its keys come from.
+
+    Raises:
+        ConfigurationError: One of them cannot be dropped.
+    """
     known = {use.fingerprint: use for use in usage}
     for name in sorted(wanted):
         if name not in known:
@@ -217,14 +228,19 @@ def _require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path, s
             )
 
 
-def _writable(key: str | None) -> WritableKeySource:
+def writable_source(key: str | None) -> WritableKeySource:
+    """Return a source of keys that can be changed from here.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
     source = key_source(key)
     reason = _why_not_changed(source)
     if isinstance(source, WritableKeySource) and not reason:
         return source
     raise ConfigurationError(
         f"the keys of {source} cannot be changed from here: {reason}",
-        "Change them where you hand them out; newest first",
+        "Change them where you hand them out, newest first; a new key is made by: zoho-keystore key new --print",
     )
 
 
@@ -271,8 +287,8 @@ def _choose_primary(
     raise ConfigurationError(
         f"the store is sealed with the newest key of {source} already, and a new key cannot be put there from here: "
         f"{_why_not_changed(source)}",
-        "Make a new key; hand NEW,OLD to all processes (newest first); run this again with NEW,OLD, or with the new "
-        "one as --new-key; then hand out NEW alone",
+        "Make a new key: zoho-keystore key new --print; hand NEW,OLD to all processes (newest first); run this again "
+        "with NEW,OLD, or with the new one as --new-key; then hand out NEW alone",
     )
 
 

@@ -186,6 +186,11 @@ def is_terminal(stream: TextIO) -> bool:
     return bool(_windows().is_console(stream.fileno()))
 
 
+def can_be_polled(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal whose input select() waits for, as no console of Windows is."""
+    return not IS_WINDOWS and is_terminal(stream)
+
+
 def is_closed_pipe(error: OSError) -> bool:
     """Tell whether the reader of a pipe that was written to has ended."""
     return error.errno == errno.EPIPE or (IS_WINDOWS and error.errno == errno.EINVAL)

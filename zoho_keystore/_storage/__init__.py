@@ -57,8 +57,12 @@ class Transaction(ReadableStorage, Protocol):
         """Replace the leases on first exchanges; the put of the record that an exchange makes removes its lease."""
         ...
 
-    def is_retired(self, refresh_token: str) -> bool:
-        """Return whether a refresh token was deleted or replaced, and has not been put anew since."""
+    def touch(self) -> None:
+        """Have the storage written at the end, although nothing else changes."""
+        ...
+
+    def is_retired(self, record: TokenRecord) -> bool:
+        """Return whether a record's refresh token was deleted or replaced under its id, and not put anew since."""
         ...
 
     def imported_id(self, id: str) -> str:
@@ -83,6 +87,14 @@ class Storage(ReadableStorage, Protocol):
 
         Args:
             longest_wait_s: For how many seconds to wait for the lock, where the storage itself would wait longer.
+        """
+        ...
+
+    def check_writable(self) -> None:
+        """Make sure that a save would work, as far as that can be known without one.
+
+        Raises:
+            StoreFileError: A save would fail.
         """
         ...
 

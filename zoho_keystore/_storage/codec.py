@@ -9,7 +9,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoho_keystore._records import FIELDS, MAX_COUNTER, TokenRecord
+from zoho_keystore._records import COUNTER_FIELDS, FIELDS, MAX_COUNTER, SIGN_IN_FIELDS, TokenRecord
 from zoho_keystore.errors import DocumentError, NewerVersionError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MAX_SEALED_BYTES = 256 * 1024 * 1024
 _MAX_DEPTH = 100
 
 _HEADER_FIELDS = {"format", "version", "store_id", "generation", "next_id", "exchanges", "retired", "tokens"}
-_TEXT_FIELDS = frozenset(FIELDS)
+_TEXT_FIELDS = frozenset((*FIELDS, *SIGN_IN_FIELDS))
 _TEXT_TYPES = frozenset((str, type(None)))
 _RESTORE = "It was left as it is: restore the store from a backup"
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -40,7 +40,7 @@ class Header(NamedTuple):
         generation: Counts the writes; it falls only when an old file is put back.
         next_id: The number that the next new record gets as its id.
         exchanges: The leases on first exchanges, by :func:`zoho_keystore._records.exchange_keys`.
-        retired: Fingerprints of refresh tokens that were deleted or replaced, oldest first: a process that still has
+        retired: Fingerprints of ids with refresh tokens that were deleted or replaced, oldest first: a process that has
             one must not bring it back.
         unknown: Fields of the payload that this release does not know, kept on every rewrite.
     """
@@ -102,9 +102,12 @@ def encode(
 
 
 def _fields_of(record: TokenRecord) -> dict[str, Any]:
-    fields = {name: value for name in FIELDS if (value := getattr(record, name)) is not None}
+    fields: dict[str, Any] = {
+        name: value for name in (*FIELDS, *SIGN_IN_FIELDS) if (value := getattr(record, name)) is not None
+    }
     fields["created_at"] = record.created_at
     fields["saved_at"] = record.saved_at
+    fields |= {name: value for name in COUNTER_FIELDS[2:] if (value := getattr(record, name))}
     if record.refresh is not None:
         fields["refresh"] = record.refresh
     return {**fields, **record.unknown} if record.unknown else fields
@@ -201,9 +204,10 @@ def _header(payload: dict[str, Any]) -> Header:
 def _record(fields: Any, number: int) -> TokenRecord:
     if type(fields) is not dict or not fields.get("id"):
         raise _MalformedError(f"token {number} is not an object with an id")
-    created_at, saved_at = fields.pop("created_at", 0), fields.pop("saved_at", 0)
-    if not (type(created_at) is int and type(saved_at) is int and created_at < MAX_COUNTER and saved_at < MAX_COUNTER):
-        raise _MalformedError(f"created_at or saved_at of token {number} is not a whole number, or too great")
+    counters = {name: fields.pop(name) for name in COUNTER_FIELDS if name in fields}
+    for name, value in counters.items():
+        if type(value) is not int or value >= MAX_COUNTER:
+            raise _MalformedError(f"{name} of token {number} is not a whole number, or too great")
     refresh = unknown = None
     if not _TEXT_FIELDS.issuperset(fields):
         unknown = _writable({name: fields.pop(name) for name in list(fields) if name not in _TEXT_FIELDS})
@@ -213,7 +217,7 @@ def _record(fields: Any, number: int) -> TokenRecord:
     if not _TEXT_TYPES.issuperset(map(type, fields.values())):
         name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
         raise _MalformedError(f"{name} of token {number} is not a text")
-    return TokenRecord(**fields, created_at=created_at, saved_at=saved_at, refresh=refresh, unknown=unknown or None)
+    return TokenRecord(**fields, **counters, refresh=refresh, unknown=unknown or None)
 
 
 def _writable(unknown: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, FileState, is_racy, stat_signature
 from zoho_keystore._storage.snapshot import Snapshot
-from zoho_keystore._storage.store_file import no_memory, read_store, too_large
+from zoho_keystore._storage.store_file import no_memory, no_store, read_store, too_large
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
@@ -81,9 +81,9 @@ class FileStorage:
         self._next_sweep_s = 0.0
         try:
             self._load()
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             if not create:
-                raise storage_error(error, "there is no store", path) from None
+                raise no_store(path) from None
             self._create()
         else:
             if create:
@@ -183,6 +183,14 @@ class FileStorage:
         if time.monotonic() >= self._next_sweep_s:
             atomic.remove_stale_temp_files(held.directory, self.path.name)
             self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
+
+    def check_writable(self) -> None:
+        """Make sure that a save would work, as far as that can be known without one.
+
+        Raises:
+            StoreFileError: A save would fail.
+        """
+        require_replaceable(self.path)
 
     def close(self) -> None:
         """Drop the keys and all records; the storage cannot be used afterwards."""
@@ -368,18 +376,19 @@ class FileStorage:
         return FileState(status, sealed, snapshot, is_racy=True)
 
 
-def require_replaceable(path: Path, *, allow_read_only: bool = False) -> None:
+def require_replaceable(path: Path, *, allow_read_only: bool = False, may_restrict: bool = True) -> None:
     """Make sure that a save can replace a store's file, as far as that can be known without one.
 
     Args:
         path: The file.
         allow_read_only: Whether to log a read-only file system as a warning: programs may only read there on purpose.
+        may_restrict: Whether the file is known to be a store's, so that the mode of its directory may be changed.
 
     Raises:
         StoreFileError: A save would fail.
         UnsafeFileError: Other users can replace the file.
     """
-    with Directory.opened(path.parent) as directory:
+    with Directory.opened(path.parent, may_restrict=may_restrict) as directory:
         try:
             reason = why_not_replaceable(directory, path.name)
         except OSError as error:

@@ -80,6 +80,10 @@ class MemoryStorage:
             finally:
                 self._in_transaction = False
 
+    def check_writable(self) -> None:
+        """Make sure that the storage is not closed."""
+        self._current()
+
     def close(self) -> None:
         """Drop all records; the storage cannot be used afterwards."""
         self._snapshot = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from zoho_keystore._records import Match, exchange_keys, fingerprint, id_number
+from zoho_keystore._records import Match, exchange_keys, id_number, retired_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -102,9 +102,9 @@ class Snapshot:
         self.header = self.header._replace(exchanges=exchanges)
         self.changed = True
 
-    def is_retired(self, refresh_token: str) -> bool:
-        """Return whether a refresh token was deleted or replaced, and has not been saved anew since."""
-        return fingerprint(refresh_token) in self.header.retired
+    def is_retired(self, record: TokenRecord) -> bool:
+        """Return whether a record's refresh token was deleted or replaced under its id, and not saved anew since."""
+        return retired_key(record) in self.header.retired
 
     def put(self, record: TokenRecord) -> None:
         """Add a record, or replace the one that has its id, which keeps its place."""
@@ -125,6 +125,10 @@ class Snapshot:
         # An id that a caller chose must not be assigned to another record later, even after this one is deleted.
         if (number := id_number(record.id)) >= self.header.next_id:
             self.header = self.header._replace(next_id=number + 1)
+        self.changed = True
+
+    def touch(self) -> None:
+        """Count as changed."""
         self.changed = True
 
     def remove(self, id: str) -> None:
@@ -153,13 +157,15 @@ class Snapshot:
         return str(number)
 
     def _retire(self, record: TokenRecord | None, *, instead: TokenRecord | None = None) -> None:
-        """Remember the refresh token of a record as retired, and that of the record that takes its place as not."""
+        """Remember the refresh token of a record as retired, and that of the record that takes its place as not.
+
+        With the record's id: under another id the token is saved on purpose, by a program that renames its record.
+        """
         retired = self.header.retired
-        if record is not None and record.refresh_token:
-            retired = (*retired, fingerprint(record.refresh_token))[-MAX_RETIRED:]
-        if retired and instead is not None and instead.refresh_token:
-            current = fingerprint(instead.refresh_token)
-            retired = tuple(one for one in retired if one != current)
+        if record is not None and (key := retired_key(record)):
+            retired = (*retired, key)[-MAX_RETIRED:]
+        if retired and instead is not None and (key := retired_key(instead)) in retired:
+            retired = tuple(one for one in retired if one != key)
         self.header = self.header._replace(retired=retired)
 
     def _built_index(self, field: str) -> _Index:

@@ -142,7 +142,7 @@ def not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
 
 
 def _empty(path: Path) -> CannotOpenError:
-    with suppress(OSError, KeystoreError), Directory.opened(path.parent) as directory:
+    with suppress(OSError, KeystoreError), Directory.opened(path.parent, may_restrict=False) as directory:
         if is_mounted(directory, path.name):
             return CannotOpenError(
                 "the file is empty, and mounted by itself, so a store can neither be made nor replaced here",
@@ -151,9 +151,14 @@ def _empty(path: Path) -> CannotOpenError:
             )
     return CannotOpenError(
         "the file is empty, so it is not a keystore",
-        "If it never was one, remove it, and a store is made; otherwise restore it from a backup",
+        "If it never was one, remove it, and create a store: zoho-keystore init; otherwise restore it from a backup",
         path,
     )
+
+
+def no_store(path: Path) -> StoreFileError:
+    """Return the error for a store that does not exist and is not to be created."""
+    return StoreFileError("there is no store", "Check the path, or create one: zoho-keystore init", path)
 
 
 def no_memory(path: Path, what: str) -> StoreFileError:

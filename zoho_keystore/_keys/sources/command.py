@@ -46,6 +46,10 @@ class Command:
 
     def load(self) -> RingKeys:
         """Return the keys that the program prints."""
+        return parse(self.read(), f"the output of {self}")
+
+    def read(self) -> bytes:
+        """Return what the program prints."""
         # Its standard error goes to that of this process: it tells the user what is wrong.
         try:
             process = subprocess.Popen(  # noqa: S603 - the user names the program
@@ -73,7 +77,7 @@ class Command:
         if status:
             how = f"status {status}" if status > 0 else f"signal {-status}"
             raise KeyUnavailableError(f"{self} has ended with {how}", "Run it by hand to see why")
-        return parse(output, f"the output of {self}")
+        return output
 
     def __str__(self) -> str:
         # Without the arguments, which may be confidential.

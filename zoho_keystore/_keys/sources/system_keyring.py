@@ -14,8 +14,8 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY
 from zoho_keystore._keys.ring_text import RingKeys, parse, with_primary, without
-from zoho_keystore._keys.sources.timeout import run_with_timeout
 from zoho_keystore._platform import quote
+from zoho_keystore._timeout import run_with_timeout
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, key_missing
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SystemKeyring:
 
     def load(self) -> RingKeys:
         """Return the keys in the keyring."""
-        return self._parse(self._read())
+        return self._parse(self._entry())
 
     def create(self, key: bytes) -> bool:
         """Make the entry with a first key; return False if there is one."""
@@ -64,24 +64,28 @@ class SystemKeyring:
 
     def add(self, key: bytes, *, retire: str | None = None) -> None:
         """Put a key before the others."""
-        self._write(with_primary(self._read(), key, retire=retire))
+        self._write(with_primary(self._entry(), key, retire=retire))
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """Remove keys."""
-        self._write(without(self._read(), keys))
+        self._write(without(self._entry(), keys))
 
     def cannot_change(self) -> str:
         """Return an empty text: the keyring is the user's own."""
         return ""
 
-    def _read(self) -> bytes:
-        password = self._call("get_password")
-        if not password:
+    def read(self) -> bytes:
+        """Return the entry; empty if there is none."""
+        return os.fsencode(self._call("get_password") or "")
+
+    def _entry(self) -> bytes:
+        entry = self.read()
+        if not entry:
             raise key_missing(
                 f"the system's keyring holds nothing for {self}",
                 f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {quote(self._service)} {quote(self._user)}",
             )
-        return os.fsencode(password)
+        return entry
 
     def _parse(self, text: bytes) -> RingKeys:
         return parse(text, f"the entry of the system's keyring for {self}")

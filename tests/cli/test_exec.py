@@ -1,0 +1,165 @@
+"""``exec``: the environment, the exit codes and the signals of the program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fake_zoho import FakeZoho, Fault
+from support import invoke, refused, run_program, usage_error
+from zoho_keystore._cli import exec_
+from zoho_keystore._open import open_keystore
+from zoho_keystore._records import TokenRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("refreshable")
+
+PRINT = "import os, json; print(json.dumps(dict(os.environ)))"
+
+
+def environment(*options: str, **variables: str) -> dict[str, str]:
+    """Return the environment of a program that is run."""
+    done = run_program(*options, "exec", "1", "--", sys.executable, "-c", PRINT, **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def test_program_gets_the_token_its_domain_and_expiry(zoho: FakeZoho) -> None:
+    found = environment(OTHER="kept")
+    with closing(open_keystore()) as keystore:
+        expires_at_ms = keystore.require("1").expires_at_ms
+    assert expires_at_ms is not None
+    assert found["ZOHO_ACCESS_TOKEN"] == zoho.issued[-1]
+    assert found["ZOHO_API_DOMAIN"] == zoho.api_url("us")
+    assert found["ZOHO_TOKEN_EXPIRES_AT"] == str(expires_at_ms // 1000)
+    assert found["OTHER"] == "kept"
+    assert found["PATH"] == os.environ["PATH"]
+
+
+def test_program_gets_no_key_and_no_client_secret(ring: Path) -> None:
+    """Of no token of the store, whatever the variable is called."""
+    with closing(open_keystore()) as keystore:
+        record = keystore.require("1")
+        keystore.save(TokenRecord(client_id="c", client_secret="another-secret", refresh_token="another-token"))
+    key = next(line for line in ring.read_text().splitlines() if line and not line.startswith("#"))
+    secret, refresh_token = record.client_secret, record.refresh_token
+    assert secret is not None
+    assert refresh_token is not None
+    variables = {
+        "MY_KEY": key,
+        "ZOHO_KEYSTORE_KEY": key,
+        "ZOHO_KEYSTORE_MYSQL_PASSWORD": "hunter2",
+        "ZOHO_CLIENT_SECRET": "typed elsewhere",
+        "APP_SECRET": secret,
+        "APP_TOKEN": refresh_token,
+        "OTHER_SECRET": "another-secret",
+        "OTHER_TOKEN": "another-token",
+        "ZOHO_CLIENT_ID": "kept",
+    }
+    found = environment("--key", "env:MY_KEY", **variables)
+    assert found.keys() & variables.keys() == {"ZOHO_CLIENT_ID"}
+
+
+def test_variable_of_another_key_source_is_kept(ring: Path) -> None:
+    assert environment("--key", f"file:{ring}", MY_KEY="x")["MY_KEY"] == "x"
+
+
+def test_unknown_expiry_and_domain_are_empty() -> None:
+    with closing(open_keystore()) as keystore:
+        keystore.change("1", lambda record, _: replace(record, access_token="a", expires_in=None))
+    found = environment()
+    assert (found["ZOHO_API_DOMAIN"], found["ZOHO_TOKEN_EXPIRES_AT"]) == ("", "")
+
+
+def test_program_gets_its_arguments_as_they_are() -> None:
+    arguments = ["-h", "--min-life", "x", "--", "a b", "", "$HOME", "\n"]
+    done = run_program(
+        "exec", "1", "--min-life", "5", "--", sys.executable, "-c", "import sys; print(sys.argv[1:])", *arguments
+    )
+    assert done.stdout == f"{arguments}\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 7, 255])
+def test_exit_code_is_that_of_the_program(code: int) -> None:
+    assert run_program("exec", "1", "--", "sh", "-c", f"exit {code}").returncode == code
+
+
+def test_signals_reach_the_program_and_end_it() -> None:
+    """It replaces this process; and a pipe whose reader ends it ends it."""
+    assert run_program("exec", "1", "--", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
+    done = run_program("exec", "1", "--", "sh", "-c", "grep SigIgn /proc/self/status")
+    assert done.stdout == "SigIgn:\t0000000000000000\n"
+
+
+def test_program_that_is_missing_is_127_and_one_that_cannot_be_run_126(work: Path) -> None:
+    """As in a shell."""
+    script = work / "my-script"
+    script.write_text("#!/no/such/interpreter\n")
+    cases = [("no-such-program", 127, "is not found"), ("./missing", 127, "is not found"), ("./my-script", 126, "")]
+    cases += [(str(work), 126, "cannot be run"), ("my-script", 127, "is not found")]
+    for program, code, problem in cases:
+        done = run_program("exec", "1", "--", program)
+        assert (done.returncode, done.stdout) == (code, ""), program
+        assert done.stderr.startswith(f"zoho-keystore: {program} {problem}")
+        assert done.stderr.count("\n") == 1
+    script.chmod(0o700)
+    done = run_program("exec", "1", "--", "./my-script")
+    assert (done.returncode, done.stderr) == (
+        126,
+        "zoho-keystore: ./my-script cannot be run: no such file or directory\n",
+    )
+
+
+def test_wrong_usage_runs_nothing(zoho: FakeZoho) -> None:
+    assert "Missing argument" in usage_error("exec", "1")
+    assert "Missing argument" in usage_error("exec", "1", "--")
+    assert "No such option" in usage_error("exec", "1", "ls", "-l")
+    assert "not in the range" in usage_error("exec", "1", "--min-life", "4000", "--", "ls")
+    refused(9, "exec", "9", "--", "ls")
+    assert zoho.count("refresh") == 0
+    zoho.reply_next(Fault.error("invalid_code"))
+    refused(14, "exec", "1", "--", "ls")
+
+
+def test_token_lives_for_ten_minutes_at_least(zoho: FakeZoho) -> None:
+    invoke("token")
+    with closing(open_keystore()) as keystore:
+        now_ms = keystore.now_ms()
+        keystore.change("1", lambda record, _: replace(record, issued_at=1, expires_in=str(now_ms + 540_000)))
+    assert run_program("exec", "1", "--min-life", "500", "--", "true").returncode == 0
+    assert zoho.count("refresh") == 1
+    assert environment()["ZOHO_ACCESS_TOKEN"] == zoho.issued[-1]
+    assert zoho.count("refresh") == 2
+
+
+def test_program_is_a_child_where_a_process_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows."""
+    monkeypatch.setattr(exec_, "_REPLACES_PROCESS", False)
+    invoke("exec", "1", "--", "sh", "-c", 'test -n "$ZOHO_ACCESS_TOKEN" && exit 7', code=7)
+
+
+def test_replaced_process_is_called_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, so that the way there is measured: the processes above end without their measurements."""
+    seen: list[object] = []
+
+    def execve(program: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+        seen.append((program, arguments, "ZOHO_ACCESS_TOKEN" in environment))
+        raise OSError(8, "Exec format error")
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert "sh cannot be run: exec format error" in refused(126, "exec", "1", "--", "sh", "-c", "x")
+    [(program, arguments, has_token)] = seen  # type: ignore[misc] # of the tuples above
+    assert (program.endswith("/sh"), arguments, has_token) == (True, ("sh", "-c", "x"), True)  # type: ignore[has-type]
+    refused(127, "exec", "1", "--", "no-such-program")
+    refused(126, "exec", "1", "--", "/etc")
