@@ -391,5 +391,8 @@ class Stores(RuleBasedStateMachine):
 TestStores = Stores.TestCase
 # A failure is shrunk and then shown: explaining it besides takes minutes, and the tests' time limit would cut it off.
 TestStores.settings = settings(
-    max_examples=250, stateful_step_count=30, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink]
+    max_examples=250 if os.name == "posix" else 15,
+    stateful_step_count=30,
+    deadline=None,
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )
