@@ -2,6 +2,9 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
+# Where a virtual environment has its programs; on Windows this runs in the bash of git.
+case $(uname -s) in MINGW* | MSYS*) bin=Scripts ;; *) bin=bin ;; esac
+
 # Print the first Python of at least 3.11.
 find_python() {
     local candidate
@@ -22,11 +25,11 @@ install() {
     stamp="$venv/.installed-$2-$(cat "$requirements" pyproject.toml | cksum | cut -d' ' -f1)"
     [ -e "$stamp" ] && return
     echo "Preparing $venv (once) …" >&2
-    if [ ! -x "$venv/bin/python" ]; then
+    if [ ! -x "$venv/$bin/python" ]; then
         python=$(find_python) || return 1
         "$python" -m venv "$venv" || return 1
     fi
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . &&
+    "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" &&
+        "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . &&
         touch "$stamp"
 }

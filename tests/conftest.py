@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,13 +16,50 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: What tests need that not every system has: the marker, whether it is here, and why a test is skipped without it.
+NEEDS = {
+    "needs_fork": (hasattr(os, "fork"), "processes cannot be forked here"),
+    "needs_modes": (hasattr(os, "geteuid"), "files have no POSIX owners and modes here"),
+    "needs_proc": (sys.platform == "linux", "there is no /proc here"),
+    "needs_pty": (hasattr(os, "openpty"), "there are no pseudo-terminals here"),
+    "needs_signals": (hasattr(signal, "SIGKILL"), "processes cannot be sent POSIX signals here"),
+    "needs_special_files": (hasattr(os, "mkfifo"), "there are no FIFOs, and no symbolic links for all users here"),
+    "needs_directory_fds": (os.stat in os.supports_dir_fd, "the system's calls are other ones here"),
+    "needs_change_times": (os.name == "posix", "files have no time of their last change that stat gives here"),
+    "needs_git": (shutil.which("git") is not None, "git is not installed here"),
+    "needs_windows": (os.name == "nt", "this is not Windows"),
+    "needs_cheap_processes": (os.name == "posix", "a process takes seconds to import the SDK here"),
+    "needs_posix_shell": (os.name == "posix", "there are no POSIX paths, programs and shells here"),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker, (_, reason) in NEEDS.items():
+        config.addinivalue_line("markers", f"{marker}: skipped where {reason.removesuffix(' here')}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name, (is_here, reason) in NEEDS.items():
+            if not is_here and any(_concerns(marker, item) for marker in item.iter_markers(name)):
+                item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+
+
+def _concerns(marker: pytest.Mark, item: pytest.Item) -> bool:
+    """Tell whether a marker concerns a case; one with arguments does if the case's id contains one of them."""
+    return not marker.args or any(text in item.name.partition("[")[2] for text in marker.args)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep tests away from the keys and stores of the user who runs them."""
     for name in ("ZOHO_KEYSTORE_KEY", "ZOHO_KEYSTORE_KEYRING", "ZOHO_KEYSTORE_FILE", "ZOHO_KEYSTORE_MYSQL_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
+    # Windows does not look at variables for the other directories, but platformdirs does.
+    monkeypatch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", str(tmp_path / "local"))
+    monkeypatch.setenv("WIN_PD_OVERRIDE_APPDATA", str(tmp_path / "roaming"))
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -19,6 +18,9 @@ from click.testing import CliRunner
 
 from zoho_keystore._cli import main
 
+if sys.platform != "win32":
+    import pty
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
@@ -30,10 +32,15 @@ _E = TypeVar("_E", bound=Exception)
 #: A user that is neither root nor the one that runs the tests.
 OTHER_UID = 65534
 
+#: Whether the tests may act as other users.
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
 
 def descriptors() -> set[str]:
     """Return the open descriptors of this process with their targets."""
-    found = set()
+    found: set[str] = set()
+    if sys.platform != "linux":
+        return found
     for number in os.listdir("/proc/self/fd"):
         try:
             found.add(f"{number}: {os.readlink(f'/proc/self/fd/{number}')}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shlex
 import time
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._oauth import endpoints
 from zoho_keystore._oauth.data_centres import DATA_CENTRES, by_api_url
 from zoho_keystore._oauth.endpoints import FIRST_DENIAL_MS, LONGEST_DENIAL_MS, Client, TokenReply
+from zoho_keystore._platform import quote
 from zoho_keystore._records import TokenRecord, updated
 from zoho_keystore.errors import (
     ConfigurationError,
@@ -332,4 +332,4 @@ def _data_centre_needed(keystore: Keystore, record: TokenRecord) -> SignInNeeded
 
 
 def _login_again(id: str) -> str:
-    return f"Sign in again: zoho-keystore login --id {shlex.quote(id)}"
+    return f"Sign in again: zoho-keystore login --id {quote(id)}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from zoho_keystore._leases import RefreshCoordinator, needs_refresh
+from zoho_keystore._platform import quote
 from zoho_keystore._records import (
     Match,
     SignIns,
@@ -364,7 +364,7 @@ class Keystore:
         if self._is_over(record):
             raise SignInNeededError(
                 f"the session of the token {id!r} is over, which lasts for {self._session_timeout_s:g} s",
-                f"Sign in again: zoho-keystore login --id {shlex.quote(id)}",
+                f"Sign in again: zoho-keystore login --id {quote(id)}",
                 self.path,
             )
         return record

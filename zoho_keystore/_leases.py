@@ -24,6 +24,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
+from zoho_keystore import _platform as platform
 from zoho_keystore.errors import KeystoreError, LockTimeoutError
 
 if TYPE_CHECKING:
@@ -365,6 +366,8 @@ def _whole(value: object) -> int:
 
 
 def _boot() -> str:
+    if not platform.HAS_PROC:
+        return ""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -374,6 +377,8 @@ def _boot() -> str:
 
 def _started(pid: int, thread: int) -> int | None:
     """Return when a thread started; None when it has ended, even if its parent has not waited for it yet."""
+    if not platform.HAS_PROC:
+        return None
     try:
         with open(f"/proc/{pid}/task/{thread}/stat", encoding="ascii", errors="replace") as file:
             state, *fields = file.read().rpartition(")")[2].split()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_store, real_path
@@ -130,7 +130,8 @@ def explained(error: KeystoreError, store: Path) -> KeystoreError:
     return KeyUnavailableError(
         f"the store is there, and its key is not: {where}{error.problem}",
         "Check where its key is, or restore your copy of the key. Without the key the store cannot be opened: move it "
-        f"away, and sign in anew: mv -n {shlex.quote(str(store))} {shlex.quote(str(moved))} && zoho-keystore init",
+        f"away, and sign in anew: {platform.move_command(store, moved)}{platform.choose(' &&', ';')} "
+        "zoho-keystore init",
         store,
     )
 

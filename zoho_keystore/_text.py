@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import shlex
+
+from zoho_keystore._platform import join, quote
 
 PROGRAM = "zoho-keystore"
 
@@ -31,7 +32,7 @@ def cli_command(*arguments: str, store: str | None, key: str | None) -> str:
         store: The value of ``--store``, if there is one.
         key: The value of ``--key``, if there is one; it must be known to be a spec, not a key.
     """
-    return f"{PROGRAM} {_options(store, key)}{shlex.join(arguments)}"
+    return f"{PROGRAM} {_options(store, key)}{join(arguments)}"
 
 
 def with_store(text: str, store: str | None, key: str | None) -> str:
@@ -41,4 +42,4 @@ def with_store(text: str, store: str | None, key: str | None) -> str:
 
 def _options(store: str | None, key: str | None) -> str:
     given = [(name, value) for name, value in (("--store", store), ("--key", key)) if value is not None]
-    return "".join(f"{name} {shlex.quote(value)} " for name, value in given)
+    return "".join(f"{name} {quote(value)} " for name, value in given)

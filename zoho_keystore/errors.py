@@ -38,6 +38,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from zoho_keystore._platform import choose
 from zoho_keystore._text import with_store
 
 if TYPE_CHECKING:
@@ -195,8 +196,12 @@ _UNSUPPORTED: Final = "This file system or sandbox lacks what the store needs: k
 _NEXT_STEPS: Final = {
     errno.ENOENT: "Check the path; the directory has to exist",
     errno.ENOTDIR: "Check the path: a part of it is a file, not a directory",
-    errno.EACCES: "Check the owner and the mode of the file and of its directory",
-    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr)",
+    errno.EACCES: choose(
+        "Check the owner and the mode of the file and of its directory",
+        "Check who may use the file and its directory (icacls), and whether another program has the file open",
+    ),
+    errno.EPERM: "Check the owner of the file and of its directory, and whether the file is immutable (lsattr; macOS: "
+    "ls -lO)",
     errno.EROFS: "The file system is read-only: use a store elsewhere, or InMemoryStore",
     errno.EBUSY: "If the file itself is mounted (docker -v FILE:FILE), mount its directory: the file is replaced",
     errno.EISDIR: "There is a directory where a file should be: remove it, or give another path",

@@ -5,10 +5,13 @@ Nothing is checked here, and no error is handled.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from pathlib import Path

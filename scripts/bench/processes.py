@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cryptography.fernet import Fernet
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # One process imports the SDK, which takes most of a second; all others are forked from it.
-_context = multiprocessing.get_context("forkserver")
+_context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 
 _LOCK_TIMEOUT_S = 120.0
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fake_zoho import FakeZoho
+from zoho_keystore import _platform as platform
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
@@ -37,6 +38,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the current directory of a user who has a config and a data directory."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("WIN_PD_OVERRIDE_APPDATA", str(tmp_path / "config"))
+    monkeypatch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", str(tmp_path / "data"))
+    monkeypatch.setattr(platform, "others_with_access", lambda _path: [])
     directory = tmp_path / "work"
     directory.mkdir(mode=0o700)
     monkeypatch.chdir(directory)

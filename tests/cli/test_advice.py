@@ -71,12 +71,14 @@ def given(request: pytest.FixtureRequest, work: Path, store: Path) -> Any:
     assert work.exists()
 
 
+@pytest.mark.needs_posix_shell
 def test_command_of_an_unknown_id_lists_the_ids(given: list[str], work: Path) -> None:
     for command in (["show", "9"], ["delete", "9", "--yes"]):
         assert paste(invoke(*given, *command, code=9).stderr, work).splitlines()[1].startswith("5 ")
         assert paste(invoke(*command, *given, code=9).stderr, work).splitlines()[1].startswith("5 ")
 
 
+@pytest.mark.needs_posix_shell
 def test_commands_of_doctor_work_on_the_examined_store(given: list[str], work: Path) -> None:
     """An expired token, plain text beside the store, and a store that is missing."""
     plain = work / "old tokens.txt"
@@ -103,6 +105,7 @@ def test_command_of_a_missing_store_creates_it(command: str, given: list[str], w
     assert f"Created {work}/my store" in paste(shown, work)
 
 
+@pytest.mark.needs_posix_shell
 def test_command_of_a_file_of_filestore_imports_it(given: list[str], work: Path) -> None:
     """By the command line and by the class, which name another path for the store, and keep the file."""
     for number, suffix in enumerate(("txt", "db")):
@@ -142,6 +145,7 @@ def test_command_of_a_lost_key_moves_the_store_away(given: list[str], work: Path
     assert "5 " in invoke("--store", "my store.without-key", *given[2:], "list").stdout
 
 
+@pytest.mark.needs_posix_shell
 def test_command_without_any_key_makes_ring_and_store(work: Path, ring: Path) -> None:
     shown = invoke("--store", "mine", "list", code=3).stderr
     assert not ring.exists()
@@ -151,12 +155,14 @@ def test_command_without_any_key_makes_ring_and_store(work: Path, ring: Path) ->
     assert not (work.parent / "data").exists()
 
 
+@pytest.mark.needs_posix_shell
 def test_command_of_an_export_makes_a_sealed_copy(given: list[str], work: Path) -> None:
     shown = invoke(*given, "export", "my copy", code=2).stderr
     paste(shown.splitlines()[-1], work)
     assert "intact" in invoke("--store", "my copy", *given[2:], "verify").stdout
 
 
+@pytest.mark.needs_posix_shell
 def test_command_of_the_class_names_the_store_and_its_key(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key itself is not repeated, nor what may be one by mistake, nor the arguments of a program."""
     monkeypatch.setenv("KEY", Fernet.generate_key().decode())
@@ -215,6 +221,7 @@ def test_an_error_names_the_store_that_was_named_last() -> None:
     assert str(error) == "it failed. Try: zoho-keystore --store b --key env:K list"
 
 
+@pytest.mark.needs_posix_shell
 @pytest.mark.parametrize(("number", "text"), [(37, "lock service"), (38, "local disk"), (95, "local disk")])
 def test_storage_error_of_an_unsupported_call_has_advice_that_fits(number: int, text: str) -> None:
     """ENOLCK, ENOSYS and EOPNOTSUPP."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pwd
 import re
 import shlex
+import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import key_source
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
+
+if sys.platform != "win32":
+    import pwd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,6 +240,7 @@ def test_options_of_the_store_may_stand_behind_the_command(work: Path, store: Pa
     assert store.exists()
 
 
+@pytest.mark.needs_modes
 @pytest.mark.parametrize(
     "command", ["init", "list", "key list", "key new", "verify", "doctor", "backup copy", "rotate --quiet"]
 )
@@ -251,6 +255,7 @@ def test_a_store_and_a_key_are_enough_without_a_home(command: str, work: Path, m
     assert "no home directory" in invoke(*command.split(), code=12 if command == "doctor" else 2).output
 
 
+@pytest.mark.needs_modes
 def test_a_directory_that_is_missing_does_not_become_a_file(store: Path, work: Path) -> None:
     """Where the destination is written as a directory."""
     for command in (["backup", "new/"], ["export", "new/", "--plaintext"]):
@@ -262,6 +267,7 @@ def test_a_directory_that_is_missing_does_not_become_a_file(store: Path, work: P
     assert store.exists()
 
 
+@pytest.mark.needs_modes
 def test_warnings_of_the_package_are_lines_on_stderr(store: Path) -> None:
     """That a store was made, init and import say themselves."""
     store.chmod(0o644)
@@ -296,6 +302,7 @@ def test_init_creates_key_and_store_once(work: Path, ring: Path) -> None:
     assert files(work.parent) == before
 
 
+@pytest.mark.needs_modes
 def test_init_prints_the_arguments_that_open_the_store(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ring and a store elsewhere, a program with its arguments, and no key if the default finds it."""
     shown = invoke("--store", "mine/store", "init", "--keyring", "keys/ring").stdout
@@ -337,6 +344,7 @@ def test_init_creates_a_key_in_the_system_keyring_once() -> None:
 # --- delete, backup, restore ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("store")
 def test_delete_asks_on_a_terminal() -> None:
     terminal = Terminal("delete", "1")
@@ -360,6 +368,7 @@ def test_delete_deletes_all_given_ids_or_none(store: Path) -> None:
     assert invoke("delete", "--all", "--yes").stderr == f"There are no tokens in {store}.\n"
 
 
+@pytest.mark.needs_modes
 def test_restore_lists_the_changes_and_keeps_the_replaced_file(store: Path, work: Path) -> None:
     """After a backup, a deletion, a change and a new token."""
     copy = work / "copy"
@@ -390,6 +399,7 @@ def test_restore_lists_the_changes_and_keeps_the_replaced_file(store: Path, work
         assert keystore.save(TokenRecord(access_token="newer")).id == "4"
 
 
+@pytest.mark.needs_pty
 def test_restore_replaces_a_damaged_and_a_missing_store(store: Path, work: Path) -> None:
     """In a directory, the copy is named after the store and the time."""
     invoke("backup", work)
@@ -543,6 +553,7 @@ def completions(words: str) -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
+@pytest.mark.needs_modes
 def test_completion_offers_commands_and_ids(store: Path, tmp_path: Path) -> None:
     """The ids of the store that --store names; none if it does not open; none that would steer the terminal."""
     with closing(open_keystore()) as keystore:

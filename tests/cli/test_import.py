@@ -253,6 +253,7 @@ def test_import_remove_source_deletes_no_other_file(work: Path) -> None:
     assert os.listdir(work) == ["source-journal"]
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("empty")
 def test_import_of_a_keystore_keeps_its_mode_and_the_time_of_creation(
     work: Path, monkeypatch: pytest.MonkeyPatch
@@ -269,6 +270,7 @@ def test_import_of_a_keystore_keeps_its_mode_and_the_time_of_creation(
         assert keystore.records()[0].created_at == created_at
 
 
+@pytest.mark.needs_modes
 def test_export_and_import_keep_every_field(store: Path, work: Path) -> None:
     """The SDK's FileStore reads the file too; the file is private."""
     before = stored()
@@ -433,6 +435,7 @@ def many(number: int) -> list[TokenRecord]:
     return [replace(EVE, id=str(n), refresh_token=f"r{n}") for n in range(1, number + 1)]
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("empty")
 @pytest.mark.parametrize(("number", "has_bar"), [(1_000, True), (999, False)])
 def test_import_of_many_records_shows_a_bar_on_a_terminal(number: int, work: Path, *, has_bar: bool) -> None:
@@ -465,6 +468,7 @@ main(prog_name="zoho-keystore")
 """
 
 
+@pytest.mark.needs_modes
 def test_import_that_is_interrupted_imports_nothing(empty: Path, work: Path) -> None:
     """Ctrl-C after 500 of 1,000 records leaves the source, the store, and no temporary files."""
     source = make_csv(work / "source", *many(1_000))
@@ -486,6 +490,7 @@ main(prog_name="zoho-keystore")
 """
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("empty")
 def test_import_asks_for_the_database_password_without_echo() -> None:
     terminal = Terminal("import", "mysql://user@host/zohooauth", code=MYSQL)

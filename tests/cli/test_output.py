@@ -66,6 +66,7 @@ def expiring(store: Path) -> Path:
     return store
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("expiring")
 def test_list_prints_the_whole_table() -> None:
     rows = (
@@ -111,6 +112,7 @@ REVEALED = (
 )
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("expiring")
 def test_show_prints_all_fields() -> None:
     """The same on a pipe and on a terminal; secrets in full only with --reveal."""
@@ -146,6 +148,7 @@ def test_key_list_prints_the_whole_table(store: Path, ring: Path) -> None:
     require_table(rows, ["key", "list"])
 
 
+@pytest.mark.needs_pty
 def test_import_dry_run_prints_the_whole_table(expiring: Path, work: Path) -> None:
     invoke("export", "plain", "--plaintext")
     with (work / "plain").open("ab") as file:
@@ -323,6 +326,7 @@ def steers(shown: str) -> bool:
     return any(character in shown for character in "\x1b\x07\r\u202e\x9b")
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("evil")
 def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Path) -> None:
     """In ids, names and paths. Only show --reveal prints secrets; export writes them into its file."""
@@ -361,6 +365,7 @@ def test_every_command_escapes_control_characters_and_masks_secrets(tmp_path: Pa
     assert invoke("show", ann, "--reveal", "--json").output.count("CANARY") == 4
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("evil")
 def test_commands_that_ask_zoho_escape_control_characters_and_mask_secrets() -> None:
     """Without a network: the tokens tell no data centre, or cannot be refreshed."""
@@ -409,6 +414,7 @@ def test_characters_that_the_terminal_lacks_are_escaped() -> None:
         assert "zo\\xeb" in done.stdout or arguments == ("doctor",)
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("empty")
 def test_no_color_is_respected(work: Path) -> None:
     (work / "sdk_tokens.txt").write_bytes(b"client_id,refresh_token,access_token\n1,2,3\n")

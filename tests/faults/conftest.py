@@ -20,3 +20,10 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as made:
         yield Path(made)
         assert os.listdir(made) == []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder: the engines run in forks."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker("needs_fork")

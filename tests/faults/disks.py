@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import faulthandler
-import fcntl
 import itertools
 import os
-import resource
 import shutil
 import stat
 import struct
+import sys
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,10 @@ from faults.mounts import Disk, FileSystem, missing_for, missing_for_mounts, mou
 from faults.operations import STORE_OPERATIONS, Operation, Outcome, attempted, perform, warm_up
 from faults.processes import TIMEOUT_S, Child, engine
 from faults.ringed import ROTATIONS, make_operation
+
+if sys.platform != "win32":
+    import fcntl
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

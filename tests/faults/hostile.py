@@ -14,8 +14,8 @@ import json
 import logging
 import os
 import random
-import resource
 import socket
+import sys
 import traceback
 from contextlib import closing
 from dataclasses import replace
@@ -36,6 +36,9 @@ from zoho_keystore._records import CREDENTIAL_FIELDS
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import KeystoreError
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

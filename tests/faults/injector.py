@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
+import sys
 from contextlib import contextmanager
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -94,7 +94,7 @@ def _failed_sync_taken_for_done() -> None:
         with suppress(OSError):
             os.fsync(fd)
 
-    patch(atomic, _sync_file=sync)
+    patch(atomic, sync_file=sync)
 
 
 # --- Locking ---------------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def _leases_dropped() -> None:
 
 #: What takes out each protection, by its name.
 MUTANTS: dict[str, Callable[[], None]] = {
-    "no fsync": lambda: patch(atomic, _sync_file=lambda _fd: None),
+    "no fsync": lambda: patch(atomic, sync_file=lambda _fd: None),
     "no directory sync": lambda: patch(Directory, sync=lambda _self: None),
     "truncate in place": _truncate_in_place,
     "acknowledged before it is written": _acknowledged_before_it_is_written,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import random
 import shutil
 import signal
 import struct
+import sys
 from typing import TYPE_CHECKING, Any
 
 from faults import Attempt
@@ -19,6 +19,9 @@ from faults.processes import engine, in_child
 from faults.ringed import ALL_OPERATIONS, ROTATIONS, make_operation
 from faults.store import StoreProblem
 from zoho_keystore.errors import KeystoreError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

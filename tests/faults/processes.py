@@ -40,7 +40,7 @@ Mutant: TypeAlias = "str | Callable[[], object] | None"
 #: How long to wait for a process that has something to say, in seconds.
 TIMEOUT_S = 600.0
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+_libc: Any = ctypes.CDLL(None) if sys.platform != "win32" else None
 
 
 class _Failed(NamedTuple):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import random
+import sys
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -22,6 +22,9 @@ from faults.store import TOKENS, Store, StoreProblem, token, write_private
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import LockTimeoutError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -31,7 +31,7 @@ from faults.rotations import (
     key_by_hand,
     taken_locks,
 )
-from support import OTHER_UID, as_other_user
+from support import IS_ROOT, OTHER_UID, as_other_user
 from zoho_keystore._fs.paths import default_store
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(300)
 
 SCRIPT = Path(rotate_key.__file__)
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 
 
 @pytest.mark.parametrize("engine", [beside_processes, at_once, key_by_hand, beside_a_lease, taken_locks])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
+import sys
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,9 @@ from faults.processes import Child, as_user, become, in_child, mutate, timed
 from faults.store import TOKENS, Store, token
 from zoho_keystore import KeystoreError, StoreFileError, UnsafeFileError
 from zoho_keystore._fs.directory import make_directories
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -30,6 +30,7 @@ made:
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 #: FileStore truncates its file and writes it anew; ext4 then waits for the disk at each save, which takes ten times as
 #: long as here.
-IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - the name of the file is no secret
+IN_MEMORY = "/dev/shm" if sys.platform == "linux" and os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - the name of the file is no secret
 
 
 class Fields(NamedTuple):
@@ -390,5 +391,8 @@ class Stores(RuleBasedStateMachine):
 TestStores = Stores.TestCase
 # A failure is shrunk and then shown: explaining it besides takes minutes, and the tests' time limit would cut it off.
 TestStores.settings = settings(
-    max_examples=250, stateful_step_count=30, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink]
+    max_examples=250 if os.name == "posix" else 15,
+    stateful_step_count=30,
+    deadline=None,
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )

@@ -175,24 +175,25 @@ SCENARIOS = [
     never_uses_an_id_twice,
     saves_on_after_an_id_that_is_not_a_number,
     knows_a_token_again_once_it_has_a_user_name,
-    shows_nothing_to_others,
+    pytest.param(shows_nothing_to_others, marks=pytest.mark.needs_modes),
     loses_nothing_to_a_truncated_file,
-    loses_nothing_between_eight_processes,
+    pytest.param(loses_nothing_between_eight_processes, marks=pytest.mark.needs_cheap_processes),
 ]
 
 
-@pytest.mark.parametrize("scenario", [*SCENARIOS, survives_kills], ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, pytest.param(survives_kills, marks=pytest.mark.needs_signals)])
 def test_encrypted_file_store_gets_it_right(scenario: Callable[[Case], bool], store_path: Path, key: bytes) -> None:
     """In the very steps that FileStore gets wrong."""
     assert scenario(Case(OURS, store_path, key))
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_filestore_gets_it_wrong(scenario: Callable[[Case], bool], store_path: Path, key: bytes) -> None:
     """So the scenario tells the two apart."""
     assert not scenario(Case(THEIRS, store_path, key))
 
 
+@pytest.mark.needs_signals
 def test_filestore_is_damaged_by_a_kill(store_path: Path, key: bytes) -> None:
     """Not by every kill, so a few rounds are allowed."""
     for round_number in range(10):

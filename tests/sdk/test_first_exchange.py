@@ -67,6 +67,7 @@ def failures(outcomes: list[Outcome]) -> list[str]:
     return [outcome.error for outcome in outcomes if outcome.error]
 
 
+@pytest.mark.needs_fork
 @pytest.mark.parametrize("threads", [0, 8], ids=["processes", "threads"])
 @pytest.mark.parametrize("kind", ["grant", "refresh"])
 def test_first_run_of_eight_makes_one_exchange(zoho: FakeZoho, tmp_path: Path, kind: str, threads: int) -> None:
@@ -77,17 +78,20 @@ def test_first_run_of_eight_makes_one_exchange(zoho: FakeZoho, tmp_path: Path, k
     assert max(outcome.lasted_s for outcome in outcomes) < 5
 
 
+@pytest.mark.needs_fork
 def test_first_run_of_eight_with_leases_off_loses_the_grant(zoho: FakeZoho, tmp_path: Path) -> None:
     outcomes = first_run(zoho, tmp_path, credentials(zoho, "grant"), kind=WITHOUT_LEASES)
     assert zoho.count("grant") > 1
     assert any("invalid_code" in error for error in failures(outcomes))
 
 
+@pytest.mark.needs_fork
 def test_first_run_of_eight_with_leases_off_refreshes_often(zoho: FakeZoho, tmp_path: Path) -> None:
     first_run(zoho, tmp_path, credentials(zoho, "refresh"), kind=WITHOUT_LEASES)
     assert zoho.count("refresh") > 1
 
 
+@pytest.mark.needs_fork
 def test_second_run_makes_no_exchange(zoho: FakeZoho, tmp_path: Path) -> None:
     """The same script with the same grant finds its record."""
     setting = Setting(OURS, tmp_path / "t", Fernet.generate_key(), zoho.url, first_token=credentials(zoho, "grant"))
@@ -98,6 +102,7 @@ def test_second_run_makes_no_exchange(zoho: FakeZoho, tmp_path: Path) -> None:
     assert zoho.count("refresh") == 0
 
 
+@pytest.mark.needs_fork
 def test_first_run_after_a_failed_exchange_succeeds(zoho: FakeZoho, tmp_path: Path) -> None:
     """Zoho's error does not use the grant up; one of those that waited takes over."""
     zoho.fail_next(1)
@@ -123,6 +128,7 @@ def test_first_run_does_not_spend_the_grant_where_nothing_can_be_saved(zoho: Fak
     assert zoho.count("grant") == 1
 
 
+@pytest.mark.needs_fork
 def test_first_run_with_a_used_grant_stalls_once(zoho: FakeZoho, tmp_path: Path) -> None:
     token = {**CLIENT, "grant_token": "used"}
     setting = Setting(OURS, tmp_path / "t.keystore", Fernet.generate_key(), zoho.url, 4.0, token)
@@ -133,6 +139,7 @@ def test_first_run_with_a_used_grant_stalls_once(zoho: FakeZoho, tmp_path: Path)
     assert max(outcome.lasted_s for outcome in later) < 1.9
 
 
+@pytest.mark.needs_fork
 def test_first_run_with_a_chosen_id_is_not_leased(zoho: FakeZoho, tmp_path: Path) -> None:
     """What cannot be had: the SDK only asks for the id, and the store cannot tell a sign-in from a look-up."""
     outcomes = first_run(zoho, tmp_path, {**credentials(zoho, "grant"), "id": "production"})
@@ -181,6 +188,7 @@ class TestUnknownId:
         with pytest.raises(SDKException, match=r"there is no token '1' in .*which has 0 tokens"):
             store.find_token_by_id("1")
 
+    @pytest.mark.needs_fork
     def test_program_with_unknown_id_names_the_store(self, zoho: FakeZoho, store_path: Path, key: bytes) -> None:
         setting = Setting(OURS, store_path, key, zoho.url, first_token={"id": "1"})
         with Crew(setting, 1) as crew:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.needs_cheap_processes
+
 BY_NAME = {meeting.who: meeting for meeting in MEETINGS}
 RACES = [
     *[meeting for meeting in MEETINGS if meeting.tokens == 1],

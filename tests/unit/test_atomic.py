@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import resource
 import signal
 import stat
 import sys
@@ -13,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import descriptors
+from support import IS_ROOT, descriptors
 from zoho_keystore._fs import directory as directory_module
 from zoho_keystore._fs.atomic import AlreadyThereError, remove_stale_temp_files, write
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore.errors import DurabilityUnknownError, LockTimeoutError, StoreFileError, UnsafeFileError
+
+if sys.platform != "win32":
+    import fcntl
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,6 +124,7 @@ def test_write_makes_missing_file(directory: Directory, path: Path) -> None:
     assert contents(path) == {NAME: NEW}
 
 
+@pytest.mark.needs_special_files("link")
 @pytest.mark.parametrize("is_link", [False, True], ids=["file", "link to nothing"])
 def test_write_create_never_replaces(directory: Directory, path: Path, *, is_link: bool) -> None:
     """A file stays as it is, and a symbolic link is not followed."""
@@ -146,6 +149,7 @@ def test_write_continues_after_short_writes(monkeypatch: pytest.MonkeyPatch, dir
     assert store.read_bytes() == NEW
 
 
+@pytest.mark.needs_modes
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
 def test_write_makes_private_file(
     directory: Directory, store: Path, umask: Callable[[int], int], *, mask: int, create: bool
@@ -163,7 +167,7 @@ def test_write_makes_private_file(
     assert [*modes, stat.S_IMODE(store.stat().st_mode)] == [0o600, 0o600]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="gives files to another user, which only root may")
 def test_write_by_root_keeps_owner(directory: Directory, store: Path) -> None:
     """The user whose store it is can open it afterwards."""
     os.chown(store, 65534, 65533)
@@ -172,6 +176,7 @@ def test_write_by_root_keeps_owner(directory: Directory, store: Path) -> None:
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65533, 0o600)
 
 
+@pytest.mark.needs_directory_fds
 def test_write_leaves_open_old_file_to_its_readers(directory: Directory, store: Path) -> None:
     """Nothing is written in place."""
     with store.open("rb", buffering=0) as reader:
@@ -204,6 +209,7 @@ def record_steps(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[tuple[str,
     return steps
 
 
+@pytest.mark.needs_directory_fds
 def test_write_is_durable_before_it_is_visible(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool
 ) -> None:
@@ -215,9 +221,10 @@ def test_write_is_durable_before_it_is_visible(
     assert steps == [("fsync file", [NEW, *old]), ("check", []), *rename, ("fsync directory", [NEW])]
 
 
+@pytest.mark.needs_directory_fds
 @pytest.mark.parametrize("is_supported", [True, False])
 def test_write_on_macos_flushes_the_disk(
-    monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, is_supported: bool
+    monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, path: Path, *, is_supported: bool
 ) -> None:
     """There fsync leaves the data in the disk's cache; not all disks support the command."""
     commands = []
@@ -232,8 +239,9 @@ def test_write_on_macos_flushes_the_disk(
     monkeypatch.setattr(fcntl, "fcntl", command)
     steps = record_steps(monkeypatch, store.parent)
     write(directory, NAME, NEW)
-    assert commands == [(len(NEW), 51)]
-    assert [kind for kind, _ in steps] == [*(() if is_supported else ("fsync file",)), "replace", "fsync directory"]
+    assert [size for size, number in commands if number == 51] == [len(NEW), path.stat().st_size]
+    synced = ("replace",) if is_supported else ("fsync file", "replace", "fsync directory")
+    assert tuple(kind for kind, _ in steps) == synced
 
 
 def test_write_on_windows_uses_whole_paths(monkeypatch: pytest.MonkeyPatch, path: Path, tmp_path: Path) -> None:
@@ -263,6 +271,7 @@ def test_temp_name_is_random(directory: Directory, store: Path) -> None:
     assert contents(store.parent) == {NAME: NEW}
 
 
+@pytest.mark.needs_special_files("link")
 @pytest.mark.parametrize("kind", ["file", "link to file", "link to nothing"])
 def test_existing_file_at_temp_name_is_not_opened(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, kind: str
@@ -283,6 +292,7 @@ def test_existing_file_at_temp_name_is_not_opened(
 # --- Errors before the new content is visible ---
 
 
+@pytest.mark.needs_directory_fds("-open-", "replace-replace,link-", "link-13")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -334,6 +344,7 @@ def test_write_failing_before_rename_leaves_old_content(
     assert contents(store.parent) == before
 
 
+@pytest.mark.needs_directory_fds
 def test_write_beyond_file_size_limit_leaves_old_content(directory: Directory, store: Path, *, create: bool) -> None:
     """The kernel takes the first part, and refuses the rest, as a full disk does."""
     before = contents(store.parent)
@@ -347,6 +358,7 @@ def test_write_beyond_file_size_limit_leaves_old_content(directory: Directory, s
     assert contents(store.parent) == before
 
 
+@pytest.mark.needs_directory_fds
 def test_write_reports_error_of_close(monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path) -> None:
     """Network file systems report only then that data did not arrive."""
     with monkeypatch.context() as patch:
@@ -402,6 +414,7 @@ def test_write_that_cannot_remove_temp_file_reports_first_error(
     assert contents(store.parent) == {NAME: OLD}
 
 
+@pytest.mark.needs_directory_fds("-open-", "fsync directory", "replace-replace,link")
 @pytest.mark.parametrize(
     ("call", "after"),
     [
@@ -427,6 +440,7 @@ def test_write_interrupted_leaves_whole_store_and_no_temp_file(
 # --- Errors after the new content is visible ---
 
 
+@pytest.mark.needs_directory_fds("fsync", "replace-rename")
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_write_failing_after_rename_is_durability_unknown(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool, call: str
@@ -458,6 +472,7 @@ def test_write_create_that_cannot_remove_temp_name_is_durability_unknown(
     assert contents(path) == {NAME: NEW}
 
 
+@pytest.mark.needs_directory_fds
 @pytest.mark.parametrize("case", ["file of another writer", "status unknown"])
 def test_write_with_unclear_rename_claims_nothing_saved(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, case: str
@@ -511,6 +526,7 @@ def test_write_create_without_links_does_not_take_failing_status_for_free_name(
 # --- Temporary files of killed writers ---
 
 
+@pytest.mark.needs_fork
 def test_killed_writer_leaves_whole_store_and_one_stale_file(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, store: Path, *, create: bool
 ) -> None:
@@ -533,6 +549,7 @@ def test_killed_writer_leaves_whole_store_and_one_stale_file(
     assert contents(store.parent) == {NAME: whole}
 
 
+@pytest.mark.needs_special_files("\\n")
 @pytest.mark.parametrize(
     "name",
     [
@@ -571,6 +588,7 @@ def test_remove_stale_temp_files_takes_store_name_literally(directory: Directory
     assert list(contents(path)) == [".aab1.x.0123456789abcdef.tmp"]
 
 
+@pytest.mark.needs_special_files("FIFO", "link", "another user")
 @pytest.mark.parametrize("kind", ["directory", "FIFO", "link", "file of another user"])
 def test_remove_stale_temp_files_keeps_what_no_writer_of_this_user_made(
     monkeypatch: pytest.MonkeyPatch, directory: Directory, path: Path, kind: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import OTHER_UID, as_other_user, failing, write_private
+from support import IS_ROOT, OTHER_UID, as_other_user, failing, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, fingerprint
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 
 
 @pytest.fixture
@@ -154,6 +154,7 @@ def test_restore_verifies_new_content_before_it_replaces_store(
     assert store_path.read_bytes() == before
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 def test_backup_into_missing_directory_is_refused(store_path: Path, tmp_path: Path) -> None:
     """A file of that name would be taken for the directory by the next backup."""
@@ -166,6 +167,7 @@ def test_backup_into_missing_directory_is_refused(store_path: Path, tmp_path: Pa
     assert backup(store_path, f"{missing}/").parent == missing
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 def test_backup_into_a_shared_directory_is_refused_and_leaves_its_mode(store_path: Path, tmp_path: Path) -> None:
     """The other users who keep backups there could not write to it any more."""
@@ -252,6 +254,7 @@ def test_restore_by_root_takes_lock_file_of_the_directory_owner(
     assert store.stat().st_uid == OTHER_UID
 
 
+@pytest.mark.needs_modes
 def test_no_mode_but_the_stores_is_changed(copy: Path, store_path: Path) -> None:
     """A copy, and the directory that it lies in, may be another program's; the store is restricted when it is read."""
     shared = copy.parent / "shared"
@@ -282,6 +285,7 @@ def test_copy_that_does_not_open_is_refused(copy: Path, store_path: Path, use: A
     assert os.listdir(store_path.parent).count(store_path.name) == 1
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("use", [compare, restore])
 def test_store_as_its_own_copy_is_refused(store_path: Path, use: Any) -> None:
@@ -368,6 +372,7 @@ def test_restore_lock_timeout_keeps_store(store: Keystore, copy: Path, store_pat
     assert store_path.read_bytes() == before
 
 
+@pytest.mark.needs_directory_fds("lock-lock")
 @pytest.mark.parametrize(
     ("replaced", "problem"),
     [(".tokens.keystore.lock", "lock"), ("tokens.keystore", "another program made a store there")],

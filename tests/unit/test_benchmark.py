@@ -147,6 +147,7 @@ def test_stores_hold_the_tokens_that_are_looked_for(tmp_path: Path, key: bytes) 
     rows.close()
 
 
+@pytest.mark.needs_modes
 def test_limit_writes_and_reads_a_keystore(store_path: Path, key: bytes) -> None:
     content = stores.document(2)
     assert len(codec.decode(content)[1]) == 2

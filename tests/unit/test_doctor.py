@@ -16,6 +16,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from support import OTHER_UID, as_other_user
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import mounts, permissions
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
 from zoho_keystore._open import FILE_VARIABLE, open_keystore
@@ -34,6 +35,8 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Keep plain-text files in the checkout out of the results."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    # The directories of tests have the ACL that the system gives to temporary ones.
+    monkeypatch.setattr(platform, "others_with_access", lambda _path: [])
 
 
 @pytest.fixture
@@ -115,6 +118,7 @@ def test_diagnose_reports_each_error_of_opening_once(store: Path, ring: Path, mo
     assert problem(store.parent / "none" / "store", ring)[0].endswith("none/store: there is no store")
 
 
+@pytest.mark.needs_modes
 @pytest.mark.parametrize(("name", "mode"), [("tokens.keystore", 0o640), (".tokens.keystore.lock", 0o604)])
 def test_diagnose_reports_loose_modes_and_its_fix_works(name: str, mode: int, store: Path, ring: Path) -> None:
     """Before opening the store restricts them; a quote in the path is escaped."""
@@ -128,6 +132,7 @@ def test_diagnose_reports_loose_modes_and_its_fix_works(name: str, mode: int, st
     assert problems(store, ring) == []
 
 
+@pytest.mark.needs_modes
 def test_diagnose_reports_files_of_another_user(store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     me, other = 0, OTHER_UID
     if permissions.is_root():
@@ -214,6 +219,7 @@ def git(tree: Path, *arguments: str) -> int:
     return subprocess.run(["git", "-C", str(tree), *arguments], check=False, capture_output=True).returncode  # noqa: S607 - any git
 
 
+@pytest.mark.needs_git
 def test_diagnose_reports_a_store_that_git_does_not_ignore(
     store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +279,7 @@ IGNORE_FILES: list[dict[str, str]] = [
 ]
 
 
+@pytest.mark.needs_git
 @pytest.mark.parametrize("files", IGNORE_FILES, ids=str)
 def test_diagnose_tells_as_git_whether_a_file_is_ignored(files: dict[str, str], tmp_path: Path) -> None:
     """By the files of patterns in the work tree and the user's own."""
@@ -299,6 +306,7 @@ def test_diagnose_is_not_slowed_down_by_a_pattern_of_many_stars(tmp_path: Path) 
     assert time.monotonic() - started_s < 5
 
 
+@pytest.mark.needs_modes
 def test_diagnose_skips_a_file_of_patterns_that_is_none(store: Path, ring: Path) -> None:
     """A directory, one that is far too large; it does not wait for the writer of a FIFO."""
     (store.parent / ".git" / "info").mkdir(parents=True)
@@ -370,7 +378,8 @@ def test_diagnose_finds_plain_text_by_its_content(
     path = store.parents[1] / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    os.mkfifo(path.with_name("fifo"))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path.with_name("fifo"))
     if what is None:
         assert problems(store, ring) == []
     else:
@@ -429,6 +438,7 @@ def holder(store: Path, ring: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait(20)
 
 
+@pytest.mark.needs_modes
 def test_diagnose_names_the_holder_of_the_lock(
     holder: subprocess.Popen[str], store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +510,7 @@ def test_diagnose_does_not_repeat_a_key_or_the_arguments_of_a_key_command(store:
     assert key not in repr(diagnose(store, key=key))
 
 
+@pytest.mark.needs_modes
 def test_diagnose_works_without_a_current_and_a_home_directory(
     store: Path, ring: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoho_keystore import errors
+from zoho_keystore._platform import choose
 from zoho_keystore.errors import KeystoreError, StoreFileError, UnsafeFileError, os_error_text, storage_error
 
 CLASSES = {
@@ -45,7 +46,7 @@ def test_error_survives_copying_and_pickling(kind: type[KeystoreError]) -> None:
     for arrived in (error, copy.copy(error), pickle.loads(pickle.dumps(error))):  # noqa: S301 - pickled here
         assert type(arrived) is kind
         assert (arrived.problem, arrived.advice, arrived.path) == ("the problem", "The advice", PATH)
-        assert str(arrived) == "/data/tokens.keystore: the problem. The advice"
+        assert str(arrived) == f"{PATH}: the problem. The advice"
         assert repr(arrived) == f"{kind.__name__}('the problem', 'The advice', {PATH!r})"
 
 
@@ -59,7 +60,7 @@ def test_error_without_path_or_advice_is_the_problem() -> None:
     [
         (errno.ENOENT, "the directory has to exist"),
         (errno.ENOTDIR, "a part of it is a file"),
-        (errno.EACCES, "Check the owner and the mode"),
+        (errno.EACCES, choose("Check the owner and the mode", "Check who may use the file")),
         (errno.EPERM, "immutable"),
         (errno.EROFS, "InMemoryStore"),
         (errno.EBUSY, "mount its directory"),
@@ -86,7 +87,7 @@ def test_storage_error_advises_by_errno(number: int, advice: str) -> None:
 def test_storage_error_names_the_file_once() -> None:
     error = storage_error(OSError(errno.ENOSPC, "No space left", str(PATH)), "the store cannot be written", PATH)
     assert str(error) == (
-        "/data/tokens.keystore: the store cannot be written: no space left. Free some space (and inodes) on this disk"
+        f"{PATH}: the store cannot be written: no space left. Free some space (and inodes) on this disk"
     )
 
 

@@ -24,6 +24,7 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, key_ring
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._open import open_keystore
+from zoho_keystore._platform import sync_file
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import codec
 from zoho_keystore._storage import file as file_module
@@ -96,6 +97,7 @@ def fail(error: BaseException) -> Callable[..., Any]:
 # --- Creating, reading and writing ---
 
 
+@pytest.mark.needs_modes
 def test_missing_file_is_created_empty_and_private(store_path: Path, key: bytes) -> None:
     """At once, so that a directory that cannot be written shows at the start; no temporary file is left."""
     open_keystore(store_path, key=key)
@@ -171,6 +173,7 @@ def test_transaction_that_fails_writes_nothing(storage: FileStorage, store_path:
     assert refresh_tokens(storage) == ["r1", "r2"]
 
 
+@pytest.mark.needs_modes
 def test_save_from_signal_handler_inside_save_is_refused(storage: FileStorage, store: Keystore) -> None:
     """It would wait for the save that it interrupts, which goes on and is committed."""
     refusals: list[KeystoreError] = []
@@ -193,6 +196,7 @@ def test_save_from_signal_handler_inside_save_is_refused(storage: FileStorage, s
     assert refresh_tokens(store) == ["r2"]
 
 
+@pytest.mark.needs_fork
 def test_transaction_is_not_committed_by_a_child_forked_inside(storage: FileStorage, store_path: Path) -> None:
     """Parent and child would both write, the child without the lock."""
     before = store_path.read_bytes()
@@ -260,12 +264,13 @@ def test_bad_file_is_refused_and_stays_as_it_is(
     assert {path.name for path in store_path.parent.iterdir()} <= {"tokens.keystore", ".tokens.keystore.lock"}
 
 
+@pytest.mark.needs_special_files("None", "no such file")
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(
     ("make", "name", "message"),
     [
         (os.mkdir, "path", "this is a directory, not a file"),
-        (os.mkfifo, "path", "this is a FIFO, not a file"),
+        (getattr(os, "mkfifo", None), "path", "this is a FIFO, not a file"),
         (lambda _path: None, "path/store", "no such file or directory.*the directory has to exist"),
         (lambda path: path.touch(), "path/store", "not a directory"),
     ],
@@ -280,6 +285,7 @@ def test_path_that_cannot_be_a_store_is_refused(
     assert [path.lstat() for path in tmp_path.rglob("*")] == before
 
 
+@pytest.mark.needs_modes
 def test_symlink_is_followed_once_when_the_store_is_opened(
     store: Keystore, store_path: Path, tmp_path: Path, key: bytes
 ) -> None:
@@ -398,6 +404,7 @@ def test_reader_slower_than_a_save_does_not_warn(
     assert caplog.records == []
 
 
+@pytest.mark.needs_modes("False")
 @pytest.mark.parametrize("removed", [False, True])
 def test_file_replaced_after_reading_keeps_its_mode(
     store: Keystore, store_path: Path, monkeypatch: pytest.MonkeyPatch, *, removed: bool
@@ -422,8 +429,8 @@ def test_file_changed_during_a_save_is_not_overwritten(
     """A backup is copied over it while the new state is on its way to the disk."""
     backup = store_path.read_bytes()
     store.save(token(3))
-    sync = atomic._sync_file
-    monkeypatch.setattr(atomic, "_sync_file", lambda fd: (sync(fd), store_path.write_bytes(backup)))
+    sync = sync_file
+    monkeypatch.setattr(atomic, "sync_file", lambda fd: (sync(fd), store_path.write_bytes(backup)))
     with pytest.raises(StoreFileError, match="another program has changed the file meanwhile"):
         store.save(token(4))
     assert store_path.read_bytes() == backup

@@ -87,6 +87,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- The rule ---
 
 
+@pytest.mark.needs_change_times("1000000000-8000000001", "1000000000-99000000000")
 @pytest.mark.parametrize(
     ("mtime_ns", "ctime_ns", "racy"),
     [
@@ -105,6 +106,7 @@ def test_is_racy_within_two_seconds_of_a_file_time_and_before_it(mtime_ns: int, 
     assert is_racy(status, 10 * S) is racy
 
 
+@pytest.mark.needs_change_times("ctime")
 @pytest.mark.parametrize("field", ["st_ino", "st_mtime_ns", "st_ctime_ns", "st_size", "st_dev"])
 def test_stat_signature_has_each_field_that_a_change_shows_in(field: str) -> None:
     """A file replaced by one of the same size and time differs in its inode, one changed in place in its ctime."""
@@ -128,6 +130,7 @@ def test_find_at_rest_opens_no_file(
     assert opens == []
 
 
+@pytest.mark.needs_change_times
 def test_find_reads_the_prefix_until_the_file_has_rested(
     restored: Path, key: bytes, set_clock: Callable[[float], None], opens: list[str]
 ) -> None:
@@ -143,6 +146,7 @@ def test_find_reads_the_prefix_until_the_file_has_rested(
             assert opens == [restored.name] * expected
 
 
+@pytest.mark.needs_change_times("None")
 @pytest.mark.parametrize("ahead_s", [-RESTED_S, RACY_S])
 @pytest.mark.parametrize("mtime_ahead_s", [None, 2 * RESTED_S])
 @pytest.mark.usefixtures("blind")
@@ -190,6 +194,7 @@ def test_find_in_a_restored_copy_reports_that_it_was_cut_off(
             call()
 
 
+@pytest.mark.needs_change_times("True-3600")
 @pytest.mark.parametrize("ahead_s", [RACY_S, RESTED_S])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_find_sees_a_file_of_the_same_size_and_time(
@@ -216,6 +221,7 @@ def test_find_sees_a_file_of_the_same_size_and_time(
     assert found.api_domain == "https://b"
 
 
+@pytest.mark.needs_change_times
 def test_find_sees_a_change_made_while_the_mode_is_restricted(
     restored: Path, key: bytes, set_clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

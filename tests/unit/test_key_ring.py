@@ -82,6 +82,7 @@ def test_decrypt_with_primary_uses_newest_key_only(ring_variable: Callable[..., 
     assert ring.decrypt_with_primary(Fernet(OLD).encrypt(b"a payload")) is None
 
 
+@pytest.mark.needs_posix_shell
 def test_open_with_wrong_keys_names_file_keys_and_source(ring_variable: Callable[..., str]) -> None:
     """No frame of the library, which holds keys, is linked to the error."""
     ring = key_ring(ring_variable(NEW, OLD))
@@ -166,7 +167,7 @@ def test_open_accepts_one_last_character(size: int, padding: bytes, same: int) -
 @pytest.mark.parametrize("content", [b"", b"=", b"====", b"A===", b"\xff" * 4, b"\x80" * 100, b"id,user_name\n"])
 def test_open_tells_foreign_file_from_wrong_key(content: bytes) -> None:
     """The error says that the file was left alone."""
-    with pytest.raises(CannotOpenError, match=r"^/some/store: this is not a keystore.*left as it is.*backup$"):
+    with pytest.raises(CannotOpenError, match=r"some.store: this is not a keystore.*left as it is.*backup$"):
         key_ring(VECTOR_KEY).open(content, path=Path("/some/store"))
 
 
@@ -239,6 +240,7 @@ def test_ring_refuses_copies_and_vars(use: Callable[[KeyRing], object]) -> None:
     assert_hides(text, NEW)
 
 
+@pytest.mark.needs_posix_shell
 def test_no_failure_shows_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

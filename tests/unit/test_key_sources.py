@@ -6,7 +6,6 @@ Ring files are tested in ``test_ring_file.py``.
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 import sys
 import threading
@@ -18,7 +17,7 @@ import pytest
 from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
-from support import as_other_user, assert_hides, failure_of, made_key, write_private
+from support import IS_ROOT, as_other_user, assert_hides, failure_of, made_key, write_private
 from zoho_keystore._keys.sources import (
     KEY_VARIABLE,
     RING_VARIABLE,
@@ -28,6 +27,9 @@ from zoho_keystore._keys.sources import (
     system_keyring,
 )
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, LockTimeoutError, MalformedKeyError
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +115,7 @@ def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
     return keys
 
 
+@pytest.mark.needs_posix_shell
 def test_default_source_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, places: dict[str, bytes]) -> None:
     """The key variable, the ring variable, the config directory; an empty variable counts as not set."""
     assert load(None) == [places["variable"]]
@@ -141,6 +144,7 @@ def test_default_source_bad_key_is_not_skipped(monkeypatch: pytest.MonkeyPatch, 
         load(None)
 
 
+@pytest.mark.needs_posix_shell
 def test_default_source_without_key_names_each_place(tmp_path: Path) -> None:
     """And how to make a key; it is not a malformed key."""
     with pytest.raises(KeyUnavailableError) as caught:
@@ -166,6 +170,7 @@ def test_default_source_key_in_ring_variable_is_refused(monkeypatch: pytest.Monk
     assert_hides(text, key)
 
 
+@pytest.mark.needs_posix_shell
 def test_default_source_ring_variable_takes_each_spec(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: Any
 ) -> None:
@@ -178,6 +183,7 @@ def test_default_source_ring_variable_takes_each_spec(
         assert load(None) == [NEW]
 
 
+@pytest.mark.needs_posix_shell
 def test_default_source_ring_is_checked_and_may_be_link(tmp_path: Path) -> None:
     """Managers of dot files make such links; the file has to be private, as one that is named."""
     ring = write_private(tmp_path / "dotfiles" / "ring", NEW)
@@ -196,10 +202,11 @@ def test_default_source_ring_is_checked_and_may_be_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [[NEW, OLD], [NEW, OLD, NEW]])
 def test_environment_holds_keys_newest_first(monkeypatch: pytest.MonkeyPatch, keys: list[bytes]) -> None:
     """A repeated key counts once."""
-    monkeypatch.setitem(os.environb, b"RING", b",".join(keys))
+    monkeypatch.setenv("RING", os.fsdecode(b",".join(keys)))
     assert load("env:RING") == [NEW, OLD]
 
 
+@pytest.mark.needs_posix_shell("xff")
 @pytest.mark.parametrize(
     ("value", "kind", "problem"),
     [
@@ -218,7 +225,7 @@ def test_environment_without_valid_keys_is_refused(
 ) -> None:
     """The message names the variable and the place in it; an extra comma may be what is left of a key."""
     if value is not None:
-        monkeypatch.setitem(os.environb, b"RING", value)
+        monkeypatch.setenv("RING", os.fsdecode(value))
     error, text = failure_of(lambda: load("env:RING"), KeyUnavailableError)
     assert type(error) is kind
     assert "the environment variable RING" in str(error)
@@ -372,6 +379,7 @@ def printing(*lines: bytes, sep: str = "\n", end: str = "\n") -> str:
     return running(program, *halves)
 
 
+@pytest.mark.needs_posix_shell
 @pytest.mark.parametrize(
     "spec",
     [
@@ -385,6 +393,7 @@ def test_command_prints_keys_newest_first(spec: str) -> None:
     assert load(spec) == [NEW, OLD]
 
 
+@pytest.mark.needs_posix_shell
 def test_command_runs_without_shell(tmp_path: Path) -> None:
     """Only words and quotes have a meaning."""
     path = write_private(tmp_path / "a file of keys", NEW)
@@ -394,6 +403,7 @@ def test_command_runs_without_shell(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.needs_posix_shell
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
@@ -415,6 +425,7 @@ def test_command_failure_is_reported(spec: str, problem: str, capfd: pytest.Capt
     assert ("not signed in" in capfd.readouterr().err) is ("signed" in spec)
 
 
+@pytest.mark.needs_posix_shell
 def test_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It may wait for a password."""
     monkeypatch.setattr(command, "TIMEOUT_S", 1.0)
@@ -425,6 +436,7 @@ def test_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path:
         os.kill(int(pid.read_text()), 0)
 
 
+@pytest.mark.needs_posix_shell
 def test_command_that_leaves_child_with_its_output_is_read() -> None:
     """An agent, such as gpg's, keeps the output open for as long as it lives."""
     start = time.monotonic()
@@ -433,7 +445,7 @@ def test_command_that_leaves_child_with_its_output_is_read() -> None:
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 def test_command_under_limit_on_processes_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program is one process more, and a thread would be another."""
     half, rest = NEW[:20].decode(), NEW[20:].decode()
@@ -457,6 +469,7 @@ def test_command_and_keyring_timeouts_are_as_documented() -> None:
     assert (command.TIMEOUT_S, system_keyring.TIMEOUT_S) == (30, 10)
 
 
+@pytest.mark.needs_posix_shell
 @pytest.mark.parametrize("spec", ["command:yes", "command:sh -c 'head -c 99999 /dev/zero; exec sleep 60'"])
 def test_command_that_prints_too_much_is_killed(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     """Before its output fills the memory, and without waiting for its end."""
@@ -465,6 +478,7 @@ def test_command_that_prints_too_much_is_killed(monkeypatch: pytest.MonkeyPatch,
         load(spec)
 
 
+@pytest.mark.needs_posix_shell
 def test_command_does_not_read_standard_input() -> None:
     """It belongs to the program that opens the store."""
     saved = os.dup(0)

@@ -308,6 +308,7 @@ def test_lock_that_is_never_released_holds_up_one_look_up_a_minute(world: World,
     assert stuck.waits == [LEASE_MS / 1000] * 2
 
 
+@pytest.mark.needs_proc("owner dead")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -384,6 +385,7 @@ def test_owner_is_a_thread_and_survives_the_codec() -> None:
     assert Lease.of(lease.as_fields()) == lease
 
 
+@pytest.mark.needs_proc
 @needs_proc
 def test_owner_that_has_ended_is_dead() -> None:
     """A thread of a process that goes on, and a process with the same number as an earlier one."""
@@ -391,6 +393,7 @@ def test_owner_that_has_ended_is_dead() -> None:
     assert not replace(Owner.current(), started=Owner.current().started - 1).may_be_alive()
 
 
+@pytest.mark.needs_proc
 @needs_proc
 def test_owner_that_was_killed_is_dead_before_its_parent_waits_for_it() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
@@ -500,6 +503,7 @@ def refresh_in_threads(keystore: Keystore) -> list[str]:
     return requests
 
 
+@pytest.mark.needs_fork
 def test_processes_refresh_once(store_path: Path, key: bytes) -> None:
     """Three processes of four threads each meet an expired token at once."""
     open_keystore(store_path, key=key).save(replace(EXPIRED, expires_in="1"))

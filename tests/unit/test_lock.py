@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import multiprocessing
 import os
@@ -15,12 +14,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from filelock import lock_descriptor
 
-from support import OTHER_UID, descriptors, failing
+from support import IS_ROOT, OTHER_UID, descriptors, failing
 from zoho_keystore._fs import lock as lock_module
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore.errors import LockTimeoutError, StoreFileError, UnsafeFileError
+
+if sys.platform != "win32":
+    import fcntl
+else:
+    fcntl = None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,12 +37,12 @@ pytestmark = [
     pytest.mark.usefixtures("no_descriptor_is_left"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 
 NAME = "tokens.keystore"
 TIMEOUT_S = 20.0
 
-fork = multiprocessing.get_context("fork")
+fork = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
 
 
 @pytest.fixture
@@ -172,7 +177,8 @@ def flocked(path: Path) -> Iterator[int]:
     """Hold a lock file by a system call, as another program would."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock_descriptor(fd, blocking=False):
+            raise BlockingIOError
         yield fd
     finally:
         os.close(fd)
@@ -188,6 +194,7 @@ def is_free(path: Path) -> bool:
 # --- The lock file ---
 
 
+@pytest.mark.needs_modes
 def test_lock_file_is_private_and_stays(lock: StoreLock, directory: Path) -> None:
     """A deleted or replaced file would split the waiting processes over two locks."""
     assert lock.path == directory / f".{NAME}.lock"
@@ -218,6 +225,7 @@ def test_lock_held_by_other_thread_times_out(lock: StoreLock) -> None:
         assert hold(lock) == "held"
 
 
+@pytest.mark.needs_fork
 def test_lock_held_by_other_process_times_out(lock: StoreLock, directory: Path) -> None:
     """The message names the process and the seconds, and advises against deleting the file."""
     with hold_in_child(StoreLock(directory, NAME, 0)) as child:
@@ -264,6 +272,7 @@ def increment(directory: Path, rounds: int) -> None:
         thread.join()
 
 
+@pytest.mark.needs_fork
 def test_lock_excludes_threads_of_two_processes(directory: Path) -> None:
     """Two processes of three threads each count to the right number."""
     (directory / "counter").write_text("0")
@@ -381,6 +390,7 @@ def test_lock_acquired_as_an_exception_strikes_is_free_while_it_is_handled(
 # --- Lock files that are deleted or replaced ---
 
 
+@pytest.mark.needs_directory_fds
 @pytest.mark.parametrize("replacement", ["none", "file", "link"])
 def test_lock_file_replaced_while_held_is_noticed(lock: StoreLock, replacement: str) -> None:
     """Another process may hold a lock on the new file, so the write must not go on."""
@@ -439,6 +449,7 @@ def test_lock_file_created_by_two_processes_at_once_is_shared(monkeypatch: pytes
 # --- Processes that die or hang ---
 
 
+@pytest.mark.needs_fork
 def test_lock_of_hanging_process_is_not_broken_until_it_dies(clock: Clock, directory: Path) -> None:
     """However old the file is; the kernel releases the lock of a killed process, with nothing to clean up."""
     lock = StoreLock(directory, NAME, 10)
@@ -456,6 +467,7 @@ def test_lock_of_hanging_process_is_not_broken_until_it_dies(clock: Clock, direc
 # --- Forks ---
 
 
+@pytest.mark.needs_fork
 @pytest.mark.parametrize("is_held", [False, True])
 def test_lock_made_before_fork_works_in_child(lock: StoreLock, *, is_held: bool) -> None:
     """Servers open the store first and fork their workers then; another thread may hold the lock at the fork."""
@@ -482,6 +494,7 @@ def test_lock_made_before_fork_works_in_child(lock: StoreLock, *, is_held: bool)
             hold(lock)
 
 
+@pytest.mark.needs_fork
 def test_lock_held_during_fork_is_not_held_by_child(lock: StoreLock) -> None:
     """The child of the holding thread can neither go on with the save nor release the parent's lock."""
 
@@ -507,6 +520,7 @@ def test_lock_held_during_fork_is_not_held_by_child(lock: StoreLock) -> None:
     assert hold(lock) == "held"
 
 
+@pytest.mark.needs_directory_fds
 @pytest.mark.parametrize("waits", [False, True], ids=["held at the fork", "waited for at the fork"])
 def test_lock_of_killed_process_is_not_kept_by_its_forked_child(lock: StoreLock, *, waits: bool) -> None:
     """A copy of the descriptor would keep the lock for as long as the child lives."""
@@ -551,6 +565,7 @@ def test_lock_of_killed_process_is_not_kept_by_its_forked_child(lock: StoreLock,
             os.kill(orphan, signal.SIGKILL)
 
 
+@pytest.mark.needs_directory_fds
 def test_lock_is_released_although_a_copy_of_its_fd_is_open(lock: StoreLock) -> None:
     """A child that C code has forked has such a copy."""
     with lock.held():
@@ -562,6 +577,7 @@ def test_lock_is_released_although_a_copy_of_its_fd_is_open(lock: StoreLock) -> 
         os.close(copies[0])
 
 
+@pytest.mark.needs_directory_fds
 def test_lock_fork_hook_ends_the_hold(lock: StoreLock) -> None:
     """What runs in a child before anything else, without a child."""
     with lock.held():
@@ -587,6 +603,7 @@ def as_user(uid: int) -> Iterator[None]:
         os.setegid(before[1])
 
 
+@pytest.mark.needs_modes
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
 def test_new_lock_file_has_mode_0600_whatever_the_umask(
     lock: StoreLock, umask: Callable[[int], int], mask: int
@@ -597,6 +614,7 @@ def test_new_lock_file_has_mode_0600_whatever_the_umask(
     assert stat.S_IMODE(lock.path.stat().st_mode) == 0o600
 
 
+@pytest.mark.needs_modes
 def test_lock_file_open_to_others_is_restricted(lock: StoreLock, caplog: pytest.LogCaptureFixture) -> None:
     """It stays the same file, and the log says so once."""
     lock.path.touch()
@@ -609,6 +627,7 @@ def test_lock_file_open_to_others_is_restricted(lock: StoreLock, caplog: pytest.
     assert caplog.messages == [f"{lock.path}: mode was 0642 and let other users in; it is 0600 now"]
 
 
+@pytest.mark.needs_directory_fds
 def test_lock_file_left_without_mode_is_repaired(public: Path) -> None:
     """Its creator was killed before it could give the file the mode that an umask of 0777 had cut down."""
     lock = StoreLock(public, NAME, 0)
@@ -660,6 +679,7 @@ def test_lock_file_made_by_root_belongs_to_the_owner_of_the_store(public: Path) 
     assert hold(lock) == "held"
 
 
+@pytest.mark.needs_modes
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(
     ("make", "kind", "problem"),
@@ -667,7 +687,7 @@ def test_lock_file_made_by_root_belongs_to_the_owner_of_the_store(public: Path) 
         (lambda path: path.symlink_to("other"), UnsafeFileError, "too many levels of symbolic links"),
         (lambda path: path.symlink_to("missing"), UnsafeFileError, "too many levels of symbolic links"),
         (lambda path: path.hardlink_to(path.with_name("other")), UnsafeFileError, "it is a hard link to another file"),
-        (os.mkfifo, UnsafeFileError, "this is a FIFO, not a file"),
+        (getattr(os, "mkfifo", None), UnsafeFileError, "this is a FIFO, not a file"),
         (os.mkdir, StoreFileError, "is a directory"),
     ],
     ids=["symlink", "dangling symlink", "hard link", "FIFO", "directory"],
@@ -692,6 +712,7 @@ def test_lock_file_of_another_kind_is_refused(
 # --- System calls that fail ---
 
 
+@pytest.mark.needs_directory_fds
 @pytest.mark.parametrize(
     ("module", "name", "number"),
     [(fcntl, "flock", errno.ENOLCK), (fcntl, "flock", errno.ENOSYS), (os, "stat", errno.EIO)],
@@ -711,6 +732,7 @@ def test_lock_file_that_cannot_be_locked_is_a_store_file_error(
     assert hold(lock) == "held"
 
 
+@pytest.mark.needs_directory_fds
 def test_lock_whose_unlock_fails_is_released_by_close(monkeypatch: pytest.MonkeyPatch, lock: StoreLock) -> None:
     with monkeypatch.context() as patch, lock.held():
         patch.setattr(fcntl, "flock", failing(errno.EIO))

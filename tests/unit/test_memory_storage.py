@@ -49,6 +49,7 @@ def test_memory_storage_has_no_path_and_is_empty() -> None:
     assert (one.path, ids(one), ids(other)) == (None, ["1"], [])
 
 
+@pytest.mark.needs_fork
 def test_memory_storage_in_a_forked_child_is_a_copy() -> None:
     """What the child saves, the parent does not see."""
     storage = MemoryStorage()
@@ -57,6 +58,7 @@ def test_memory_storage_in_a_forked_child_is_a_copy() -> None:
     assert ids(storage) == ["1"]
 
 
+@pytest.mark.needs_fork
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")  # That is the case at hand.
 def test_memory_storage_forked_while_a_thread_saves_can_be_used() -> None:
     """The thread that holds the lock in the parent does not exist in the child; its changes are not there."""
@@ -80,6 +82,7 @@ def test_memory_storage_forked_while_a_thread_saves_can_be_used() -> None:
     assert ids(storage) == ["thread"]
 
 
+@pytest.mark.needs_fork
 def test_memory_storage_forked_inside_a_transaction_can_be_used() -> None:
     """The child is another process, so its save is not one inside the parent's."""
     storage = MemoryStorage()

@@ -205,6 +205,7 @@ class TestWithoutPrivileges:
     def _store(self, store_path: Path, key: bytes) -> None:
         open_keystore(store_path, key=key)
 
+    @pytest.mark.needs_proc
     def test_open_of_mounted_file_is_refused(
         self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -215,6 +216,7 @@ class TestWithoutPrivileges:
         with pytest.raises(CannotOpenError, match="empty, and mounted by itself"):
             open_keystore(store_path, key=key)
 
+    @pytest.mark.needs_directory_fds("True")
     @pytest.mark.parametrize("of_directory", [False, True])
     def test_open_on_read_only_disk_warns(
         self,
@@ -232,6 +234,7 @@ class TestWithoutPrivileges:
         open_keystore(store_path, key=key)
         assert "tokens can be read, and not saved" in caplog.text
 
+    @pytest.mark.needs_proc
     @pytest.mark.parametrize("is_stale_for", [3, 1000])
     def test_read_of_file_without_a_name_is_repeated(
         self, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, is_stale_for: int

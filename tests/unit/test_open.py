@@ -80,6 +80,7 @@ def test_open_without_create_refuses_a_missing_file(store_path: Path, key: bytes
     assert open_keystore(store_path, key=key, create=False).records() == [saved]
 
 
+@pytest.mark.needs_modes
 def test_open_without_path_takes_the_file_of_the_variable(
     store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, data_directory: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_open_prefers_the_path_to_the_variable(store_path: Path, key: bytes, mon
     assert not store_path.with_name("other.keystore").exists()
 
 
+@pytest.mark.needs_modes
 @pytest.mark.parametrize("variable", [None, ""], ids=["not-set", "empty"])
 @pytest.mark.parametrize("mask", [0o000, 0o077, 0o777], ids=oct)
 def test_open_without_path_and_variable_creates_private_directories(
@@ -122,6 +124,7 @@ def test_open_without_path_and_variable_creates_private_directories(
     assert (keystore.path, keystore.records()) == (file, [saved])
 
 
+@pytest.mark.needs_modes
 def test_open_leaves_the_mode_of_an_existing_directory(key: bytes, data_directory: Path) -> None:
     """It is the user's, and others may have files in it."""
     data_directory.mkdir(parents=True)

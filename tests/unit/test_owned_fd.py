@@ -36,6 +36,7 @@ def is_open(fd: int) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
 
 
+@pytest.mark.needs_proc
 def test_close_twice_closes_once(fd: int, other: int) -> None:
     """The number may belong to another file by then, or to the same file, opened again."""
     owned_fd = OwnedFd(fd)
@@ -52,6 +53,7 @@ def test_close_twice_closes_once(fd: int, other: int) -> None:
     os.close(again)
 
 
+@pytest.mark.needs_proc
 def test_last_reference_closes(fd: int) -> None:
     """An exception may end a function before any line that would close the file."""
 
@@ -77,6 +79,7 @@ def test_reused_number_is_not_closed(fd: int, other: int, *, call_close: bool) -
     os.close(fd)
 
 
+@pytest.mark.needs_proc
 def test_close_after_foreign_close_is_ignored(fd: int) -> None:
     """There is nothing left to close."""
     owned_fd = OwnedFd(fd)
@@ -85,6 +88,7 @@ def test_close_after_foreign_close_is_ignored(fd: int) -> None:
     assert not is_open(fd)
 
 
+@pytest.mark.needs_proc("fstat")
 @pytest.mark.parametrize(("call", "number", "closed"), [("close", errno.EIO, False), ("fstat", errno.ESTALE, True)])
 def test_close_ignores_system_error(
     monkeypatch: pytest.MonkeyPatch, fd: int, call: str, number: int, *, closed: bool
@@ -109,12 +113,14 @@ def test_detach_leaves_file_open(fd: int) -> None:
     os.close(fd)
 
 
+@pytest.mark.needs_proc
 def test_invalid_number_is_refused() -> None:
     """At once, not when it is used."""
     with pytest.raises(OSError, match="Bad file descriptor"):
         OwnedFd(1_000_000)
 
 
+@pytest.mark.needs_proc
 @pytest.mark.parametrize("failures", [1, 2])
 def test_failing_constructor_closes(monkeypatch: pytest.MonkeyPatch, fd: int, failures: int) -> None:
     """The caller has no object to close; the fstat before closing may fail as well."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import pytest
 
-from support import OTHER_UID, as_other_user, failing
+from support import IS_ROOT, OTHER_UID, as_other_user, failing
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.paths import absolute_path, default_key_ring, default_store, real_path
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError
@@ -46,6 +46,7 @@ each_default = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.needs_special_files
 @pytest.mark.parametrize("is_set", [True, False])
 def test_defaults_follow_xdg_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, is_set: bool) -> None:
     """The key ring is not beside the store: a copy of the data directory should not hold its key."""
@@ -87,6 +88,7 @@ def test_real_path_keeps_absolute_path(wrap: Callable[[Any], Any], directory: Pa
     assert isinstance(real, Path)
 
 
+@pytest.mark.needs_special_files
 def test_real_path_of_undecodable_name_is_kept(directory: Path) -> None:
     """Python writes such bytes as lone surrogates, and such files exist."""
     name = os.fsdecode(b"\xff.keystore")
@@ -99,6 +101,7 @@ def test_real_path_starts_at_working_directory(directory: Path, monkeypatch: pyt
     assert real_path("sub/../tokens.keystore") == directory / "tokens.keystore"
 
 
+@pytest.mark.needs_special_files
 def test_real_path_without_working_directory_needs_absolute_path(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +114,7 @@ def test_real_path_without_working_directory_needs_absolute_path(
         real_path("tokens")
 
 
+@pytest.mark.needs_special_files
 def test_real_path_expands_leading_tilde_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings hold it, and no shell expands it there."""
     monkeypatch.setenv("HOME", str(directory))
@@ -118,6 +122,7 @@ def test_real_path_expands_leading_tilde_only(directory: Path, monkeypatch: pyte
     assert real_path(directory / "~" / "x") == directory / "~" / "x"
 
 
+@pytest.mark.needs_special_files
 def test_real_path_resolves_symbolic_links(directory: Path) -> None:
     """Also if nothing exists at the target; ``..`` behind a link is the parent of its target."""
     (directory / "elsewhere" / "real").mkdir(parents=True)
@@ -136,6 +141,7 @@ def test_real_path_of_circular_links_ends(directory: Path) -> None:
     assert real_path(directory / "one" / "below").is_relative_to(directory)
 
 
+@pytest.mark.needs_special_files
 def test_real_path_of_link_that_goes_meanwhile_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process may replace it by a file at any time."""
     (directory / "link").symlink_to("missing")
@@ -144,6 +150,7 @@ def test_real_path_of_link_that_goes_meanwhile_is_refused(directory: Path, monke
         real_path(directory / "link")
 
 
+@pytest.mark.needs_posix_shell("~")
 @pytest.mark.parametrize("name", ["link", "~/link", "sub/../link"])
 def test_absolute_path_keeps_links(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A key ring is resolved at each load."""
@@ -176,6 +183,7 @@ def give_links_to(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     monkeypatch.setattr(os, "lstat", owned)
 
 
+@pytest.mark.needs_special_files
 @pytest.mark.parametrize(
     "path", ["link", "link/below/it", "link/../x", "../public/link", "directory/mine", "directory/way/link"]
 )
@@ -192,6 +200,7 @@ def test_real_path_refuses_planted_link(monkeypatch: pytest.MonkeyPatch, public:
     assert (got.value.path.name, os.path.realpath(got.value.path.parent)) == ("link", str(public))
 
 
+@pytest.mark.needs_special_files
 @pytest.mark.parametrize("mode", [0o755, 0o1755, 0o1775, 0o777])
 def test_real_path_follows_foreign_link_in_usual_directory(
     monkeypatch: pytest.MonkeyPatch, public: Path, mode: int
@@ -203,6 +212,7 @@ def test_real_path_follows_foreign_link_in_usual_directory(
     assert real_path(public / "link") == public / "missing"
 
 
+@pytest.mark.needs_special_files
 @pytest.mark.parametrize("owner", ["this user", "the directory's owner", "another user, on Windows"])
 def test_real_path_follows_link_of_trusted_user(monkeypatch: pytest.MonkeyPatch, public: Path, owner: str) -> None:
     """The owner of the directory could do everything there; on Windows all files show one owner."""
@@ -219,7 +229,7 @@ def test_real_path_follows_link_of_trusted_user(monkeypatch: pytest.MonkeyPatch,
     assert real_path(public / "link") == public / "missing"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 @pytest.mark.parametrize("mode", [0o1777, 0o777])
 def test_real_path_with_link_of_real_other_user(public_directory: Path, mode: int) -> None:
     """Its owner follows it, and root only outside of directories such as /tmp."""
@@ -235,6 +245,7 @@ def test_real_path_with_link_of_real_other_user(public_directory: Path, mode: in
 # --- Arguments that are no paths ---
 
 
+@pytest.mark.needs_posix_shell("not encodable")
 @pytest.mark.parametrize(
     "path",
     [

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import shlex
 import stat
 import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,16 +14,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import OTHER_UID, as_other_user, failing
+from support import IS_ROOT, OTHER_UID, as_other_user, failing
 from zoho_keystore._fs import permissions
 from zoho_keystore.errors import UnsafeFileError
+
+if sys.platform != "win32":
+    import grp
+    import pwd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+pytestmark = [pytest.mark.usefixtures("no_descriptor_is_left"), pytest.mark.needs_modes]
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 
 PATH = Path("/some/where")
 UNSAFE_MODES = [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o666, 0o777]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import OTHER_UID, as_other_user, failing
+from support import IS_ROOT, OTHER_UID, as_other_user, failing
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_prefix, read_private_file
 from zoho_keystore.errors import UnsafeFileError
 
@@ -67,6 +67,7 @@ def test_read_of_missing_file_raises_file_not_found(file: Path, read: Callable[[
         read(file.with_name("missing"))
 
 
+@pytest.mark.needs_special_files
 @each_reader
 def test_read_does_not_follow_symbolic_link(file: Path, read: Callable[[Path], PrivateFile]) -> None:
     """It may lead to a file of another user."""
@@ -76,6 +77,7 @@ def test_read_does_not_follow_symbolic_link(file: Path, read: Callable[[Path], P
         read(link)
 
 
+@pytest.mark.needs_special_files("FIFO")
 @each_reader
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("kind", ["FIFO", "directory"])
@@ -88,6 +90,7 @@ def test_read_of_other_kind_is_refused(tmp_path: Path, read: Callable[[Path], Pr
     assert caught.value.path == path
 
 
+@pytest.mark.needs_special_files
 @each_reader
 def test_read_of_socket_raises_os_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], PrivateFile]
@@ -144,6 +147,7 @@ def test_read_private_file_check_gets_the_open_file(file: Path) -> None:
         read_private_file(file, max_bytes=10, check=check)
 
 
+@pytest.mark.needs_special_files
 def test_read_private_file_of_other_owner_depends_on_check(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default only root reads the files of other users."""
     owner = file.stat().st_uid
@@ -154,7 +158,7 @@ def test_read_private_file_of_other_owner_depends_on_check(file: Path, monkeypat
     assert read_prefix(file, 10).content == CONTENT
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which only root may")
+@pytest.mark.skipif(not IS_ROOT, reason="acts as another user, which only root may")
 def test_read_private_file_of_real_other_user_is_refused(public_directory: Path) -> None:
     """Even if the mode gives access; root itself reads it."""
     path = public_directory / "file"

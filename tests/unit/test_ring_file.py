@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import OTHER_UID, as_other_user, assert_hides, failing, failure_of, made_key, write_private
+from support import IS_ROOT, OTHER_UID, as_other_user, assert_hides, failing, failure_of, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import WritableKeySource, key_source
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which only root may")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="gives files to another user, which only root may")
 
 NEW, OLD, OLDER = map(made_key, ("new", "old", "older"))
 
@@ -105,6 +105,7 @@ def test_ring_file_size_is_limited(tmp_path: Path) -> None:
             load(path)
 
 
+@pytest.mark.needs_modes
 def test_ring_file_path_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the home directory, from the working directory, and over links, as orchestrators mount secrets."""
     path = write_private(tmp_path / "home" / "ring", NEW)
@@ -117,6 +118,7 @@ def test_ring_file_path_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # --- Files that are refused -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs_modes
 @pytest.mark.parametrize("mode", [0o640, 0o602, 0o777])
 def test_ring_file_mode_that_admits_others_is_refused(tmp_path: Path, mode: int) -> None:
     """The mode is not changed silently: another user may know the key already."""
@@ -133,6 +135,7 @@ def test_ring_file_mode_that_admits_others_is_refused(tmp_path: Path, mode: int)
     assert load(path) == [NEW]
 
 
+@pytest.mark.needs_modes
 def test_ring_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its owner could put in a key that they know."""
     path = write_private(tmp_path / "ring", NEW)
@@ -156,6 +159,7 @@ def test_ring_file_is_shared_between_root_and_user(tmp_path: Path, monkeypatch: 
     assert load(path) == [NEW]
 
 
+@pytest.mark.needs_modes
 @pytest.mark.timeout(10)
 def test_ring_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     """Without waiting for a writer of the FIFO, or reading an endless device."""
@@ -175,6 +179,7 @@ def test_ring_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
+@pytest.mark.needs_modes
 def test_ring_file_path_is_resolved_at_each_load(tmp_path: Path) -> None:
     """Kubernetes updates a secret by pointing ``..data`` to a new directory, and removes the old one."""
     for name, key in (("..one", OLD), ("..two", NEW)):
@@ -258,6 +263,7 @@ def test_add_and_remove_keep_comments(path: Path, source: WritableKeySource, bef
     assert not list(path.parent.glob(".*.tmp"))
 
 
+@pytest.mark.needs_modes
 def test_create_makes_private_ring_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An existing ring stays as it is, also one that another process makes at the same moment."""
     ring = RingFile(tmp_path / "new" / "ring")
@@ -349,6 +355,7 @@ def test_ring_file_that_can_be_replaced_can_be_changed(source: WritableKeySource
     assert source.cannot_change() == ""
 
 
+@pytest.mark.needs_modes
 def test_ring_file_on_read_only_file_system_cannot_be_changed(
     path: Path, source: WritableKeySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +373,7 @@ def test_ring_file_on_read_only_file_system_cannot_be_changed(
             change()
 
 
+@pytest.mark.needs_modes
 def test_ring_file_whose_directory_cannot_be_examined_is_reported(
     source: WritableKeySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,6 +393,7 @@ def test_ring_file_of_root_cannot_be_changed_by_its_user(public_directory: Path)
     assert answer == f"this user may not create files in {public_directory}"
 
 
+@pytest.mark.needs_modes
 def test_rotate_with_ring_that_was_handed_out_is_done_in_phases(
     path: Path, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def tokens(path: Path, key: Any) -> list[str | None]:
 # --- Complete rotations ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs_modes
 def test_rotate_replaces_key_in_store_and_retires_old_ones(
     store: Keystore, store_path: Path, ring: Path, spec: str
 ) -> None:
@@ -242,6 +243,7 @@ def store_of_variable(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return store_path
 
 
+@pytest.mark.needs_posix_shell("printenv")
 @pytest.mark.parametrize("key", [None, "env:ZOHO_KEYSTORE_KEY", "command:printenv ZOHO_KEYSTORE_KEY"])
 def test_rotate_read_only_source_explains_two_phases(store_of_variable: Path, key: str | None) -> None:
     """And changes nothing."""
@@ -275,6 +277,7 @@ def damage(store: Path) -> None:
     store.write_bytes(content)
 
 
+@pytest.mark.needs_modes("lets other users")
 @pytest.mark.parametrize(
     ("spoil", "kind", "problem"),
     [
@@ -411,6 +414,7 @@ def retired_ring(ring: Path) -> Path:
     return write_private(ring, NEW, OLD, b"# retired 2026-11-25", OLDER, OLDEST)
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store", "retired_ring")
 def test_key_usage_shows_states_and_files(store_path: Path, tmp_path: Path, spec: str) -> None:
     """Of the store, backups beside it or beside a link to it, and what links lead to; other files need no key."""
@@ -509,6 +513,7 @@ def test_prune_refuses_store_that_does_not_open(
     assert keys_of(spec) == [NEW, OLD, OLDER]
 
 
+@pytest.mark.needs_directory_fds("read-5")
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("call", "number"),

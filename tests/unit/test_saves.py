@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,6 +24,9 @@ from zoho_keystore._saving import ImportResult
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore.errors import CannotOpenError, DocumentError, LockTimeoutError, StoreFileError, TokenNotFoundError
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -381,6 +383,7 @@ class TestKeySource:
     def asked(self, tmp_path: Path) -> Callable[[], list[str]]:
         return lambda: (tmp_path / "asked").read_text().split()
 
+    @pytest.mark.needs_posix_shell
     def test_source_is_asked_without_the_lock_after_a_rotation(
         self, command: str, asked: Callable[[], list[str]], tmp_path: Path, store_path: Path, key: bytes
     ) -> None:
@@ -394,6 +397,7 @@ class TestKeySource:
         assert len(keystore.records()) == 2
         assert asked() == ["free"] * 2
 
+    @pytest.mark.needs_posix_shell
     def test_source_is_asked_without_the_lock_when_it_lacks_the_key(
         self, command: str, asked: Callable[[], list[str]], tmp_path: Path, store_path: Path, key: bytes
     ) -> None:
@@ -404,6 +408,7 @@ class TestKeySource:
             keystore.save(ADA)
         assert set(asked()) == {"free"}
 
+    @pytest.mark.needs_posix_shell
     def test_source_is_asked_without_the_lock_by_a_rotation(
         self, command: str, asked: Callable[[], list[str]], tmp_path: Path, store_path: Path, key: bytes
     ) -> None:
@@ -414,6 +419,7 @@ class TestKeySource:
         assert set(asked()) == {"free"}
         assert len(open_keystore(store_path, key=command).records()) == 1
 
+    @pytest.mark.needs_posix_shell
     def test_source_is_asked_without_the_lock_when_a_rotation_cannot_open_the_store(
         self, command: str, asked: Callable[[], list[str]], tmp_path: Path, store_path: Path, key: bytes
     ) -> None:
@@ -509,6 +515,7 @@ class TestLeftovers:
         keystore.save(ADA)
         assert not leftover.exists()
 
+    @pytest.mark.needs_modes
     def test_leftover_of_a_killed_writer_is_removed(self, store_path: Path, key: bytes) -> None:
         """With a writer that is really killed, in the middle of its write."""
         code = (
@@ -603,6 +610,7 @@ class TestExchanges:
         assert list(storage.exchanges()) == ["key"]
 
 
+@pytest.mark.needs_modes
 def test_the_lock_is_free_while_this_module_asks(tmp_path: Path) -> None:
     """The program of `TestKeySource` tells a held lock from a free one."""
     fd = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
 import io
@@ -14,6 +15,7 @@ import click
 from zoho_keystore import errors
 from zoho_keystore._cli.output import WarningHandler, escape
 from zoho_keystore._cli.settings import Settings, settings_options
+from zoho_keystore._platform import is_closed_pipe
 from zoho_keystore._version import __version__
 
 if TYPE_CHECKING:
@@ -66,6 +68,19 @@ _COMMANDS = {
 }
 
 
+#: What stands for a character that the output's encoding lacks, such as cp1252 of a pipe on Windows.
+_PLAIN = {"✓": "+", "✗": "x", "→": "->", "…": "..."}
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and (plain := _PLAIN.get(error.object[error.start])):
+        return plain, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error("zoho-keystore", _plain)
+
+
 class Failure(click.ClickException):
     """An error of the package: printed as one line, with the exit code of its family."""
 
@@ -100,11 +115,14 @@ class Program(click.Group):
         try:
             return super().main(*args, **options)
         except OSError as error:
-            # The package wraps errors of its own files, and click handles a closed pipe.
-            if error.errno not in _DISK_ERRORS:
-                raise
-            problem = errors.os_error_text(error)
-        click.echo(f"zoho-keystore: cannot write the output, it is incomplete: {problem}", err=True)
+            # The package wraps errors of its own files, and click handles the EPIPE of a closed pipe.
+            problem = ""
+            if not is_closed_pipe(error):
+                if error.errno not in _DISK_ERRORS:
+                    raise
+                problem = errors.os_error_text(error)
+        if problem:
+            click.echo(f"zoho-keystore: cannot write the output, it is incomplete: {problem}", err=True)
         # The interpreter flushes stdout at exit and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -128,5 +146,5 @@ def main(ctx: click.Context) -> None:
     """Manage an encrypted store of Zoho CRM tokens."""
     # A character that the terminal's encoding lacks would end the program in the middle of a table.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="zoho-keystore")
     ctx.call_on_close(WarningHandler.installed())

@@ -8,6 +8,7 @@ import click
 
 from zoho_keystore._cli.output import echo_escaped
 from zoho_keystore._cli.settings import Settings, complete_ids, confirm, pass_settings
+from zoho_keystore._platform import is_terminal
 from zoho_keystore._text import count
 from zoho_keystore.errors import TokenNotFoundError
 
@@ -37,7 +38,7 @@ def command(settings: Settings, ids: tuple[str, ...], all_: bool, yes: bool) -> 
     if not chosen:
         echo_escaped(f"There are no tokens in {keystore.path}.", err=True)
         return
-    if not yes and sys.stdin.isatty():
+    if not yes and is_terminal(sys.stdin):
         for id in chosen:
             echo_escaped(f"{id}  {records[id].user_name or records[id].client_id or '-'}", err=True)
     confirm(f"Delete {count(len(chosen), 'token')}?", yes=yes)

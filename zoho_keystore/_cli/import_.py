@@ -13,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from zoho_keystore._cli.output import SECRETS, current_time_ms, echo_escaped, format_expiry, print_table
 from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._importers import read
 from zoho_keystore._open import open_keystore, open_memory_keystore
+from zoho_keystore._platform import is_terminal
 from zoho_keystore._saving import ImportResult
 from zoho_keystore._text import count
 from zoho_keystore.errors import ImportSourceError, storage_error
@@ -60,7 +62,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     """
     if remove_source and dry_run:
         raise click.UsageError("--remove-source deletes the source, --dry-run changes nothing. Give one of them.")
-    found = read(source, from_key=from_key, password=_prompt if sys.stdin.isatty() else None)
+    found = read(source, from_key=from_key, password=_prompt if is_terminal(sys.stdin) else None)
     if remove_source:
         _require_removable(found, settings.path)
     keystore = _open(settings, dry_run=dry_run)
@@ -122,7 +124,7 @@ def _print_records(imported: list[ImportedRecord]) -> None:
 def _require_removable(found: ImportSource, store: Path) -> None:
     if found.path is None:
         raise click.UsageError("--remove-source deletes files only. Drop the table yourself, after the import.")
-    if found.path == store:
+    if is_same_file(found.path, store):
         raise click.UsageError("The source is the store itself.")
     if found.other_tables:
         names = ", ".join(found.other_tables)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._cli.output import echo_escaped, print_json, record_as_json
 from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._keys.sources.secret import read_secret
@@ -141,7 +142,7 @@ def _require_usable(
         raise click.UsageError("With --id, the token's own client is used. Give --client-id for a new token.")
     if self_client is not None and (client_id is not None or secret is not None):
         raise click.UsageError("The file of --self-client names the client. Leave out --client-id and --client-secret.")
-    if id_ is None and self_client is None and not sys.stdin.isatty():
+    if id_ is None and self_client is None and not platform.is_terminal(sys.stdin):
         if client_id is None:
             raise click.UsageError("Give --client-id: stdin is not a terminal.")
         if secret is None:
@@ -189,7 +190,7 @@ def _client(client_id: str | None, secret: str | None) -> Client:
 
 
 def _code() -> str:
-    if sys.stdin.isatty():
+    if platform.is_terminal(sys.stdin):
         return str(click.prompt("Code", hide_input=True, err=True)).strip()
     code = sys.stdin.readline(_MAX_PASTED_BYTES).strip()
     if not code:
@@ -215,13 +216,13 @@ class Terminal:
         self.tell("Opening your browser at this address:" if is_opened else "Open this address in a browser:")
         self.tell(url)
         self.tell(_ADVICE.format(self._redirect_uri))
-        if sys.stdin.isatty():
+        if platform.can_be_polled(sys.stdin):
             self.tell("If the browser runs on another machine: paste here the address at which it ends.")
 
     def pasted(self) -> str:
         """Return the line that was pasted since the last call, without waiting."""
         # Not by sys.stdin, whose buffer could hold a second line that select() knows nothing of.
-        if not sys.stdin.isatty() or not select.select([sys.stdin], [], [], 0)[0]:
+        if not platform.can_be_polled(sys.stdin) or not select.select([sys.stdin], [], [], 0)[0]:
             return ""
         return os.read(sys.stdin.fileno(), _MAX_PASTED_BYTES).decode(errors="replace")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
@@ -124,9 +124,9 @@ def require_directory_for(destination: str) -> None:
     Raises:
         StoreFileError: There is no such directory.
     """
-    if destination.endswith(os.sep) and not os.path.isdir(destination):
+    if destination.endswith(tuple(filter(None, (os.sep, os.altsep)))) and not os.path.isdir(destination):
         raise StoreFileError(
-            f"there is no directory {destination}", f"Make it: mkdir -m 700 {shlex.quote(destination)}"
+            f"there is no directory {destination}", f"Make it: {platform.make_directory_command(destination)}"
         )
 
 
@@ -138,7 +138,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not platform.is_terminal(sys.stdin):
         raise click.UsageError("This needs a confirmation, and stdin is not a terminal. Give --yes to confirm.")
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
@@ -184,5 +184,5 @@ def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     return [
         record.id
         for record in records
-        if record.id.startswith(incomplete) and shlex.quote(record.id) == record.id and record.id[0] != "-"
+        if record.id.startswith(incomplete) and platform.quote(record.id) == record.id and record.id[0] != "-"
     ]

@@ -6,11 +6,11 @@ import errno
 import os
 import re
 import stat
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zoho_keystore._fs import permissions
+from zoho_keystore._platform import sync_file
 from zoho_keystore.errors import DurabilityUnknownError, os_error_text, storage_error
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from zoho_keystore._fs.directory import Directory
 
-#: The errors of link() on a file system without hard links.
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+#: The errors of link() on a file system without hard links; on Windows, exFAT and network drives say EINVAL.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 
 
 class AlreadyThereError(Exception):
@@ -112,25 +112,13 @@ def _write_temp_file(directory: Directory, name: str, content: bytes, *, like: s
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(file.fd, rest) :]
-        _sync_file(file.fd)
+        sync_file(file.fd)
         written = os.fstat(file.fd)
         # Not by OwnedFd.close, which hides errors: network file systems report here that data did not arrive.
         os.close(file.detach())
     finally:
         file.close()
     return written
-
-
-def _sync_file(fd: int) -> None:
-    if sys.platform == "darwin":
-        # On macOS fsync leaves the data in the disk's cache.
-        import fcntl  # noqa: PLC0415 - does not exist on Windows
-
-        # Some disks and network file systems do not support the command.
-        with suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-            return
-    os.fsync(fd)
 
 
 def _place_new(directory: Directory, temp_name: str, name: str) -> None:

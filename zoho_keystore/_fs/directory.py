@@ -1,18 +1,17 @@
 """An open directory, and the operations on the files in it.
 
 All operations are relative to the directory's descriptor, so a directory that takes the path meanwhile is not touched.
-Windows has no such descriptors, and refuses to replace a file that another process has open: what differs there is in
-this module.
+Windows has no such descriptors: there, files are named by their whole path.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore.errors import UnsafeFileError, storage_error
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
 #: False on Windows, where a directory cannot be opened: the files in it are named by their whole path.
 #: Not asked of os.open: eventlet replaces that by a function of its own, which takes dir_fd too.
 HAS_DIRECTORY_FDS = os.stat in os.supports_dir_fd
-
-#: How long a replacement is retried on Windows while a virus scanner or a reader has the file open, and the pause.
-_SHARING_RETRY_S = 2.5
-_SHARING_PAUSE_S = 0.02
 
 
 class Directory:
@@ -83,7 +78,7 @@ class Directory:
 
     def open(self, name: str, flags: int) -> int:
         """Open a file and return its descriptor."""
-        return os.open(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self.fd)
+        return platform.retried(lambda: os.open(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self.fd))
 
     def create(self, name: str, *, like: str) -> OwnedFd:
         """Create a file of mode 0600, whatever the umask, and open it for reading and writing.
@@ -94,7 +89,9 @@ class Directory:
         Raises:
             OSError: It cannot be created, or its owner cannot be set.
         """
-        file = OwnedFd(self.open(name, permissions.CREATE_FLAGS))
+        file = OwnedFd(
+            platform.create_file(self._at(name), permissions.CREATE_FLAGS, permissions.PRIVATE_FILE, self.fd)
+        )
         try:
             permissions.make_private(file.fd)
             if permissions.is_root():
@@ -134,24 +131,15 @@ class Directory:
 
     def unlink(self, name: str) -> None:
         """Remove a file."""
-        os.unlink(self._at(name), dir_fd=self.fd)
+        platform.retried(lambda: os.unlink(self._at(name), dir_fd=self.fd))
 
     def link(self, name: str, new_name: str) -> None:
         """Give a file a second name; FileExistsError if that is taken."""
-        os.link(self._at(name), self._at(new_name), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        platform.retried(lambda: os.link(self._at(name), self._at(new_name), src_dir_fd=self.fd, dst_dir_fd=self.fd))
 
     def replace(self, name: str, new_name: str) -> None:
         """Rename a file over another one atomically."""
-        deadline = time.monotonic() + _SHARING_RETRY_S
-        while True:
-            try:
-                return os.replace(self._at(name), self._at(new_name), src_dir_fd=self.fd, dst_dir_fd=self.fd)
-            except PermissionError:
-                # Windows refuses while another process has the old file open. Copying over it or deleting it first
-                # could lose it in a crash, so retry.
-                if self.fd is not None or time.monotonic() >= deadline:
-                    raise
-                time.sleep(_SHARING_PAUSE_S)
+        platform.replace(self._at(name), self._at(new_name), self.fd)
 
     def chmod(self, name: str) -> None:
         """Set the mode of a file to 0600."""
@@ -164,7 +152,7 @@ class Directory:
             OSError: It cannot be made, or its owner cannot be set.
         """
         try:
-            os.mkdir(self._at(name), permissions.PRIVATE_DIRECTORY, dir_fd=self.fd)
+            platform.make_directory(self._at(name), permissions.PRIVATE_DIRECTORY, self.fd)
         except FileExistsError:
             return
         # The umask may have reduced the mode. A file system without modes refuses, and that is accepted.
@@ -188,7 +176,7 @@ class Directory:
         if self.fd is None:
             return
         try:
-            os.fsync(self.fd)
+            platform.sync_file(self.fd)
         except OSError as error:
             # EINVAL: the file system does not support it, and the caller could do nothing else.
             if error.errno != errno.EINVAL:

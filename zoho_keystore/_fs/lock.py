@@ -19,6 +19,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.owned_fd import OwnedFd
@@ -227,10 +228,10 @@ class StoreLock:
             ) from None
 
     def _timed_out(self, timeout_s: float, reason: str) -> LockTimeoutError:
+        tools = platform.choose("fuser or lsof on this file", "with the Resource Monitor")
         return LockTimeoutError(
             f"could not acquire the store's lock within {round(timeout_s, 2):g} s: {reason}; nothing was saved",
-            "Find the process that hangs (fuser or lsof on this file), or give a longer lock_timeout. Do not delete "
-            "the file",
+            f"Find the process that hangs ({tools}), or give a longer lock_timeout. Do not delete the file",
             self.path,
         )
 
@@ -243,7 +244,9 @@ class StoreLock:
 
 def lock_holders(status: os.stat_result) -> list[int]:
     """Return the ids of the processes that hold a lock on the file of a status, as far as the system tells."""
-    place = b"%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    if not platform.HAS_PROC:
+        return []
+    place = platform.lock_id(status)
     # As bytes: a program that has given up its rights may not be able to import a codec.
     with suppress(OSError), open("/proc/locks", "rb") as locks:
         fields = [line.split() for line in locks]
@@ -252,6 +255,8 @@ def lock_holders(status: os.stat_result) -> list[int]:
 
 
 def _held_by(pids: list[int]) -> str:
+    if not platform.HAS_PROC:
+        return "held by another process or thread"
     if os.getpid() in pids:
         return "held by another thread of this process"
     return "held by another process" + "".join(f" (pid {pid})" for pid in pids[:1])

@@ -7,6 +7,7 @@ import re
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.owned_fd import OwnedFd
 
@@ -54,6 +55,8 @@ def why_not_replaceable(directory: Directory, name: str) -> Obstacle | None:
 
 def is_mounted(directory: Directory, name: str) -> bool:
     """Return whether a file is a mount by itself; False where the system does not tell."""
+    if not platform.HAS_PROC:
+        return False
     with suppress(OSError), closing(_opened(directory, name)) as file:
         return _mount_id(file.fd) != _mount_id(directory.fd)
     return False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoho_keystore._fs import permissions
+from zoho_keystore._platform import IS_MACOS
 from zoho_keystore.errors import ConfigurationError, UnsafeFileError
 
 if TYPE_CHECKING:
@@ -29,10 +31,20 @@ def default_store() -> Path:
 
 
 def default_key_ring() -> Path:
-    """Return the key ring file in the user's config directory; nothing is created."""
-    from platformdirs import user_config_path  # noqa: PLC0415 - as in default_store
+    """Return the key ring file in the user's config directory; nothing is created.
 
-    return _of_user(user_config_path) / "keyring"
+    A copy of a directory must not hold both the store and its keys. So the ring is in the roaming directory on Windows,
+    and on macOS, where the config directory is the data directory, in one beside it.
+    """
+    from platformdirs import user_config_path, user_data_path  # noqa: PLC0415 - as in default_store
+
+    data = _of_user(user_data_path)
+    config = _of_user(partial(user_config_path, roaming=True))
+    # Earlier versions kept both in one directory.
+    if os.path.lexists(data / "keyring"):
+        return data / "keyring"
+    is_shared = config == data and IS_MACOS
+    return (data.with_name(f"{data.name}-keys") if is_shared else config) / "keyring"
 
 
 def _of_user(directory: Callable[..., Path]) -> Path:
@@ -56,6 +68,16 @@ def real_path(path: str | os.PathLike[str]) -> Path:
         _refuse_planted_links(str(absolute), _MAX_LINKS)
         return Path(os.path.realpath(absolute))
     raise _not_a_path()
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Tell whether two paths lead to one file: on Windows and macOS, names that differ in case alone do."""
+    if path == other:
+        return True
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
 
 
 def absolute_path(path: str | os.PathLike[str]) -> Path:

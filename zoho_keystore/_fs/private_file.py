@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
     #: Raises UnsafeFileError for the status, the path and the descriptor of an open file that must not be used.
     Check: TypeAlias = Callable[[os.stat_result, Path, int], None]
+
+#: For how long a prefix is waited for: files of other programs are searched by their prefixes, and may stay in use.
+_SCAN_PATIENCE_S = 0.2
 
 
 class FileTooLargeError(Exception):
@@ -58,7 +62,7 @@ def read_private_file(path: Path, *, max_bytes: int, check: Check | None = requi
         OSError: It cannot be opened or read; a missing file is a FileNotFoundError.
         UnsafeFileError: It is not a regular file, or ``check`` refuses it.
     """
-    fd = os.open(path, permissions.READ_FLAGS)
+    fd = _opened(path)
     try:
         status = os.fstat(fd)
         permissions.require_regular(status, path)
@@ -69,6 +73,7 @@ def read_private_file(path: Path, *, max_bytes: int, check: Check | None = requi
         return PrivateFile(_read(fd, status.st_size), status)
     finally:
         os.close(fd)
+        platform.give_way_to_writers()
 
 
 def read_prefix(path: Path, length: int) -> PrivateFile:
@@ -78,13 +83,24 @@ def read_prefix(path: Path, length: int) -> PrivateFile:
         OSError: It cannot be opened or read; a missing file is a FileNotFoundError.
         UnsafeFileError: It is not a regular file.
     """
-    fd = os.open(path, permissions.READ_FLAGS)
+    fd = _opened(path, patience_s=_SCAN_PATIENCE_S)
     try:
         status = os.fstat(fd)
         permissions.require_regular(status, path)
         return PrivateFile(_read(fd, length), status)
     finally:
         os.close(fd)
+        platform.give_way_to_writers()
+
+
+def _opened(path: Path, *, patience_s: float = platform.SHARING_RETRY_S) -> int:
+    try:
+        return platform.retried(lambda: os.open(path, permissions.READ_FLAGS), patience_s=patience_s)
+    except PermissionError:
+        # Windows opens no directory, and says nothing more of it.
+        if platform.IS_WINDOWS:
+            permissions.require_regular(os.stat(path), path)
+        raise
 
 
 def _read(fd: int, length: int) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
-import os
 import re
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,7 @@ _KEY_AS_FILE_NAME = re.compile(r"(.*=)?[A-Za-z0-9_-]{43}=")
 def looks_like_key(text: str) -> bool:
     """Return whether a text may contain a key, so that no message may repeat the text."""
     parts = re.split(r"[:,\s'\"]", text)
-    return any(_KEY_LIKE.fullmatch(part) or _KEY_AS_FILE_NAME.fullmatch(os.path.basename(part)) for part in parts)
+    return any(_KEY_LIKE.fullmatch(part) or _KEY_AS_FILE_NAME.fullmatch(re.split(r"[/\\]", part)[-1]) for part in parts)
 
 
 def is_canonical(text: bytes, decoded_bytes: int | None = None) -> bool:

@@ -9,7 +9,6 @@ import os
 import queue
 import re
 import secrets
-import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._oauth.data_centres import DATA_CENTRES, LOOPBACK_HOSTS, DataCentre, by_accounts_url
 from zoho_keystore._oauth.listener import PAGE_PATHS, Listener
 from zoho_keystore.errors import ConfigurationError, SignInError
@@ -231,7 +231,7 @@ def open_browser(url: str) -> bool:
 def _browser_commands(url: str) -> Iterator[list[str]]:
     for entry in filter(None, os.environ.get("BROWSER", "").split(os.pathsep)):
         try:
-            words = shlex.split(entry.removesuffix("&"))
+            words = platform.split(entry.removesuffix("&"))
         except ValueError:
             continue
         if words:
@@ -240,6 +240,8 @@ def _browser_commands(url: str) -> Iterator[list[str]]:
         return
     if sys.platform == "darwin":
         yield ["open", url]
+    elif platform.IS_WINDOWS:
+        yield ["rundll32", "url.dll,FileProtocolHandler", url]
     elif os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         yield from ([name, url] for name in _BROWSERS)
 

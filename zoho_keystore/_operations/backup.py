@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
-from zoho_keystore._fs.paths import real_path
+from zoho_keystore._fs.paths import is_same_file, real_path
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._records import retired_key
@@ -87,7 +87,7 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
     names_directory = os.fspath(destination).endswith(tuple(filter(None, (os.sep, os.altsep))))
     if names_directory and not os.path.lexists(copy):
         raise StoreFileError(
-            "there is no such directory; nothing was copied", f"Make it: mkdir -m 700 {shlex.quote(str(copy))}", copy
+            "there is no such directory; nothing was copied", f"Make it: {platform.make_directory_command(copy)}", copy
         )
     if os.path.isdir(copy):
         return _make_dated_file(copy / f"{store.name}.", content)
@@ -274,7 +274,7 @@ def _make_dated_file(prefix: Path, content: bytes) -> Path:
 
 
 def _require_different(store: Path, copy: Path) -> None:
-    if store == copy:
+    if is_same_file(store, copy):
         raise StoreFileError("this is the store itself, not a copy of it", "Give the path of the copy", copy)
 
 

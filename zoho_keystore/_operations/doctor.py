@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
 import time
 from contextlib import closing, suppress
@@ -12,9 +11,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.lock import lock_holders
-from zoho_keystore._fs.paths import default_key_ring
+from zoho_keystore._fs.paths import default_key_ring, is_same_file
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
@@ -141,6 +141,7 @@ def _origin(key: str | None) -> str:
 
 
 def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
+    yield from _check_acl(store.parent)
     for path in (store, _lock_file(store)):
         try:
             status = os.stat(path, follow_symlinks=False)
@@ -152,6 +153,7 @@ def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
             yield _problem(f"{path}: {error.strerror}", "Check the permissions of its directory")
             continue
         if not permissions.HAS_OWNERS:
+            yield from _check_acl(path)
             continue
         if status.st_uid not in (os.geteuid(), 0):
             yield _problem(
@@ -161,8 +163,14 @@ def _check_files(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
         if permissions.is_open_to_others(status):
             yield _problem(
                 f"{path}: mode {stat.S_IMODE(status.st_mode):04o} gives other users access",
-                f"chmod 600 {shlex.quote(str(path))}",
+                f"chmod 600 {platform.quote(str(path))}",
             )
+
+
+def _check_acl(path: Path) -> Iterator[Diagnostic]:
+    with suppress(OSError):
+        if others := platform.others_with_access(path):
+            yield _problem(f"{path}: {', '.join(others)} can use it as well", platform.icacls_command(path))
 
 
 def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]:
@@ -175,7 +183,8 @@ def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]
 
 
 def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
-    if ring.parent == store.parent:
+    yield from _check_acl(ring)
+    if is_same_file(ring.parent, store.parent):
         yield _problem(
             f"{ring}: the key ring is in the same directory as the store, so a copy of the directory has both",
             f"Move it to another directory, such as {_other_directory(store)}, and set {RING_VARIABLE}",
@@ -375,7 +384,7 @@ def _check_plain_text_file(path: Path, problems: _Problems) -> Iterator[Diagnost
     if _is_of_the_sdk(content):
         what = f"{path}: tokens in plain text, of the SDK's own store or sample"
         if _TEMPORARY.fullmatch(path.name):
-            yield _problem(f"{what}, left by an export that was killed", f"rm {shlex.quote(str(path))}")
+            yield _problem(f"{what}, left by an export that was killed", platform.remove_command(path))
         else:
             yield _problem(what, problems.command("import", "--remove-source", str(path)))
     elif _TOKEN.search(content):

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from zoho_keystore._platform import changed_ns
+
 if TYPE_CHECKING:
     import os
 
@@ -26,7 +28,7 @@ StatSignature: TypeAlias = tuple[int, int, int, int, int]
 
 def stat_signature(status: os.stat_result) -> StatSignature:
     """Return what of a status changes when the file does."""
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev
+    return status.st_ino, status.st_mtime_ns, changed_ns(status), status.st_size, status.st_dev
 
 
 def is_racy(status: os.stat_result, now_ns: int) -> bool:
@@ -37,7 +39,7 @@ def is_racy(status: os.stat_result, now_ns: int) -> bool:
         now_ns: The time before the status was taken and the file was read, in nanoseconds since the epoch. A file time
             later than that, from a clock that was set back, counts as racy.
     """
-    return max(status.st_mtime_ns, status.st_ctime_ns) > now_ns - _REST_NS
+    return max(status.st_mtime_ns, changed_ns(status)) > now_ns - _REST_NS
 
 
 class FileState:

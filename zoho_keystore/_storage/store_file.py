@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +11,7 @@ from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.mounts import is_mounted
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_private_file
+from zoho_keystore._platform import quote
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import is_racy, stat_signature
@@ -132,7 +132,7 @@ def not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
     is_sqlite = content.startswith(b"SQLite format 3\0")
     if is_sqlite or (b"refresh_token" in heading and b"," in heading):
         kind = "an SQLite database" if is_sqlite else "the plain-text file of the SDK's FileStore"
-        store, source = (shlex.quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
+        store, source = (quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
         return CannotOpenError(
             f"this is {kind}, not a keystore; it was left as it is",
             f"Give the store another path, then import the tokens: zoho-keystore --store {store} import {source}",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._keys.fernet_key import MAX_TEXT_BYTES
 from zoho_keystore._keys.ring_text import parse
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, MalformedKeyError, os_error_text
@@ -33,9 +32,9 @@ class Command:
 
     @classmethod
     def parse(cls, command: str) -> Command:
-        """Return the source of a spec's ARGV, split as a shell splits it, or raise ConfigurationError."""
+        """Return the source of a spec's ARGV, split as the system's shell splits it, or raise ConfigurationError."""
         try:
-            arguments = shlex.split(command)
+            arguments = platform.split(command)
         except ValueError:
             arguments = []
         if not arguments:
@@ -93,16 +92,12 @@ def _output(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
     """
     assert process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
     fd = process.stdout.fileno()
-    os.set_blocking(fd, False)
     output = b""
     pause_s = _FIRST_PAUSE_S
     while len(output) <= MAX_TEXT_BYTES:
         # Asked before the pipe is read: what the program printed is in the pipe when it has ended.
         has_ended = process.poll() is not None
-        try:
-            chunk = os.read(fd, MAX_TEXT_BYTES + 1)
-        except BlockingIOError:
-            chunk = b""
+        chunk = platform.read_available(fd, MAX_TEXT_BYTES + 1)
         output += chunk
         if not chunk:
             if has_ended or time.monotonic() >= deadline_s:

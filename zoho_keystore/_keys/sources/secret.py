@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from typing import TYPE_CHECKING
 
 from zoho_keystore._fs.paths import real_path
@@ -13,6 +12,7 @@ from zoho_keystore._keys.sources.command import Command
 from zoho_keystore._keys.sources.environment import EnvironmentVariable
 from zoho_keystore._keys.sources.system_keyring import SystemKeyring
 from zoho_keystore._keys.spec import split_spec
+from zoho_keystore._platform import quote
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, UnsafeFileError, os_error_text
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _file(path: Path) -> str:
         content = read_private_file(path, max_bytes=_MAX_CHARACTERS, check=require_key_ring).content
     except UnsafeFileError:
         problem = "the file of the client secret can be read or changed by other users"
-        advice = f"Make it yours, and run: chmod 600 {shlex.quote(str(path))}"
+        advice = f"Make it yours, and run: chmod 600 {quote(str(path))}"
     except FileTooLargeError:
         problem, advice = "this is not the file of a client secret: it is too large", "Check the path"
     except OSError as error:

@@ -6,7 +6,6 @@ The password is the text of a ring: keys with commas between them, or on lines w
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY
 from zoho_keystore._keys.ring_text import RingKeys, parse, with_primary, without
+from zoho_keystore._platform import quote
 from zoho_keystore._timeout import run_with_timeout
 from zoho_keystore.errors import ConfigurationError, KeyUnavailableError, key_missing
 
@@ -83,8 +83,7 @@ class SystemKeyring:
         if not entry:
             raise key_missing(
                 f"the system's keyring holds nothing for {self}",
-                f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {shlex.quote(self._service)} "
-                f"{shlex.quote(self._user)}",
+                f"{HOW_TO_MAKE_A_KEY} and put it there with: keyring set {quote(self._service)} {quote(self._user)}",
             )
         return entry
 
