@@ -152,7 +152,7 @@ def test_token_that_another_process_renewed_is_used(
     "changes", [{"access_token": "1000.x\r\nX-Forged: y"}, {"expires_in": "1"}], ids=["malformed", "old"]
 )
 def test_token_that_cannot_be_used_is_refreshed_after_a_refusal(
-    zoho: FakeZoho, keystore: Keystore, send: Callable[..., int], changes: dict[str, str]
+    zoho: FakeZoho, keystore: Keystore, send: Callable[..., int], changes: dict[str, Any]
 ) -> None:
     """Another process has put it into the store after the request was sent."""
     original = keystore.require
