@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 
 import zoho_keystore
 from fake_zoho import FakeZoho
-from zoho_keystore import EncryptedFileStore, KeyUnavailableError
+from zoho_keystore import EncryptedFileStore, KeyUnavailableError, TokenRecord, open_keystore
 from zoho_keystore._leases import LEASE_MS
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SIGNING_IN = (ROOT / "docs" / "signing-in.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -57,6 +59,28 @@ def test_readme_first_example_signs_in_and_requests(zoho: FakeZoho) -> None:
     names = run(example, ENVIRONMENT=DataCenter.Environment(zoho.url, zoho.token_url, zoho.url))
     assert names["response"].get_status_code() == 200
     assert len(EncryptedFileStore().get_tokens()) == 1
+
+
+def test_signing_in_example_requests_without_the_sdk(zoho: FakeZoho, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the fake server's address and name put in."""
+    [example] = re.findall(r"```python\n(.*?)```", SIGNING_IN, re.DOTALL)
+    monkeypatch.setenv("ZOHO_KEYSTORE_FILE", "tokens.keystore")
+    client = zoho.new_client()
+    given = TokenRecord(
+        client_id=client.id,
+        client_secret=client.secrets["us"],
+        refresh_token=zoho.new_refresh_token(client=client),
+        accounts_url=zoho.url,
+    )
+    with closing(open_keystore()) as keystore:
+        keystore.save(given)
+    example = example.replace("https://www.zohoapis.eu", zoho.url).replace(
+        'auth("1")', 'auth("1", hosts=["127.0.0.1"])'
+    )
+    names = run(example)
+    assert names["response"].json()["org"]
+    assert (names["access_token"], zoho.count("org")) == (zoho.issued[-1], 2)
+    assert zoho.count("refresh") == 1
 
 
 def test_readme_memory_store_is_empty() -> None:

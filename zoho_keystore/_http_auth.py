@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zoho_keystore._access import fresh_record, is_new, refresh
+from zoho_keystore._access import fresh_record, is_new, is_usable, refresh
 from zoho_keystore._oauth.data_centres import API_HOSTS, LOOPBACK_HOSTS
 from zoho_keystore.errors import ConfigurationError
 
@@ -68,8 +68,9 @@ class _Tokens:
             KeystoreError: The access token cannot be renewed.
         """
         stored = self._keystore.require(self._id)
-        if _header(stored) == request.headers["Authorization"]:
-            if is_new(stored, self._keystore.now_ms()):
+        now_ms = self._keystore.now_ms()
+        if _header(stored) == request.headers["Authorization"] or not is_usable(stored, now_ms):
+            if is_new(stored, now_ms):
                 return False
             stored = refresh(self._keystore, self._id, seen=stored, asks_refused=False)
         request.headers["Authorization"] = _header(stored)

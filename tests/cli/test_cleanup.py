@@ -133,6 +133,19 @@ def test_cleanup_revokes_first(zoho: FakeZoho) -> None:
     assert (ids(), len(zoho.revoked)) == (["1"], 2)
 
 
+@pytest.mark.usefixtures("stale")
+def test_cleanup_does_not_revoke_what_a_kept_token_shares(zoho: FakeZoho) -> None:
+    """The token in use would end with the one that is deleted."""
+    with closing(open_keystore()) as keystore:
+        shared = keystore.require("1").refresh_token
+    change("4", refresh_token=shared)
+    done = invoke("cleanup", "--not-saved-for", "90d", "--revoke", "--yes")
+    assert done.stderr == "4 is not revoked: it shares its refresh token with 1.\n"
+    assert "4" not in ids()
+    assert zoho.revoked == []
+    invoke("token", "1")
+
+
 @pytest.mark.parametrize("age", ["90", "d", "-1d", "0d", "1w", "1.5h", "9999999999d", "٣d", ""])
 def test_cleanup_with_an_age_that_is_none_is_refused(age: str) -> None:
     assert "takes a number from 1 on with a unit: 90d, 12h, 30m or 45s." in usage_error(

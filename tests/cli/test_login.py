@@ -511,6 +511,16 @@ def test_login_by_client_credentials_updates_its_record(scene: Scene) -> None:
     assert "--soid" in scene.refused(13, "--client-credentials", "--soid", "ZohoCRM.1", client=client)
 
 
+def test_login_by_client_credentials_leaves_the_token_of_a_user(scene: Scene) -> None:
+    """Else the user's record would have an access token without a user, until the next refresh."""
+    client = scene.zoho.new_client("self", redirect_uris=())
+    scene.login("--grant", client=client, input=f"{scene.zoho.new_grant(client=client)}\n")
+    before = records()
+    message = scene.refused(2, "--client-credentials", "--soid", f"ZohoCRM.{ZGID}", "--id", "1")
+    assert "the token '1' is a user's" in message
+    assert (records(), scene.zoho.count("credentials")) == (before, 0)
+
+
 def test_login_by_device(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_DEFAULT_INTERVAL_S", 0.02)
     scene.zoho.device_interval_s = 0
@@ -537,6 +547,7 @@ def test_login_by_device(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--self-client x --client-id y", "names the client"),
         ("--self-client x --client-secret env:Y", "names the client"),
         ("", "Give --client-id: stdin is not a terminal"),
+        ("--client-id= --client-secret env:Y", "--client-id is empty"),
         ("--client-id x", "Give --client-secret env:NAME or the like"),
         ("--timeout 0", "is not in the range"),
         ("--timeout nan", "not a valid integer"),

@@ -77,6 +77,8 @@ def test_refresh_goes_on_after_a_failure(zoho: FakeZoho) -> None:
     assert done.stderr.startswith("zoho-keystore: ")
     assert done.stderr.endswith("Sign in again: zoho-keystore login --id 1\n")
     assert done.stderr.count("\n") == 1
+    zoho.reply_next(Fault.error("invalid_client"))
+    assert invoke("refresh", "1", "2", "--force", code=15).stderr.startswith("zoho-keystore: 1: Zoho does not know the")
     done = invoke("refresh", "1", "2", "1", code=16)
     assert done.stdout == "1: valid for 1 h\n"
     assert done.stderr.count("was refreshed") == 1

@@ -148,6 +148,29 @@ def test_token_that_another_process_renewed_is_used(
 
 
 @senders
+@pytest.mark.parametrize(
+    "changes", [{"access_token": "1000.x\r\nX-Forged: y"}, {"expires_in": "1"}], ids=["malformed", "old"]
+)
+def test_token_that_cannot_be_used_is_refreshed_after_a_refusal(
+    zoho: FakeZoho, keystore: Keystore, send: Callable[..., int], changes: dict[str, Any]
+) -> None:
+    """Another process has put it into the store after the request was sent."""
+    original = keystore.require
+    calls: list[str] = []
+
+    def require(id: str) -> TokenRecord:
+        calls.append(id)
+        if len(calls) == 2:
+            keystore.change("1", lambda record, _: replace(record, **{"access_token": "1000.other", **changes}))
+        return original(id)
+
+    keystore.require = require  # type: ignore[method-assign]
+    zoho.expire_access_tokens()
+    assert send(keystore, "GET", leads(zoho)) == 200
+    assert (zoho.count("refresh"), zoho.count("leads")) == (2, 2)
+
+
+@senders
 def test_token_that_another_process_renews_at_the_same_moment_is_used(
     zoho: FakeZoho, keystore: Keystore, send: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,18 @@ def test_request_adds_no_credentials_of_netrc(zoho: FakeZoho, tmp_path: Path, mo
     assert zoho.requests_of("org")[0].headers["authorization"] == "Zoho-oauthtoken token"
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+def test_request_to_this_machine_goes_through_no_proxy(
+    zoho: FakeZoho, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """By http, the proxy and all on the way to it would read the client secret."""
+    monkeypatch.setenv("no_proxy", "")
+    with FakeZoho() as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        refresh(zoho)
+        assert proxy.requests == []
+
+
 def test_request_to_closed_port_or_without_tls_is_unreachable(zoho: FakeZoho) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -84,8 +84,8 @@ codecs.register_error("zoho-keystore", _plain)
 class Failure(click.ClickException):
     """An error of the package: printed as one line, with the exit code of its family."""
 
-    def __init__(self, error: errors.KeystoreError) -> None:
-        super().__init__(str(error))
+    def __init__(self, error: errors.KeystoreError, *, before: str = "") -> None:
+        super().__init__(f"{before}{error}")
         self.exit_code = next(  # type: ignore[misc] # an attribute of click's class
             (code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1
         )

@@ -15,7 +15,12 @@ from zoho_keystore._text import count
 @click.command("cleanup")
 @click.option("--unusable", is_flag=True, help="Those that Zoho refuses, and expired ones that cannot be refreshed.")
 @click.option("--not-saved-for", metavar="AGE", help="Those that were not refreshed or saved for so long: 90d, 12h.")
-@click.option("--revoke", "is_revoked", is_flag=True, help="Revoke them at Zoho first.")
+@click.option(
+    "--revoke",
+    "is_revoked",
+    is_flag=True,
+    help="Revoke them at Zoho first, unless a token that is kept ends with them.",
+)
 @click.option("--dry-run", is_flag=True, help="Show them, and delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation; print nothing if there is nothing to delete.")
 @pass_settings
@@ -58,7 +63,15 @@ def command(
 
         def revoke(id: str) -> None:
             record = keystore.get(id)
-            if record is not None and policy.reason(record):
+            if record is None or not policy.reason(record):
+                return
+            sharing = {one: keystore.get(one) for one in revocation.sharing(keystore, id)}
+            kept = [one for one, other in sharing.items() if other is not None and not policy.reason(other)]
+            if kept:
+                # A token in use would end with this one.
+                echo_escaped(f"{id} is not revoked: it shares its refresh token with {', '.join(kept)}.", err=True)
+                deleted.extend(keystore.delete_if(lambda one: bool(policy.reason(one)), id))
+            else:
                 revocation.revoke(keystore, id)
                 deleted.append(id)
 

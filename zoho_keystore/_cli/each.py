@@ -27,7 +27,9 @@ def run_for_each(work: Callable[[str], None], ids: Sequence[str]) -> None:
         except KeystoreError as error:
             if len(ids) == 1:
                 raise
-            failures.append(Failure(click.get_current_context().ensure_object(Settings).explained(error)))
+            explained = click.get_current_context().ensure_object(Settings).explained(error)
+            # Errors of Zoho do not name the token.
+            failures.append(Failure(explained, before=f"{id}: "))
             failures[-1].show()
     if failures:
         raise click.exceptions.Exit(failures[0].exit_code)

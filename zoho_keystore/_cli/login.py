@@ -140,6 +140,8 @@ def _require_usable(
         raise click.UsageError("--client-credentials needs --soid ZohoCRM.<zgid>.")
     if id_ is not None and client_id is not None:
         raise click.UsageError("With --id, the token's own client is used. Give --client-id for a new token.")
+    if client_id is not None and not client_id.strip():
+        raise click.UsageError("--client-id is empty.")
     if self_client is not None and (client_id is not None or secret is not None):
         raise click.UsageError("The file of --self-client names the client. Leave out --client-id and --client-secret.")
     if id_ is None and self_client is None and not platform.is_terminal(sys.stdin):

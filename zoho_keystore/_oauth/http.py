@@ -117,6 +117,8 @@ def _attempt(
         "timeout": (min(_CONNECT_TIMEOUT_S, timeout_s), timeout_s),
         "allow_redirects": False,
         "stream": True,
+        # Only servers of this machine are asked by http; a proxy elsewhere would get the secrets in plain text.
+        "proxies": {"http": ""},
     }
 
     def attempt() -> tuple[Reply | None, str]:

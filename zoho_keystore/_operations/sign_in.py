@@ -161,8 +161,14 @@ def by_client_credentials(keystore: Keystore, sign_in: SignIn, *, soid: str) -> 
     The record of the same client and organization is updated.
 
     Raises:
+        ConfigurationError: The record that is to be signed in again is a user's.
         KeystoreError: As :func:`by_browser`.
     """
+    if sign_in.id is not None and keystore.require(sign_in.id).refresh_token:
+        raise ConfigurationError(
+            f"the token {sign_in.id!r} is a user's, and client credentials give one without a user",
+            "Sign in without --id, with --client-id and --client-secret",
+        )
     issued = endpoints.client_credentials(sign_in.centre.accounts_url, sign_in.client, scope=sign_in.scope, soid=soid)
     same = (CLIENT_CREDENTIALS, sign_in.client.id, soid)
     ids = [one.id for one in keystore.records() if (one.kind, one.client_id, one.soid) == same]
