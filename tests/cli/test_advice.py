@@ -42,6 +42,8 @@ def command_in(text: str) -> str:
 
 def paste(text: str, work: Path, code: int = 0) -> str:
     """Run the command that a message prints in a shell, and return its output."""
+    if os.name != "posix":
+        pytest.skip("needs_posix_shell: commands are pasted into /bin/sh")
     bin_ = work.parent / "bin"
     bin_.mkdir(exist_ok=True)
     script = bin_ / "zoho-keystore"
