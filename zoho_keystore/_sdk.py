@@ -134,7 +134,7 @@ class _KeystoreTokenStore(TokenStore):
         try:
             record = self._keystore.get_for_use(_require_id(id, self._path))
             if record is None and _fails_without_record():
-                raise self._keystore.not_found(id)
+                record = self._keystore.require(id)
         except KeystoreError as error:
             raise _sdk_exception("looking up a token by its id", error) from error
         return _token_of(record) if record is not None else None

@@ -32,6 +32,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +46,7 @@ from zohocrmsdk.src.com.zoho.crm.api.exception import SDKException
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
 from zoho_keystore import InMemoryStore
+from zoho_keystore._sdk import _fails_without_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -281,7 +283,9 @@ class Stores(RuleBasedStateMachine):
     def find_by_an_unknown_id(self) -> None:
         """Here they differ, and neither finds anything."""
         id = str(self.greatest_id + 1)
-        assert self.ours.find_token_by_id(id) is None
+        # The SDKs before 8_0 fail with a None, so there the store says what is wrong.
+        with pytest.raises(SDKException) if _fails_without_record() else nullcontext():
+            assert self.ours.find_token_by_id(id) is None
         with pytest.raises(SDKException):
             self.theirs.find_token_by_id(id)
 

@@ -149,6 +149,9 @@ def test_two_workers_of_gunicorn_refresh_once(
         setting.expire()
         before = zoho.count("refresh")
         answers = server.answers(24)
+        for _ in range(20):
+            if refresh_wait and len({pid for pid, _ in answers}) < 2:
+                answers += server.answers(24)  # One worker may have taken all requests.
         refreshes = zoho.count("refresh") - before
     if refresh_wait:
         assert {token for _, token in answers} == {zoho.issued[-1]}
