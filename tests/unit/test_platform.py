@@ -207,6 +207,7 @@ def test_windows_uses_whole_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_doctor_names_those_who_have_access_on_windows(
     windows: SimpleNamespace, store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(store_path.parent)  # doctor looks for tokens in the working directory, too.
     monkeypatch.setenv("USERNAME", "Ann B")
     monkeypatch.setenv("USERDOMAIN", "DESK")
     monkeypatch.setenv("THE_KEY", key.decode())
@@ -234,6 +235,7 @@ def test_posix_has_no_acl_of_windows(tmp_path: Path) -> None:
 def test_doctor_reports_a_missing_store_on_windows(
     store_path: Path, monkeypatch: pytest.MonkeyPatch, key: bytes
 ) -> None:
+    monkeypatch.chdir(store_path.parent)
     monkeypatch.setenv("ZOHO_KEYSTORE_KEY", key.decode())
     found = [one.what for one in doctor.diagnose(store_path) if one.is_problem]
     assert found == [f"{store_path}: there is no store"]
