@@ -11,6 +11,7 @@ import pytest
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._storage import memory
 from zoho_keystore._storage.memory import MemoryStorage
+from zoho_keystore.errors import StoreClosedError
 
 
 def put(storage: MemoryStorage, id: str) -> None:
@@ -99,3 +100,11 @@ def test_memory_storage_fork_hook_releases_the_lock() -> None:
         memory._after_fork_in_child()
         put(storage, "1")
         assert ids(storage) == ["1"]
+
+
+def test_memory_storage_is_writable_until_it_is_closed() -> None:
+    storage = MemoryStorage()
+    storage.check_writable()
+    storage.close()
+    with pytest.raises(StoreClosedError):
+        storage.check_writable()

@@ -560,3 +560,13 @@ def test_open_browser_on_a_mac_uses_open(
     monkeypatch.setattr(sys, "platform", "darwin")
     assert open_browser("https://u")
     assert called(tmp_path) == ["open", "https://u"]
+
+
+def test_open_browser_on_windows_uses_the_handler_of_urls(
+    programs: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not ``start``, which a shell would run."""
+    programs("rundll32")
+    monkeypatch.setattr("zoho_keystore._platform.IS_WINDOWS", True)
+    assert open_browser("https://u")
+    assert called(tmp_path) == ["rundll32", "url.dll,FileProtocolHandler", "https://u"]
