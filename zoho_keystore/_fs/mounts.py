@@ -48,7 +48,8 @@ def why_not_replaceable(directory: Directory, name: str) -> Obstacle | None:
     if not _is_writable(directory):
         return Obstacle(
             f"this user may not create files in {directory.path}",
-            "Let the user that runs this own the directory, or keep the store in a directory of that user",
+            "Let the user that runs this own the directory, or keep the store in a directory of that user. If it is "
+            "that user's, it may be immutable (lsattr -d)",
         )
     return None
 
