@@ -126,11 +126,15 @@ def loses_nothing_between_eight_processes(case: Case) -> bool:
     """8 processes save 50 tokens each."""
     case.open()
     script = """
+print("ready", flush=True)
 sys.stdin.readline()
 for number in range(50):
     store.save_token(OAuthToken(client_id="c", client_secret="s", refresh_token=f"r-{args[0]}-{number}"))
 """
     processes = [case.start(script, number) for number in range(8)]
+    for process in processes:  # all are up before the first saves: else they may come one after another
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(b"go\n")
