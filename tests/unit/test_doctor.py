@@ -20,7 +20,7 @@ from zoho_keystore import _platform as platform
 from zoho_keystore._fs import mounts, permissions
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
 from zoho_keystore._open import FILE_VARIABLE, open_keystore
-from zoho_keystore._operations import doctor
+from zoho_keystore._operations import doctor, gitignore
 from zoho_keystore._operations.doctor import Diagnostic, diagnose
 from zoho_keystore._records import TokenRecord
 
@@ -292,7 +292,7 @@ def test_diagnose_tells_as_git_whether_a_file_is_ignored(files: dict[str, str], 
         file = tree / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(patterns)
-    assert doctor._is_ignored(path, tree) is (git(tree, "check-ignore", "--quiet", str(path)) == 0)
+    assert gitignore.is_ignored(path, tree) is (git(tree, "check-ignore", "--quiet", str(path)) == 0)
 
 
 def test_diagnose_is_not_slowed_down_by_a_pattern_of_many_stars(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_diagnose_is_not_slowed_down_by_a_pattern_of_many_stars(tmp_path: Path) 
     (tmp_path / "tree" / ".git").mkdir()
     (tmp_path / "tree" / ".gitignore").write_text("/".join(["**"] * 30) + "/none\n")
     started_s = time.monotonic()
-    assert not doctor._is_ignored(deep / "tokens.keystore", tmp_path / "tree")
+    assert not gitignore.is_ignored(deep / "tokens.keystore", tmp_path / "tree")
     assert time.monotonic() - started_s < 5
 
 

@@ -7,7 +7,6 @@ import re
 import stat
 import time
 from contextlib import closing, suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,9 +14,10 @@ from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.lock import lock_holders
 from zoho_keystore._fs.paths import default_key_ring, is_same_file
-from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
+from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._operations.gitignore import is_ignored, work_tree
 from zoho_keystore._storage.file import require_replaceable
 from zoho_keystore._storage.store_file import no_store
 from zoho_keystore._text import cli_command, count
@@ -39,7 +39,6 @@ _SEARCHED_BYTES = 64 * 1024
 _TOKEN = re.compile(rb"(?<![0-9A-Za-z.])1000\.[0-9a-f]{32}\.[0-9a-f]{32}(?![0-9a-f])")
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-_MAX_IGNORE_FILE_BYTES = 256 * 1024
 
 
 class Diagnostic(NamedTuple):
@@ -190,7 +189,7 @@ def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
             f"Move it to another directory, such as {_other_directory(store)}, and set {RING_VARIABLE}",
         )
     yield from _check_synchronised(ring, "the key ring", "Move it to a directory that stays on this machine")
-    if (tree := _work_tree(ring)) is not None:
+    if (tree := work_tree(ring)) is not None:
         yield _problem(
             f"{ring}: the key ring is in the git work tree {tree}",
             "Move it out of there; if it was ever committed, rotate the key",
@@ -209,8 +208,8 @@ def _check_store_location(store: Path) -> Iterator[Diagnostic]:
     yield from _check_synchronised(
         store, "the store", "Move it: two machines that write it overwrite each other's tokens"
     )
-    tree = _work_tree(store)
-    if tree is not None and not _is_ignored(store, tree):
+    tree = work_tree(store)
+    if tree is not None and not is_ignored(store, tree):
         yield _problem(
             f"{store}: the store is in the git work tree {tree}, and not ignored there",
             f"Add a line to {tree / '.gitignore'}: {store.name}",
@@ -222,86 +221,6 @@ def _check_synchronised(path: Path, what: str, fix: str) -> Iterator[Diagnostic]
         if _SYNCHRONISED.search(directory.name) or os.path.exists(directory / ".stfolder"):
             yield _problem(f"{path}: {what} is in {directory}, which is synchronised with other machines", fix)
             return
-
-
-def _work_tree(path: Path) -> Path | None:
-    return next((directory for directory in path.parents if os.path.exists(directory / ".git")), None)
-
-
-def _is_ignored(path: Path, tree: Path) -> bool:
-    """Tell whether git ignores a file, as the files of patterns in the work tree and the user's default one tell.
-
-    git itself is not asked: it runs programs that the repository's configuration names.
-    """
-    patterns = [
-        *_ignore_patterns(_git_config_directory() / "ignore", tree),
-        *_ignore_patterns(tree / ".git" / "info" / "exclude", tree),
-    ]
-    for place in (*reversed(path.relative_to(tree).parents), path.relative_to(tree)):
-        here = tree / place
-        matching = [pattern for pattern in patterns if pattern.matches(here, is_directory=here != path)]
-        # A file in an ignored directory is ignored, whatever other patterns say.
-        if matching and not matching[-1].is_negative:
-            return True
-        patterns += _ignore_patterns(here / ".gitignore", here)
-    return False
-
-
-def _git_config_directory() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "git"
-
-
-class _IgnorePattern(NamedTuple):
-    """A line of a .gitignore file.
-
-    Attributes:
-        base: The directory that it is for.
-        parts: What each part of a path has to match; ``**`` is any number of parts.
-        is_negative: Whether what it matches is not ignored.
-        is_for_directories: Whether it matches directories only.
-    """
-
-    base: Path
-    parts: tuple[str, ...]
-    is_negative: bool
-    is_for_directories: bool
-
-    def matches(self, path: Path, *, is_directory: bool) -> bool:
-        """Tell whether the pattern matches a path below its base."""
-        if self.is_for_directories and not is_directory:
-            return False
-        return path != self.base and _match_parts(self.parts, path.relative_to(self.base).parts)
-
-
-def _ignore_patterns(file: Path, base: Path) -> Iterator[_IgnorePattern]:
-    try:
-        text = read_private_file(file, max_bytes=_MAX_IGNORE_FILE_BYTES, check=None).content.decode("utf-8", "replace")
-    except (OSError, KeystoreError, FileTooLargeError):
-        return
-    for line in text.splitlines():
-        pattern = line.rstrip()
-        if not pattern or pattern.startswith("#"):
-            continue
-        is_negative = pattern.startswith("!")
-        pattern = pattern.removeprefix("!")
-        inner = pattern.removesuffix("/")
-        anchored = inner if "/" in inner else f"**/{inner}"
-        parts = tuple(anchored.removeprefix("/").split("/"))
-        yield _IgnorePattern(base, parts, is_negative, pattern.endswith("/"))
-
-
-def _match_parts(pattern: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    # By the numbers of names that the parts so far can match: trying each number for each ** anew would take years for
-    # a pattern with many of them, and the files of patterns are the repository's.
-    matched = {0}
-    for part in pattern:
-        if part == "**":
-            matched = set(range(min(matched), len(names) + 1))
-        else:
-            matched = {end + 1 for end in matched if end < len(names) and fnmatchcase(names[end], part)}
-        if not matched:
-            return False
-    return len(names) in matched
 
 
 def _check_temp_files(store: Path) -> Iterator[Diagnostic]:
