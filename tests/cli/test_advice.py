@@ -118,7 +118,7 @@ def test_command_of_a_file_of_filestore_imports_it(given: list[str], work: Path)
         assert "this is the plain-text file of the SDK's FileStore, not a keystore" in shown
         if number:
             error, shown = failure_of(
-                lambda path=plain: EncryptedFileStore(path, key=given[3] if given[2:] else None),  # type: ignore[misc]
+                lambda path=plain: EncryptedFileStore(path, key=given[3] if given[2:] else None),  # type: ignore[misc] # a default in a lambda
                 CannotOpenError,
             )
             shown = error.advice

@@ -181,6 +181,6 @@ def test_replaced_process_is_called_with_the_program(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert "sh cannot be run: exec format error" in refused(126, "exec", "1", "--", "sh", "-c", "x")
     [(program, arguments, has_token)] = seen  # type: ignore[misc] # of the tuples above
-    assert (program.endswith("/sh"), arguments, has_token) == (True, ("sh", "-c", "x"), True)  # type: ignore[has-type]
+    assert (program.endswith("/sh"), arguments, has_token) == (True, ("sh", "-c", "x"), True)  # type: ignore[has-type] # inferred in a callback
     refused(127, "exec", "1", "--", "no-such-program")
     refused(126, "exec", "1", "--", "/etc")

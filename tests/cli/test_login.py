@@ -195,7 +195,7 @@ def test_login_again_keeps_the_name_that_programs_know(scene: Scene) -> None:
     scene.login()
     for name in ("ada@example.com", "main account", ""):
         with closing(open_keystore()) as keystore:
-            keystore.change("1", lambda one, _, name=name: replace(one, user_name=name))  # type: ignore[misc]
+            keystore.change("1", lambda one, _, name=name: replace(one, user_name=name))  # type: ignore[misc] # a default in a lambda
         assert scene.login("--id", "1").stdout == "1\n"
         assert [one.user_name for one in records()] == [name or ADA]
 
@@ -239,7 +239,7 @@ def test_login_waits_on_after_a_callback_of_another_request(scene: Scene, callba
         scene.zoho.callback = Callback(trailing_ampersand=True)
         Scene.visit(scene, address)
 
-    scene.visit = visit  # type: ignore[method-assign,assignment]
+    scene.visit = visit  # type: ignore[method-assign,assignment] # for this test
     assert scene.login().stdout == "1\n"
     assert scene.zoho.count("grant") == 1
     assert len(scene.pages) == 1

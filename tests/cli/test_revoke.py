@@ -28,7 +28,7 @@ def ids() -> list[str]:
 def add(**changes: str | None) -> None:
     """Add a record like the first one."""
     with closing(open_keystore()) as keystore:
-        keystore.save(replace(keystore.require("1"), id=str(len(ids()) + 1), **changes))  # type: ignore[arg-type]
+        keystore.save(replace(keystore.require("1"), id=str(len(ids()) + 1), **changes))  # type: ignore[arg-type] # changes are texts
 
 
 def test_revoke_revokes_and_deletes(zoho: FakeZoho) -> None:

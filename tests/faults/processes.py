@@ -235,7 +235,7 @@ def engine(
             gc.freeze()
             setup()
             mutate(mutant)
-            with closing(attack(directory, **options)) as attempts:  # type: ignore[call-arg]
+            with closing(attack(directory, **options)) as attempts:  # type: ignore[call-arg] # options are its keyword arguments
                 for attempt in attempts:
                     pipe.send(attempt)
                     if stops and attempt.failure:

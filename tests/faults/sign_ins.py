@@ -117,7 +117,7 @@ class SignInOperation:
         return partial(self._sign_in, self._before)
 
     def _sign_in(self, seen: _Seen) -> None:
-        os.environ |= {KEY_VARIABLE: str(self.store.key, "ascii"), "CLIENT_SECRET": seen.client_secret}  # type: ignore[arg-type]
+        os.environ |= {KEY_VARIABLE: str(self.store.key, "ascii"), "CLIENT_SECRET": seen.client_secret}  # type: ignore[arg-type] # it is set by then
         streams = sys.stdin, sys.stdout, sys.stderr
         with open(self._said, "a", encoding="utf-8") as said:
             sys.stdin, sys.stdout, sys.stderr = io.StringIO(f"{seen.code}\n"), said, said

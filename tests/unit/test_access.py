@@ -280,14 +280,14 @@ def test_throttle_is_shared_and_grows(keystore: Keystore, clock: Clock) -> None:
     """For 60 s, then doubling to 10 min; until then Zoho is not asked, and a success ends it."""
     for pause_s in (60, 120, 240, 480, 600, 600):
         zoho = Zoho(ThrottledError("too many"))
-        error = failure(lambda zoho=zoho: fresh_record(keystore, "1", zoho=zoho), ThrottledError)  # type: ignore[misc]
+        error = failure(lambda zoho=zoho: fresh_record(keystore, "1", zoho=zoho), ThrottledError)  # type: ignore[misc] # mypy infers no lambda with a default
         assert isinstance(error, ThrottledError)
         until_ms = keystore.require("1").denied_until
         assert until_ms == pytest.approx(clock.now_ms + pause_s * 1000, abs=10)
         assert error.retry_at == pytest.approx(until_ms / 1000, abs=0.1)
         assert time.strftime("%H:%M", time.localtime(until_ms / 1000)) in error.problem
         for call in (fresh_record, refresh):
-            failure(lambda call=call: call(keystore, "1", zoho=Zoho()), ThrottledError)  # type: ignore[misc]
+            failure(lambda call=call: call(keystore, "1", zoho=Zoho()), ThrottledError)  # type: ignore[misc] # as above
         assert keystore.require("1").refresh is None
         clock.now_ms = until_ms
     assert fresh_record(keystore, "1", zoho=Zoho("new")).denied_times == 0
@@ -355,7 +355,7 @@ def test_refusal_uses_a_newer_refresh_token_once(keystore: Keystore) -> None:
 def test_failure_is_forgotten_where_another_process_refreshed_meanwhile(
     keystore: Keystore, error: type[KeystoreError]
 ) -> None:
-    theirs = lambda: change(keystore, access_token="theirs", expires_in=str(NOW_MS + HOUR_MS))  # noqa: E731
+    theirs = lambda: change(keystore, access_token="theirs", expires_in=str(NOW_MS + HOUR_MS))  # noqa: E731 - read at its place
     assert fresh_record(keystore, "1", zoho=Zoho(theirs, error("no"))).access_token == "theirs"
     assert (keystore.require("1").refused_at, keystore.require("1").denied_until) == (0, 0)
 

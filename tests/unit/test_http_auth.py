@@ -142,7 +142,7 @@ def test_token_that_another_process_renewed_is_used(
             keystore.change("1", lambda record, _: replace(record, access_token=good))
         return original(id)
 
-    keystore.require = require  # type: ignore[method-assign]
+    keystore.require = require  # type: ignore[method-assign] # for this test
     assert send(keystore, "GET", leads(zoho)) == 200
     assert (zoho.count("refresh"), zoho.count("leads")) == (1, 2)
 
@@ -164,7 +164,7 @@ def test_token_that_cannot_be_used_is_refreshed_after_a_refusal(
             keystore.change("1", lambda record, _: replace(record, **{"access_token": "1000.other", **changes}))
         return original(id)
 
-    keystore.require = require  # type: ignore[method-assign]
+    keystore.require = require  # type: ignore[method-assign] # for this test
     zoho.expire_access_tokens()
     assert send(keystore, "GET", leads(zoho)) == 200
     assert (zoho.count("refresh"), zoho.count("leads")) == (2, 2)
@@ -261,7 +261,7 @@ class Refusing(requests.adapters.BaseAdapter):
 
     sent = 0
 
-    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]
+    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override] # the rest is not looked at
         """Count the request."""
         self.sent += 1
         response = requests.Response()
@@ -312,7 +312,7 @@ def test_httpx_does_not_repeat_what_can_be_read_once(zoho: FakeZoho, keystore: K
 def test_requests_leaves_a_stream_unread(zoho: FakeZoho, keystore: Keystore) -> None:
     """Of a download, the body is read by the caller."""
     with requests.get(leads(zoho), auth=keystore.auth("1", hosts=LOOPBACK), stream=True, timeout=10) as response:
-        assert not response._content_consumed  # type: ignore[attr-defined]
+        assert not response._content_consumed  # type: ignore[attr-defined] # not in the stubs
         assert response.json()
 
 

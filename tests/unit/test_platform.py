@@ -163,7 +163,7 @@ def test_every_open_of_a_store_is_waited_for(monkeypatch: pytest.MonkeyPatch, st
 
     monkeypatch.setattr(os, "open", refuse_each_first_time)
     open_keystore(store_path, key=key).clear()
-    assert {os.path.basename(path) for path in refused} >= {store_path.name, f".{store_path.name}.lock"}  # type: ignore[call-overload]
+    assert {os.path.basename(path) for path in refused} >= {store_path.name, f".{store_path.name}.lock"}  # type: ignore[call-overload] # no file descriptors
 
 
 @pytest.mark.usefixtures("windows")
@@ -250,8 +250,8 @@ def test_signature_on_windows_leaves_the_change_of_the_status_out(windows: Simpl
     status = os.stat(tmp_path)
     other = SimpleNamespace(**{name: getattr(status, name) for name in dir(status) if name.startswith("st_")})
     other.st_ctime_ns += 10**9
-    assert freshness.stat_signature(other) == freshness.stat_signature(status)  # type: ignore[arg-type]
-    assert not freshness.is_racy(other, status.st_mtime_ns + 3 * 10**9)  # type: ignore[arg-type]
+    assert freshness.stat_signature(other) == freshness.stat_signature(status)  # type: ignore[arg-type] # a stand-in
+    assert not freshness.is_racy(other, status.st_mtime_ns + 3 * 10**9)  # type: ignore[arg-type] # as above
 
 
 # --- Terminals and pipes ---
@@ -267,16 +267,16 @@ class Stream:
 
 def test_nul_is_no_terminal(windows: SimpleNamespace) -> None:
     """It says that it is one."""
-    assert not platform.is_terminal(Stream(is_tty=True))  # type: ignore[arg-type]
+    assert not platform.is_terminal(Stream(is_tty=True))  # type: ignore[arg-type] # a stand-in
     windows.is_console = lambda _fd: True
-    assert platform.is_terminal(Stream(is_tty=True))  # type: ignore[arg-type]
-    assert not platform.is_terminal(Stream(is_tty=False))  # type: ignore[arg-type]
+    assert platform.is_terminal(Stream(is_tty=True))  # type: ignore[arg-type] # a stand-in
+    assert not platform.is_terminal(Stream(is_tty=False))  # type: ignore[arg-type] # a stand-in
 
 
 @pytest.mark.needs_modes
 @pytest.mark.parametrize("is_tty", [True, False])
 def test_posix_believes_a_stream(*, is_tty: bool) -> None:
-    assert platform.is_terminal(Stream(is_tty=is_tty)) is is_tty  # type: ignore[arg-type]
+    assert platform.is_terminal(Stream(is_tty=is_tty)) is is_tty  # type: ignore[arg-type] # a stand-in
 
 
 @pytest.mark.needs_modes

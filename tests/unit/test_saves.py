@@ -223,7 +223,7 @@ class TestDeletedToken:
 
     def test_only_fingerprints_of_a_thousand_tokens_are_kept(self, store_path: Path, key: bytes) -> None:
         keystore = open_keystore(store_path, key=key)
-        storage = FileStorage(store_path, keystore._storage._keys, lock_timeout=1)  # type: ignore[attr-defined]
+        storage = FileStorage(store_path, keystore._storage._keys, lock_timeout=1)  # type: ignore[attr-defined] # a file storage
         with storage.transaction() as transaction:
             for number in range(1500):
                 transaction.put(replace(ADA, id="x", refresh_token=f"refresh-{number}"))
@@ -428,7 +428,7 @@ class TestKeySource:
         keystore = open_keystore(store_path, key=command)
         store_path.write_bytes(Fernet(Fernet.generate_key()).encrypt(b"{}"))
         with pytest.raises(CannotOpenError):
-            keystore._storage.reencrypt(pytest.fail)  # type: ignore[attr-defined]
+            keystore._storage.reencrypt(pytest.fail)  # type: ignore[attr-defined] # as above
         assert set(asked()) == {"free"}
 
     def test_keys_that_change_at_each_attempt_end_in_an_error(
@@ -537,7 +537,7 @@ class TestExchanges:
     """The leases on first exchanges, which stand in the store's header."""
 
     def exchange(self, storage: MemoryStorage, key: str, now_ms: int = NOW_MS) -> None:
-        coordinator = RefreshCoordinator(storage, 10, now_ms=lambda: now_ms, sleep=pytest.fail)  # type: ignore[arg-type]
+        coordinator = RefreshCoordinator(storage, 10, now_ms=lambda: now_ms, sleep=pytest.fail)  # type: ignore[arg-type] # it takes a text
         coordinator.acquire_exchange(key, lambda _storage: None)
 
     def test_exchanges_that_fail_are_forgotten(self) -> None:
