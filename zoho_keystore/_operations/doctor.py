@@ -18,8 +18,7 @@ from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
 from zoho_keystore._operations.gitignore import is_ignored, work_tree
-from zoho_keystore._storage.file import require_replaceable
-from zoho_keystore._storage.store_file import no_store
+from zoho_keystore._storage.store_file import no_store, require_replaceable
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
 

@@ -17,8 +17,8 @@ from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
 from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._operations.key_usage import KeyUse, usage_of
-from zoho_keystore._storage.file import FileStorage, require_replaceable
-from zoho_keystore._storage.store_file import read_store
+from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._storage.store_file import read_store, require_replaceable
 from zoho_keystore._text import cli_command, plural
 from zoho_keystore.errors import (
     ConfigurationError,

@@ -15,16 +15,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zoho_keystore._fs import atomic, permissions
-from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
-from zoho_keystore._fs.mounts import why_not_replaceable
 from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, FileState, is_racy, stat_signature
 from zoho_keystore._storage.snapshot import Snapshot
-from zoho_keystore._storage.store_file import no_memory, no_store, read_store, too_large
+from zoho_keystore._storage.store_file import no_memory, no_store, read_store, require_replaceable, too_large
 from zoho_keystore.errors import (
     CannotOpenError,
     DurabilityUnknownError,
@@ -374,28 +372,3 @@ class FileStorage:
         ):
             return None
         return FileState(status, sealed, snapshot, is_racy=True)
-
-
-def require_replaceable(path: Path, *, allow_read_only: bool = False, may_restrict: bool = True) -> None:
-    """Make sure that a save can replace a store's file, as far as that can be known without one.
-
-    Args:
-        path: The file.
-        allow_read_only: Whether to log a read-only file system as a warning: programs may only read there on purpose.
-        may_restrict: Whether the file is known to be a store's, so that the mode of its directory may be changed.
-
-    Raises:
-        StoreFileError: A save would fail.
-        UnsafeFileError: Other users can replace the file.
-    """
-    with Directory.opened(path.parent, may_restrict=may_restrict) as directory:
-        try:
-            reason = why_not_replaceable(directory, path.name)
-        except OSError as error:
-            raise storage_error(error, "the directory cannot be examined", path.parent) from error
-        if reason is None:
-            return StoreLock(path.parent, path.name, 0).check(directory)
-    if reason.is_read_only and allow_read_only:
-        _log.warning("%s: the file system is read-only: tokens can be read, and not saved", path)
-        return None
-    raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, path)

@@ -1,7 +1,8 @@
-"""Read and decrypt a store's file, and say what is wrong with a file that is not one."""
+"""Read and decrypt a store's file, and say what is wrong with one that is no store or cannot be replaced."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import suppress
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import Directory
-from zoho_keystore._fs.mounts import is_mounted
+from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.mounts import is_mounted, why_not_replaceable
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_private_file
 from zoho_keystore._platform import quote
 from zoho_keystore._storage import codec
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
+
+_log = logging.getLogger(__name__)
 
 #: How often to read a file that does not open while another program writes it in place, and the pause before it.
 _READ_ATTEMPTS = 5
@@ -173,3 +177,28 @@ def too_large(size: int, path: Path) -> StoreFileError:
         "Check the path; delete tokens that are not used",
         path,
     )
+
+
+def require_replaceable(path: Path, *, allow_read_only: bool = False, may_restrict: bool = True) -> None:
+    """Make sure that a save can replace a store's file, as far as that can be known without one.
+
+    Args:
+        path: The file.
+        allow_read_only: Whether to log a read-only file system as a warning: programs may only read there on purpose.
+        may_restrict: Whether the file is known to be a store's, so that the mode of its directory may be changed.
+
+    Raises:
+        StoreFileError: A save would fail.
+        UnsafeFileError: Other users can replace the file.
+    """
+    with Directory.opened(path.parent, may_restrict=may_restrict) as directory:
+        try:
+            reason = why_not_replaceable(directory, path.name)
+        except OSError as error:
+            raise storage_error(error, "the directory cannot be examined", path.parent) from error
+        if reason is None:
+            return StoreLock(path.parent, path.name, 0).check(directory)
+    if reason.is_read_only and allow_read_only:
+        _log.warning("%s: the file system is read-only: tokens can be read, and not saved", path)
+        return None
+    raise StoreFileError(f"the store could be read, but not saved: {reason.problem}", reason.advice, path)
