@@ -381,11 +381,9 @@ def test_login_proves_the_store_writable_before_a_code_is_spent(
     scene: Scene, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a save finds a full disk."""
-    monkeypatch.setattr(os, "write", failing(28))
-    assert "no space left" in scene.refused(6)
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_DATA_HOME", str(empty.parents[1]))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(empty.parents[2] / "config"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", failing(28))
+        assert "no space left" in scene.refused(6)
     empty.write_bytes(b"damaged")
     scene.refused(4)
     assert scene.zoho.requests == []

@@ -78,7 +78,7 @@ class Directory:
 
     def open(self, name: str, flags: int) -> int:
         """Open a file and return its descriptor."""
-        return platform.retried(lambda: os.open(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self.fd))
+        return platform.open_file(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self.fd)
 
     def create(self, name: str, *, like: str) -> OwnedFd:
         """Create a file of mode 0600, whatever the umask, and open it for reading and writing.

@@ -13,6 +13,7 @@ a durable content      ``fsync``; on macOS ``F_FULLFSYNC``             ``FlushFi
 ``st_ctime``           the change of the status                        not comparable: :func:`changed_ns`
 processes              /proc of Linux tells who lives and who locks    not known, nor on macOS: leases end by time
 a closed pipe          EPIPE                                           EINVAL as well: :func:`is_closed_pipe`
+a port that is taken   cannot be listened on                           can, unless reserved: :func:`reserve_port`
 no terminal            ``isatty`` is False                             ``isatty`` is True for NUL: :func:`is_terminal`
 the user's shell       POSIX quoting                                   PowerShell's: :func:`quote`
 a command line         split as a shell splits it                      by the rules of the C runtime: :func:`split`
@@ -33,6 +34,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
     from pathlib import Path
     from typing import TextIO
@@ -93,6 +95,31 @@ def replace(source: str, target: str, dir_fd: int | None) -> None:
         retried(lambda: _windows().replace(source, target))
     else:
         os.replace(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def open_file(
+    path: str | os.PathLike[str],
+    flags: int,
+    mode: int = 0,
+    *,
+    dir_fd: int | None = None,
+    patience_s: float = SHARING_RETRY_S,
+) -> int:
+    """Open a file, and return its descriptor. On Windows, wait for another program that has it open.
+
+    Raises:
+        IsADirectoryError: It is a directory: Windows opens none, and says that the permission is denied.
+    """
+
+    def opened() -> int:
+        try:
+            return os.open(path, flags, mode, dir_fd=dir_fd)
+        except PermissionError:
+            if IS_WINDOWS and os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None
+            raise
+
+    return retried(opened, patience_s=patience_s)
 
 
 def create_file(path: str, flags: int, mode: int, dir_fd: int | None) -> int:
@@ -172,6 +199,18 @@ def read_available(pipe: int, length: int) -> bytes:
         return os.read(pipe, length)
     except BlockingIOError:
         return b""
+
+
+# --- Networks ---
+
+
+def reserve_port(server: socket.socket) -> None:
+    """Keep other programs off the port that a socket is to listen on.
+
+    By default, Windows lets any other program listen on the same port, and get what is sent there. POSIX does not.
+    """
+    if IS_WINDOWS:
+        _windows().reserve_port(server)
 
 
 # --- Terminals ---
