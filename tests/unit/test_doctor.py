@@ -324,6 +324,7 @@ def test_diagnose_skips_a_file_of_patterns_that_is_none(store: Path, ring: Path)
 
 
 IMPORT = "zoho-keystore --store {store} --key file:{ring} import --remove-source"
+LEFT = ", left by an export that was killed"
 REMOVE = platform.choose("rm", "Remove-Item -LiteralPath")
 PLAIN = "tokens in plain text, of the SDK's own store or sample"
 TEMPORARY = f".tokens.keystore.{'0a' * 8}.tmp"

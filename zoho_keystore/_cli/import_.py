@@ -189,7 +189,7 @@ def _remove(found: ImportSource, path: Path, from_key: str | None) -> list[Path]
     files = found.files
     for file in files:
         try:
-            retried(partial(os.unlink, file))
+            retried(partial(os.unlink, file), file)
         except OSError as error:
             raise storage_error(error, "its tokens are stored, but the source cannot be deleted", file) from error
     return files

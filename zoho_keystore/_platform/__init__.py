@@ -66,19 +66,29 @@ def _windows() -> Any:
 # --- Files ---
 
 
-def retried(call: Callable[[], _T], *, patience_s: float = SHARING_RETRY_S) -> _T:
-    """Return what a call returns. On Windows, repeat it for ``patience_s`` while another process has the file open.
+def retried(call: Callable[[], _T], path: str | os.PathLike[str], *, patience_s: float = SHARING_RETRY_S) -> _T:
+    """Return what a call returns. On Windows, repeat it while another process has a file open.
 
     There, a file that is open cannot be replaced or removed, and one that is just being replaced cannot be opened.
     Copying over it, or deleting it first, could lose it in a crash.
+
+    Args:
+        call: The call.
+        path: The file that may be in use.
+        patience_s: For how long to repeat the call, in seconds.
+
+    Raises:
+        IsADirectoryError: There is a directory instead; Windows says that the permission is denied.
     """
     deadline_s = time.monotonic() + patience_s
     while True:
         try:
             return call()
-        except PermissionError:
-            if not IS_WINDOWS or time.monotonic() >= deadline_s:
+        except PermissionError as error:
+            if not IS_WINDOWS or error.errno != errno.EACCES or time.monotonic() >= deadline_s:
                 raise
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
         # Of any length: two processes in step would meet each time.
         time.sleep(_SHARING_PAUSE_S * random.random())  # noqa: S311 - not a secret
 
@@ -92,7 +102,7 @@ def give_way_to_writers() -> None:
 def replace(source: str, target: str, dir_fd: int | None) -> None:
     """Rename a file over another one atomically; on Windows the rename is on the disk afterwards."""
     if IS_WINDOWS:
-        retried(lambda: _windows().replace(source, target))
+        retried(lambda: _windows().replace(source, target), target)
     else:
         os.replace(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
@@ -105,21 +115,8 @@ def open_file(
     dir_fd: int | None = None,
     patience_s: float = SHARING_RETRY_S,
 ) -> int:
-    """Open a file, and return its descriptor. On Windows, wait for another program that has it open.
-
-    Raises:
-        IsADirectoryError: It is a directory: Windows opens none, and says that the permission is denied.
-    """
-
-    def opened() -> int:
-        try:
-            return os.open(path, flags, mode, dir_fd=dir_fd)
-        except PermissionError:
-            if IS_WINDOWS and os.path.isdir(path):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None
-            raise
-
-    return retried(opened, patience_s=patience_s)
+    """Open a file, and return its descriptor; on Windows as :func:`retried`, which opens no directory."""
+    return retried(lambda: os.open(path, flags, mode, dir_fd=dir_fd), path, patience_s=patience_s)
 
 
 def create_file(path: str, flags: int, mode: int, dir_fd: int | None) -> int:
