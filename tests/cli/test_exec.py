@@ -14,6 +14,7 @@ import pytest
 
 from fake_zoho import FakeZoho, Fault
 from support import invoke, refused, run_program, usage_error
+from zoho_keystore import _platform as platform
 from zoho_keystore._cli import exec_
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
@@ -79,6 +80,13 @@ def test_variable_that_the_default_key_source_names_is_removed(ring: Path) -> No
     assert "MY_KEY" not in environment(ZOHO_KEYSTORE_KEYRING="env:MY_KEY", MY_KEY=key)
 
 
+def test_variable_of_the_key_in_another_case_is_removed_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows lists all variables in upper case."""
+    monkeypatch.setattr(platform, "IS_WINDOWS", True)
+    kept = exec_._environment(TokenRecord(), [], {"MY_KEY": "the key", "OTHER": "x"}, "env:my_key")
+    assert kept.keys() & {"MY_KEY", "OTHER"} == {"OTHER"}
+
+
 def test_variable_with_white_space_around_a_client_secret_is_removed() -> None:
     """A sign-in takes the secret from such a variable, too."""
     with closing(open_keystore()) as keystore:
@@ -110,7 +118,7 @@ def test_program_gets_its_arguments_as_they_are() -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
 def test_exit_code_is_that_of_the_program(code: int) -> None:
-    assert run_program("exec", "1", "--", "sh", "-c", f"exit {code}").returncode == code
+    assert run_program("exec", "1", "--", sys.executable, "-c", f"raise SystemExit({code})").returncode == code
 
 
 def test_signals_reach_the_program_and_end_it() -> None:

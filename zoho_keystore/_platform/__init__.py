@@ -186,6 +186,11 @@ def lock_id(status: os.stat_result) -> bytes:
     return b"%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
 
 
+def variable_name(name: str) -> str:
+    """Return the name under which ``os.environ`` lists a variable: Windows knows no lower case there."""
+    return name.upper() if IS_WINDOWS else name
+
+
 def read_available(pipe: int, length: int) -> bytes:
     """Return what a program has written to a pipe, without waiting for more."""
     if IS_WINDOWS:
