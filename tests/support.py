@@ -164,7 +164,7 @@ def run_python(*arguments: object, **variables: str) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=30 if os.name == "posix" else 120,
         env={**os.environ, **variables},
     )
 

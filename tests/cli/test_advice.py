@@ -185,7 +185,8 @@ def test_command_of_the_class_names_the_store_and_its_key(work: Path, monkeypatc
     assert unknown(store._keystore) == f"{named}--key env:KEY list"
     key = os.environ["KEY"]
     assert unknown(open_keystore("my store", key=key.encode())) == f"{named}list"
-    assert unknown(open_keystore("my store", key="command:printenv KEY")) == f"{named}--key 'command:…' list"
+    if os.name == "posix":
+        assert unknown(open_keystore("my store", key="command:printenv KEY")) == f"{named}--key 'command:…' list"
     monkeypatch.setenv("ZOHO_KEYSTORE_KEY", key)
     assert unknown(open_keystore()) == "List the ids with: zoho-keystore list"
     monkeypatch.delenv("ZOHO_KEYSTORE_KEY")

@@ -88,6 +88,7 @@ def test_cleanup_by_one_policy() -> None:
     assert ids() == ["1"]
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("stale")
 def test_cleanup_asks_first() -> None:
     done = run_program(*ALL)

@@ -121,6 +121,7 @@ def test_exit_code_is_that_of_the_program(code: int) -> None:
     assert run_program("exec", "1", "--", sys.executable, "-c", f"raise SystemExit({code})").returncode == code
 
 
+@pytest.mark.needs_signals
 def test_signals_reach_the_program_and_end_it() -> None:
     """It replaces this process; and a pipe whose reader ends it ends it."""
     assert run_program("exec", "1", "--", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
@@ -130,6 +131,7 @@ def test_signals_reach_the_program_and_end_it() -> None:
     assert not ignored & (1 << (signal.SIGPIPE - 1))
 
 
+@pytest.mark.needs_posix_shell
 def test_program_that_is_missing_is_127_and_one_that_cannot_be_run_126(work: Path) -> None:
     """As in a shell."""
     script = work / "my-script"
@@ -165,7 +167,7 @@ def test_token_lives_for_ten_minutes_at_least(zoho: FakeZoho) -> None:
     with closing(open_keystore()) as keystore:
         now_ms = keystore.now_ms()
         keystore.change("1", lambda record, _: replace(record, issued_at=1, expires_in=str(now_ms + 540_000)))
-    assert run_program("exec", "1", "--min-life", "500", "--", "true").returncode == 0
+    assert run_program("exec", "1", "--min-life", "500", "--", sys.executable, "-c", "").returncode == 0
     assert zoho.count("refresh") == 1
     assert environment()["ZOHO_ACCESS_TOKEN"] == zoho.issued[-1]
     assert zoho.count("refresh") == 2
@@ -174,9 +176,11 @@ def test_token_lives_for_ten_minutes_at_least(zoho: FakeZoho) -> None:
 def test_program_is_a_child_where_a_process_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows."""
     monkeypatch.setattr(exec_, "_REPLACES_PROCESS", False)
-    invoke("exec", "1", "--", "sh", "-c", 'test -n "$ZOHO_ACCESS_TOKEN" && exit 7', code=7)
+    code = "import os; raise SystemExit(7 if os.environ['ZOHO_ACCESS_TOKEN'] else 1)"
+    invoke("exec", "1", "--", sys.executable, "-c", code, code=7)
 
 
+@pytest.mark.needs_posix_shell
 def test_replaced_process_is_called_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, so that the way there is measured: the processes above end without their measurements."""
     seen: list[object] = []

@@ -252,6 +252,7 @@ def test_data_centre_is_shown_by_its_location(api_domain: str | None, accounts_u
     assert format_data_centre(TokenRecord(id="1", api_domain=api_domain, accounts_url=accounts_url)) == shown
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("empty")
 def test_list_fits_100_columns() -> None:
     """With ids, users and clients as long as they usually are: no cell is folded."""
@@ -384,6 +385,7 @@ def test_commands_that_ask_zoho_escape_control_characters_and_mask_secrets() -> 
     assert ["\\x1b[31mevil" in one for one in shown] == [True, True, False, True, True]
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("evil")
 def test_control_characters_are_escaped_in_prompts() -> None:
     """Delete lists the tokens before it asks, restore the ids; a line break in one does not forge a line."""

@@ -841,6 +841,7 @@ ENVIRONMENT = {"PYTHONPATH": str(TESTS)}
 COMMAND = (sys.executable, "-m", "fake_zoho")
 
 
+@pytest.mark.needs_signals
 def test_prints_what_works_and_ends_quietly_on_ctrl_c() -> None:
     command = [*COMMAND, "--token-life", "5", "--consent", "accept", "--redirect-uri", "http://localhost:1/"]
     with subprocess.Popen(
