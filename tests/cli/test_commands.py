@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
+import click
 import keyring
 import pytest
 from cryptography.fernet import Fernet
@@ -20,7 +21,7 @@ from keyrings.alt.file import PlaintextKeyring
 
 from support import Terminal, invoke, refused, run_program, run_python, usage_error, words_of
 from zoho_keystore import EncryptedFileStore, errors
-from zoho_keystore._cli import EXIT_CODES, Failure
+from zoho_keystore._cli import EXIT_CODES, Failure, main
 from zoho_keystore._fs import mounts
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import key_source
@@ -571,3 +572,11 @@ def test_completion_offers_commands_and_ids(store: Path, tmp_path: Path) -> None
     assert completions(f"show --store {tmp_path / 'none'} a") == []
     for shell in ("bash", "zsh", "fish"):
         assert "_ZOHO_KEYSTORE_COMPLETE" in run_program("", _ZOHO_KEYSTORE_COMPLETE=f"{shell}_source").stdout
+
+
+def test_arguments_are_taken_as_they_are_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, click puts variables and file names into them there."""
+    seen: list[object] = []
+    monkeypatch.setattr(click.Group, "main", lambda *_, **options: seen.append(options["windows_expand_args"]))
+    main()
+    assert seen == [False]

@@ -71,6 +71,7 @@ def test_program_gets_no_key_and_no_client_secret(ring: Path) -> None:
     assert found.keys() & variables.keys() == {"ZOHO_CLIENT_ID"}
 
 
+@pytest.mark.needs_cheap_processes
 def test_variable_of_another_key_source_is_kept(ring: Path) -> None:
     assert environment("--key", f"file:{ring}", MY_KEY="x")["MY_KEY"] == "x"
 
@@ -87,6 +88,7 @@ def test_variable_of_the_key_in_another_case_is_removed_on_windows(monkeypatch: 
     assert kept.keys() & {"MY_KEY", "OTHER"} == {"OTHER"}
 
 
+@pytest.mark.needs_cheap_processes
 def test_variable_with_white_space_around_a_client_secret_is_removed() -> None:
     """A sign-in takes the secret from such a variable, too."""
     with closing(open_keystore()) as keystore:
@@ -94,6 +96,7 @@ def test_variable_with_white_space_around_a_client_secret_is_removed() -> None:
     assert "APP_SECRET" not in environment(APP_SECRET=f"{secret}\n")
 
 
+@pytest.mark.needs_cheap_processes
 def test_unknown_expiry_and_domain_are_empty() -> None:
     with closing(open_keystore()) as keystore:
         keystore.change("1", lambda record, _: replace(record, access_token="a", expires_in=None))
@@ -101,6 +104,7 @@ def test_unknown_expiry_and_domain_are_empty() -> None:
     assert (found["ZOHO_API_DOMAIN"], found["ZOHO_TOKEN_EXPIRES_AT"]) == ("", "")
 
 
+@pytest.mark.needs_cheap_processes
 @pytest.mark.parametrize("domain", ["https://www.zohoapis.eu\0", "https://\u200b", "https://www.zohoapis.eu\nX=1"])
 def test_domain_that_cannot_be_in_a_variable_is_empty(domain: str) -> None:
     with closing(open_keystore()) as keystore:
@@ -116,6 +120,7 @@ def test_program_gets_its_arguments_as_they_are() -> None:
     assert done.stdout == f"{arguments}\n"
 
 
+@pytest.mark.needs_cheap_processes("1", "255")
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
 def test_exit_code_is_that_of_the_program(code: int) -> None:
     assert run_program("exec", "1", "--", sys.executable, "-c", f"raise SystemExit({code})").returncode == code
