@@ -148,6 +148,7 @@ def test_processes_without_leases_refresh_more_than_once(zoho: FakeZoho) -> None
     assert zoho.count("refresh") > 1
 
 
+@pytest.mark.needs_fork
 @pytest.mark.usefixtures("refreshable")
 def test_throttle_is_met_by_one_process_for_all(zoho: FakeZoho) -> None:
     zoho.delay_s = 0.3
