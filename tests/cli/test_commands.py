@@ -581,6 +581,7 @@ def test_completion_in_a_process_offers_ids(store: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "plain,1\nplain,2\n", "")
 
 
+@pytest.mark.needs_cheap_processes
 def test_completion_script_of_each_shell_asks_the_program() -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_ZOHO_KEYSTORE_COMPLETE" in run_program("", _ZOHO_KEYSTORE_COMPLETE=f"{shell}_source").stdout

@@ -76,6 +76,7 @@ def test_variable_of_another_key_source_is_kept(ring: Path) -> None:
     assert environment("--key", f"file:{ring}", MY_KEY="x")["MY_KEY"] == "x"
 
 
+@pytest.mark.needs_cheap_processes
 def test_variable_that_the_default_key_source_names_is_removed(ring: Path) -> None:
     key = next(line for line in ring.read_text().splitlines() if line and not line.startswith("#"))
     assert "MY_KEY" not in environment(ZOHO_KEYSTORE_KEYRING="env:MY_KEY", MY_KEY=key)
@@ -167,6 +168,7 @@ def test_wrong_usage_runs_nothing(zoho: FakeZoho) -> None:
     refused(14, "exec", "1", "--", "ls")
 
 
+@pytest.mark.needs_cheap_processes
 def test_token_lives_for_ten_minutes_at_least(zoho: FakeZoho) -> None:
     invoke("token")
     with closing(open_keystore()) as keystore:

@@ -480,6 +480,7 @@ def test_stdout_may_be_any_text_stream() -> None:
     Fernet(shown.getvalue().strip())
 
 
+@pytest.mark.needs_cheap_processes
 @pytest.mark.usefixtures("store")
 def test_list_does_not_import_the_sdk() -> None:
     code = (
