@@ -281,20 +281,28 @@ IGNORE_FILES: list[dict[str, str]] = [
 ]
 
 
-@pytest.mark.needs_git
-@pytest.mark.parametrize("files", IGNORE_FILES, ids=str)
-def test_diagnose_tells_as_git_whether_a_file_is_ignored(files: dict[str, str], tmp_path: Path) -> None:
-    """By the files of patterns in the work tree and the user's own."""
+#: The numbers of those with which git ignores the file.
+IGNORED = {2, 4, 5, 7, 8, 9, 11, 13, 14, 15, 16, 17, 19, 20, 22, 23, 25, 27, 29, 31, 32}
+
+
+@pytest.mark.parametrize(("number", "files"), list(enumerate(IGNORE_FILES)), ids=str)
+def test_diagnose_tells_as_git_whether_a_file_is_ignored(number: int, files: dict[str, str], tmp_path: Path) -> None:
+    """By the files of patterns in the work tree and the user's own. What git says is known, and asked where it is."""
     tree = tmp_path / "store"
     path = tree / "a" / "b" / "tokens.keystore"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"")
-    git(tree, "init", "--quiet")
+    (tree / ".git").mkdir()
+    if has_git := shutil.which("git") is not None:
+        git(tree, "init", "--quiet")
     for name, patterns in files.items():
         file = tree / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(patterns)
-    assert gitignore.is_ignored(path, tree) is (git(tree, "check-ignore", "--quiet", str(path)) == 0)
+    is_ignored = number in IGNORED
+    assert gitignore.is_ignored(path, tree) is is_ignored
+    if has_git:
+        assert is_ignored is (git(tree, "check-ignore", "--quiet", str(path)) == 0)
 
 
 def test_diagnose_is_not_slowed_down_by_a_pattern_of_many_stars(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,10 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def program(text: str) -> str:
         write_private(tmp_path / "printed", text.encode("utf-8"))
-        return "command:" + shlex.join(["cat", str(tmp_path / "printed")])
+        if os.name == "posix":
+            return "command:" + shlex.join(["cat", str(tmp_path / "printed")])
+        code = "import pathlib, sys; sys.stdout.buffer.write(pathlib.Path(sys.argv[1]).read_bytes())"
+        return "command:" + subprocess.list2cmdline([sys.executable, "-c", code, str(tmp_path / "printed")])
 
     return {"env": variable, "file": file, "keyring": entry, "command": program}
 
@@ -50,13 +54,11 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 KINDS = pytest.mark.parametrize("kind", ["env", "file", "keyring", "command"])
 
 
-@pytest.mark.needs_posix_shell("command")
 @KINDS
 def test_read_secret_of_each_source(places: dict[str, Any], kind: str) -> None:
     assert read_secret(places[kind](f" {SECRET}\n")) == SECRET
 
 
-@pytest.mark.needs_posix_shell("command")
 @KINDS
 @pytest.mark.parametrize(
     ("text", "problem"),
