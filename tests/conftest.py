@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: Whether this is a Python for Windows under Wine.
+IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+
 #: What tests need that not every system has: the marker, whether it is here, and why a test is skipped without it.
 NEEDS = {
     "needs_fork": (hasattr(os, "fork"), "processes cannot be forked here"),
@@ -28,7 +32,7 @@ NEEDS = {
     "needs_change_times": (os.name == "posix", "files have no time of their last change that stat gives here"),
     "needs_git": (shutil.which("git") is not None, "git is not installed here"),
     "needs_windows": (os.name == "nt", "this is not Windows"),
-    "needs_cheap_processes": (os.name == "posix", "a process takes seconds to import the SDK here"),
+    "needs_cheap_processes": (not IS_WINE, "a process takes a second to start here, under Wine"),
     "needs_posix_shell": (os.name == "posix", "there are no POSIX paths, programs and shells here"),
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,6 +143,14 @@ def usage_error(*arguments: object) -> str:
     return result.stderr
 
 
+def words_of(command: str) -> list[str]:
+    """Return the words of a command as the user's shell reads them: a POSIX one, or PowerShell."""
+    if os.name == "posix":
+        return shlex.split(command)
+    words = re.findall(r"'(?:[^']|'')*'|;|[^\s;']+", command)
+    return [word[1:-1].replace("''", "'") if word.startswith("'") else word for word in words]
+
+
 def run_program(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the program as a process, without a terminal."""
     return run_python("-m", "zoho_keystore", *arguments, **variables)
@@ -154,7 +164,7 @@ def run_python(*arguments: object, **variables: str) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=30 if os.name == "posix" else 120,
         env={**os.environ, **variables},
     )
 

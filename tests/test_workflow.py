@@ -37,6 +37,14 @@ def test_workflow_covers_each_system_and_version_of_the_classifiers() -> None:
     assert set(re.findall(r'python-version: "([\d.]+)"', TEXT)) <= set(classified)
 
 
+def test_checkout_on_windows_has_the_line_ends_of_the_repository() -> None:
+    """Bash does not run scripts with CRLF, which git makes there by default."""
+    attributes = (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    assert "* -text" in attributes.splitlines()
+    for name in ("_venv.sh", "test"):
+        assert b"\r" not in (ROOT / "scripts" / name).read_bytes()
+
+
 def test_workflow_pins_actions_by_commit_and_may_only_read() -> None:
     actions = re.findall(r"uses: (.+)$", TEXT, re.MULTILINE)
     assert actions

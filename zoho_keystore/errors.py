@@ -216,6 +216,8 @@ _NEXT_STEPS: Final = {
     errno.ENOLCK: "The file server gives no locks: start its lock service, or keep the store on a local disk",
     errno.ENOSYS: _UNSUPPORTED,
     errno.EOPNOTSUPP: _UNSUPPORTED,
+    # On macOS, these are two errors.
+    errno.ENOTSUP: _UNSUPPORTED,
 }
 
 

@@ -60,6 +60,7 @@ def lines(text: str) -> Sequence[str]:
     return [line.rstrip() for line in text.splitlines()]
 
 
+@pytest.mark.needs_cheap_processes
 @pytest.mark.usefixtures("stale")
 def test_cleanup_shows_the_table_and_deletes(zoho: FakeZoho) -> None:
     done = run_program(*ALL, "--yes")
@@ -88,6 +89,7 @@ def test_cleanup_by_one_policy() -> None:
     assert ids() == ["1"]
 
 
+@pytest.mark.needs_pty
 @pytest.mark.usefixtures("stale")
 def test_cleanup_asks_first() -> None:
     done = run_program(*ALL)

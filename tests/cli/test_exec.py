@@ -14,6 +14,7 @@ import pytest
 
 from fake_zoho import FakeZoho, Fault
 from support import invoke, refused, run_program, usage_error
+from zoho_keystore import _platform as platform
 from zoho_keystore._cli import exec_
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
@@ -70,15 +71,25 @@ def test_program_gets_no_key_and_no_client_secret(ring: Path) -> None:
     assert found.keys() & variables.keys() == {"ZOHO_CLIENT_ID"}
 
 
+@pytest.mark.needs_cheap_processes
 def test_variable_of_another_key_source_is_kept(ring: Path) -> None:
     assert environment("--key", f"file:{ring}", MY_KEY="x")["MY_KEY"] == "x"
 
 
+@pytest.mark.needs_cheap_processes
 def test_variable_that_the_default_key_source_names_is_removed(ring: Path) -> None:
     key = next(line for line in ring.read_text().splitlines() if line and not line.startswith("#"))
     assert "MY_KEY" not in environment(ZOHO_KEYSTORE_KEYRING="env:MY_KEY", MY_KEY=key)
 
 
+def test_variable_of_the_key_in_another_case_is_removed_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows lists all variables in upper case."""
+    monkeypatch.setattr(platform, "IS_WINDOWS", True)
+    kept = exec_._environment(TokenRecord(), [], {"MY_KEY": "the key", "OTHER": "x"}, "env:my_key")
+    assert kept.keys() & {"MY_KEY", "OTHER"} == {"OTHER"}
+
+
+@pytest.mark.needs_cheap_processes
 def test_variable_with_white_space_around_a_client_secret_is_removed() -> None:
     """A sign-in takes the secret from such a variable, too."""
     with closing(open_keystore()) as keystore:
@@ -86,6 +97,7 @@ def test_variable_with_white_space_around_a_client_secret_is_removed() -> None:
     assert "APP_SECRET" not in environment(APP_SECRET=f"{secret}\n")
 
 
+@pytest.mark.needs_cheap_processes
 def test_unknown_expiry_and_domain_are_empty() -> None:
     with closing(open_keystore()) as keystore:
         keystore.change("1", lambda record, _: replace(record, access_token="a", expires_in=None))
@@ -93,6 +105,7 @@ def test_unknown_expiry_and_domain_are_empty() -> None:
     assert (found["ZOHO_API_DOMAIN"], found["ZOHO_TOKEN_EXPIRES_AT"]) == ("", "")
 
 
+@pytest.mark.needs_cheap_processes
 @pytest.mark.parametrize("domain", ["https://www.zohoapis.eu\0", "https://\u200b", "https://www.zohoapis.eu\nX=1"])
 def test_domain_that_cannot_be_in_a_variable_is_empty(domain: str) -> None:
     with closing(open_keystore()) as keystore:
@@ -108,11 +121,13 @@ def test_program_gets_its_arguments_as_they_are() -> None:
     assert done.stdout == f"{arguments}\n"
 
 
+@pytest.mark.needs_cheap_processes("1", "255")
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
 def test_exit_code_is_that_of_the_program(code: int) -> None:
-    assert run_program("exec", "1", "--", "sh", "-c", f"exit {code}").returncode == code
+    assert run_program("exec", "1", "--", sys.executable, "-c", f"raise SystemExit({code})").returncode == code
 
 
+@pytest.mark.needs_signals
 def test_signals_reach_the_program_and_end_it() -> None:
     """It replaces this process; and a pipe whose reader ends it ends it."""
     assert run_program("exec", "1", "--", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
@@ -122,6 +137,7 @@ def test_signals_reach_the_program_and_end_it() -> None:
     assert not ignored & (1 << (signal.SIGPIPE - 1))
 
 
+@pytest.mark.needs_posix_shell
 def test_program_that_is_missing_is_127_and_one_that_cannot_be_run_126(work: Path) -> None:
     """As in a shell."""
     script = work / "my-script"
@@ -152,12 +168,13 @@ def test_wrong_usage_runs_nothing(zoho: FakeZoho) -> None:
     refused(14, "exec", "1", "--", "ls")
 
 
+@pytest.mark.needs_cheap_processes
 def test_token_lives_for_ten_minutes_at_least(zoho: FakeZoho) -> None:
     invoke("token")
     with closing(open_keystore()) as keystore:
         now_ms = keystore.now_ms()
         keystore.change("1", lambda record, _: replace(record, issued_at=1, expires_in=str(now_ms + 540_000)))
-    assert run_program("exec", "1", "--min-life", "500", "--", "true").returncode == 0
+    assert run_program("exec", "1", "--min-life", "500", "--", sys.executable, "-c", "").returncode == 0
     assert zoho.count("refresh") == 1
     assert environment()["ZOHO_ACCESS_TOKEN"] == zoho.issued[-1]
     assert zoho.count("refresh") == 2
@@ -166,9 +183,11 @@ def test_token_lives_for_ten_minutes_at_least(zoho: FakeZoho) -> None:
 def test_program_is_a_child_where_a_process_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows."""
     monkeypatch.setattr(exec_, "_REPLACES_PROCESS", False)
-    invoke("exec", "1", "--", "sh", "-c", 'test -n "$ZOHO_ACCESS_TOKEN" && exit 7', code=7)
+    code = "import os; raise SystemExit(7 if os.environ['ZOHO_ACCESS_TOKEN'] else 1)"
+    invoke("exec", "1", "--", sys.executable, "-c", code, code=7)
 
 
+@pytest.mark.needs_posix_shell
 def test_replaced_process_is_called_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, so that the way there is measured: the processes above end without their measurements."""
     seen: list[object] = []

@@ -303,6 +303,7 @@ def test_export_removes_what_a_killed_export_has_left(
     assert "Give another name" in refused(6, "export", "plain.txt", "--plaintext")
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 def test_export_into_a_shared_directory_is_refused_and_leaves_its_mode(work: Path) -> None:
     (work / "shared").mkdir()

@@ -381,11 +381,9 @@ def test_login_proves_the_store_writable_before_a_code_is_spent(
     scene: Scene, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a save finds a full disk."""
-    monkeypatch.setattr(os, "write", failing(28))
-    assert "no space left" in scene.refused(6)
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_DATA_HOME", str(empty.parents[1]))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(empty.parents[2] / "config"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", failing(28))
+        assert "no space left" in scene.refused(6)
     empty.write_bytes(b"damaged")
     scene.refused(4)
     assert scene.zoho.requests == []
@@ -606,6 +604,7 @@ def test_login_leaves_no_secret_in_output_logs_and_files(
     assert not [text for text in (caplog.text, *files) if state in text]
 
 
+@pytest.mark.needs_posix_shell
 def test_login_process_starts_the_browser_of_the_variable(scene: Scene, work: Path) -> None:
     """It cannot print into the output, and its page is served although the process ends."""
     script = work / "browser"
@@ -622,6 +621,7 @@ def test_login_process_starts_the_browser_of_the_variable(scene: Scene, work: Pa
     assert_no_secret(scene, done.stderr)
 
 
+@pytest.mark.needs_pty
 def test_login_process_with_terminal_asks_for_the_client_and_takes_a_pasted_address(scene: Scene) -> None:
     """The secret is not shown."""
     no_browser = {"BROWSER": "", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
@@ -653,6 +653,7 @@ def callback_of(url: str) -> str:
     raise AssertionError(url)
 
 
+@pytest.mark.needs_pty
 def test_login_process_with_terminal_asks_for_the_code(scene: Scene) -> None:
     """It is not shown, and a client may have no secret."""
     client = scene.zoho.new_client("self", redirect_uris=(), needs_secret=False)

@@ -66,6 +66,7 @@ def test_revoke_names_the_records_that_share_the_refresh_token(zoho: FakeZoho) -
     assert (len(zoho.revoked), ids()) == (1, ["3"])
 
 
+@pytest.mark.needs_pty
 def test_revoke_asks_first(zoho: FakeZoho) -> None:
     done = run_program("revoke", "1")
     assert (done.returncode, ids(), zoho.count("revoke")) == (2, ["1"], 0)

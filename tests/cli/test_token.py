@@ -130,6 +130,7 @@ settings.open_keystore = partial(settings.open_keystore, refresh_wait=0)
 """
 
 
+@pytest.mark.needs_fork
 @pytest.mark.usefixtures("refreshable")
 def test_processes_that_ask_at_once_share_one_refresh(zoho: FakeZoho) -> None:
     zoho.delay_s = 0.3
@@ -138,6 +139,7 @@ def test_processes_that_ask_at_once_share_one_refresh(zoho: FakeZoho) -> None:
     assert zoho.count("refresh") == 1
 
 
+@pytest.mark.needs_fork
 @pytest.mark.usefixtures("refreshable")
 def test_processes_without_leases_refresh_more_than_once(zoho: FakeZoho) -> None:
     """So the test above can fail."""
@@ -146,6 +148,7 @@ def test_processes_without_leases_refresh_more_than_once(zoho: FakeZoho) -> None
     assert zoho.count("refresh") > 1
 
 
+@pytest.mark.needs_fork
 @pytest.mark.usefixtures("refreshable")
 def test_throttle_is_met_by_one_process_for_all(zoho: FakeZoho) -> None:
     zoho.delay_s = 0.3

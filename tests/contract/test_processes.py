@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.needs_cheap_processes
 def test_processes_that_save_at_once_lose_nothing(tmp_path: Path) -> None:
     done = race(tmp_path, writers=3, saves=10, readers=1)
     assert done.saves == 30
     assert done.reads > 0
 
 
+@pytest.mark.needs_cheap_processes
 def test_killed_writers_lose_no_acknowledged_save(tmp_path: Path) -> None:
     assert kill(tmp_path, kills=3).saves >= 3
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_WITHOUT_AN_ENGINE = "test_canary_is_known"
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
     """Give a directory in memory, where there is such a place: the disk may be busy. It has to be empty in the end."""
@@ -23,7 +26,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder: the engines run in forks."""
+    """Mark the tests of this folder that run an engine: it does so in forks."""
     for item in items:
-        if item.path.parent == Path(__file__).parent:
+        if item.path.parent == Path(__file__).parent and not item.name.startswith(_WITHOUT_AN_ENGINE):
             item.add_marker("needs_fork")

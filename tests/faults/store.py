@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.fernet import Fernet, InvalidToken
 
 from zoho_keystore._open import open_keystore
+from zoho_keystore._platform import retried
 from zoho_keystore._records import TokenRecord
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Store:
             StoreProblem: It is damaged.
         """
         try:
-            sealed = self.path.read_bytes()
+            # On Windows, a file that is just being replaced cannot be opened.
+            sealed = retried(self.path.read_bytes, self.path)
         except FileNotFoundError:
             return None
         try:

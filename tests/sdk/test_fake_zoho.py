@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
@@ -823,7 +824,8 @@ def test_end_cuts_kept_waiting_and_hanging_connections() -> None:
     kept.close()
     with pytest.raises(ConnectionRefusedError):
         ask(zoho.url + "/nowhere")
-    assert time.monotonic() - began < 5
+    # Windows tries for seconds before it says that a connection is refused.
+    assert time.monotonic() - began < (5 if os.name == "posix" else 30)
 
 
 def test_serves_again_with_what_it_knows() -> None:
@@ -841,6 +843,7 @@ ENVIRONMENT = {"PYTHONPATH": str(TESTS)}
 COMMAND = (sys.executable, "-m", "fake_zoho")
 
 
+@pytest.mark.needs_signals
 def test_prints_what_works_and_ends_quietly_on_ctrl_c() -> None:
     command = [*COMMAND, "--token-life", "5", "--consent", "accept", "--redirect-uri", "http://localhost:1/"]
     with subprocess.Popen(
@@ -867,6 +870,7 @@ def test_stops_by_itself() -> None:
     assert (len(ran.stdout.splitlines()), ran.stderr) == (5, "")
 
 
+@pytest.mark.needs_cheap_processes("seconds", "delay", "65536")
 @pytest.mark.parametrize("option", ["--seconds=-1", "--delay=nan", "--port=65536", "--port={}"])
 def test_wrong_option_or_taken_port_is_explained(zoho: FakeZoho, option: str) -> None:
     command = [*COMMAND, option.format(urlsplit(zoho.url).port)]

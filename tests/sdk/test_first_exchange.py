@@ -112,6 +112,7 @@ def test_first_run_after_a_failed_exchange_succeeds(zoho: FakeZoho, tmp_path: Pa
     assert max(outcome.lasted_s for outcome in outcomes) < 3 + 2
 
 
+@pytest.mark.needs_fork
 def test_first_run_does_not_spend_the_grant_where_nothing_can_be_saved(zoho: FakeZoho, tmp_path: Path) -> None:
     """The SDK swallows the error of a save: the program would run on, with a refresh token that is lost."""
     setting = Setting(OURS, tmp_path / "t", Fernet.generate_key(), zoho.url, first_token=credentials(zoho, "grant"))

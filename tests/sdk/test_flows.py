@@ -222,6 +222,7 @@ def test_switch_user_fails_with_filestores_tokens(zoho: FakeZoho, tmp_path: Path
         Initializer.switch_user(environment(zoho), file_store.get_tokens()[0])
 
 
+@pytest.mark.needs_cheap_processes
 def test_second_process_finds_the_token_without_a_request(
     zoho: FakeZoho, store_path: Path, key: bytes, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def in_greenlets(library: str, when: str, setting: Setting, refresh_wait: float 
     return seen
 
 
+@pytest.mark.needs_cheap_processes
 @pytest.mark.filterwarnings("ignore")  # The libraries warn at import that they are deprecated.
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
@@ -135,6 +136,7 @@ class Gunicorn:
         self.process.communicate(timeout=30)
 
 
+@pytest.mark.needs_fork
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("worker", ["gevent", "gthread"])
 @pytest.mark.parametrize("refresh_wait", [10.0, 0.0], ids=["leases", "no leases"])

@@ -317,6 +317,7 @@ def test_mysql_view_that_writes_when_it_is_read_is_refused(server: Server) -> No
         assert cursor.fetchall() == []
 
 
+@pytest.mark.needs_pty
 def test_mysql_import_by_the_program_asks_for_the_password(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second import changes nothing, and a wrong password is one line."""
     invoke("init")

@@ -180,6 +180,7 @@ def test_backup_into_a_shared_directory_is_refused_and_leaves_its_mode(store_pat
     assert os.listdir(shared) == []
 
 
+@pytest.mark.needs_modes
 @pytest.mark.usefixtures("store")
 def test_inspect_fails_where_a_save_would(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the constructor does: a monitor has to tell before a refresh token is lost."""

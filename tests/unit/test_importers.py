@@ -349,6 +349,7 @@ def test_filestore_file_that_was_cut_off_yields_whole_tokens_or_none(cut: int) -
 # --- The kind of a source, and other keystores ----------------------------------------------------------------------
 
 
+@pytest.mark.needs_special_files
 def test_read_refuses_a_missing_file_a_directory_and_a_fifo(source: Path) -> None:
     """It does not wait for a writer of the FIFO."""
     assert refused(source).startswith(f"{source}: the file cannot be read: no such file or directory. ")

@@ -65,6 +65,7 @@ def test_key_source_of_other_type_is_refused(argument: Any) -> None:
     assert_hides(text, NEW)
 
 
+@pytest.mark.needs_posix_shell("command:cat ")
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [

@@ -216,6 +216,7 @@ def test_lock_file_is_private_and_stays(lock: StoreLock, directory: Path) -> Non
 # --- Excluding threads and processes ---
 
 
+@pytest.mark.needs_proc
 def test_lock_held_by_other_thread_times_out(lock: StoreLock) -> None:
     """The lock of the file alone excludes threads, because each hold opens the file anew."""
     with held_in_thread(lock) as release:
@@ -245,6 +246,7 @@ def test_lock_held_by_other_process_times_out(lock: StoreLock, directory: Path) 
     assert "Do not delete the file" in caught.value.advice
 
 
+@pytest.mark.needs_proc
 def test_lock_timeout_without_proc_names_no_pid(monkeypatch: pytest.MonkeyPatch, lock: StoreLock) -> None:
     monkeypatch.setattr(lock_module, "open", failing(errno.ENOENT), raising=False)
     with lock.held(), pytest.raises(LockTimeoutError, match="held by another process; nothing was saved"):
@@ -405,6 +407,7 @@ def test_lock_file_replaced_while_held_is_noticed(lock: StoreLock, replacement: 
     assert caught.value.path == lock.path
 
 
+@pytest.mark.needs_special_files
 @pytest.mark.parametrize("replacement", ["none", "file"])
 def test_lock_file_replaced_while_waiting_is_not_taken(
     monkeypatch: pytest.MonkeyPatch, lock: StoreLock, replacement: str

@@ -319,6 +319,7 @@ def test_listener_ignores_nonsense_and_a_browser_that_has_gone(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.needs_proc
 def test_listener_is_reached_only_by_loopback(served: Listener[Callback]) -> None:
     addresses = {
         line.split()[1]
@@ -329,6 +330,10 @@ def test_listener_is_reached_only_by_loopback(served: Listener[Callback]) -> Non
     assert {address.partition(":")[0] for address in addresses} == {"0100007F", "0" * 24 + "01000000"}
 
 
+#: What the system says of a port that another program has; Windows has several texts.
+TAKEN = "address already in use" if os.name == "posix" else ""
+
+
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_listener_on_taken_port_names_it(port: int, family: socket.AddressFamily, host: str) -> None:
     """Also on the second address alone; and it leaves the first one free."""
@@ -336,7 +341,7 @@ def test_listener_on_taken_port_names_it(port: int, family: socket.AddressFamily
     with socket.socket(family) as other:
         other.bind((host, port))
         other.listen()
-        with pytest.raises(ConfigurationError, match=f"cannot listen on port {port} of {host}: address already in use"):
+        with pytest.raises(ConfigurationError, match=f"cannot listen on port {port} of {host}: {TAKEN}"):
             server.listening().__enter__()
     with server.listening():
         pass
@@ -500,6 +505,7 @@ def called(tmp_path: Path) -> list[str]:
     return [os.path.basename(arguments[0]), *arguments[1:]]
 
 
+@pytest.mark.needs_posix_shell
 @pytest.mark.parametrize(
     ("variable", "expected"),
     [
@@ -526,6 +532,7 @@ def test_open_browser_obeys_the_variable(  # noqa: PLR0917 - pytest passes by na
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.needs_posix_shell
 @pytest.mark.parametrize("display", ["DISPLAY", "WAYLAND_DISPLAY"])
 def test_open_browser_with_display_asks_the_desktop(
     programs: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, display: str
@@ -540,6 +547,7 @@ def test_open_browser_with_display_asks_the_desktop(
     assert called(tmp_path) == ["xdg-open", "https://u"]
 
 
+@pytest.mark.needs_posix_shell
 def test_open_browser_starts_no_text_browser(
     programs: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,6 +561,7 @@ def test_open_browser_starts_no_text_browser(
     assert not (tmp_path / "called").exists()
 
 
+@pytest.mark.needs_posix_shell
 def test_open_browser_on_a_mac_uses_open(
     programs: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -562,6 +571,7 @@ def test_open_browser_on_a_mac_uses_open(
     assert called(tmp_path) == ["open", "https://u"]
 
 
+@pytest.mark.needs_posix_shell
 def test_open_browser_on_windows_uses_the_handler_of_urls(
     programs: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

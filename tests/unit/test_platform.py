@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from support import failing
+from support import failing, run_python
 from zoho_keystore import _platform as platform
 from zoho_keystore import open_keystore
 from zoho_keystore._cli import main
@@ -26,10 +26,11 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import default_key_ring, default_store, is_same_file, real_path
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._leases import LEASE_MS, Lease, Owner
+from zoho_keystore._oauth.listener import Listener
 from zoho_keystore._operations import doctor
 from zoho_keystore._operations.setup import init
 from zoho_keystore._storage import freshness
-from zoho_keystore.errors import ConfigurationError, LockTimeoutError, UnsafeFileError
+from zoho_keystore.errors import ConfigurationError, LockTimeoutError, StoreFileError, UnsafeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +111,7 @@ def test_replace_gives_up_after_four_seconds(windows: SimpleNamespace, tmp_path:
     assert max(clock.slept) <= 0.1
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOENT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOENT, errno.EIO, errno.EPERM])
 def test_other_errors_are_not_retried(windows: SimpleNamespace, tmp_path: Path, clock: FakeClock, number: int) -> None:
     windows.replace = failing(number)
     with Directory.opened(tmp_path) as directory, pytest.raises(OSError, match=os.strerror(number)):
@@ -185,6 +186,36 @@ def test_directory_in_place_of_a_file_is_said_to_be_one(monkeypatch: pytest.Monk
         private_file.read_prefix(tmp_path, 3)
     with pytest.raises(PermissionError):
         private_file.read_prefix(tmp_path / "file", 3)
+
+
+@pytest.mark.usefixtures("windows")
+def test_directory_in_place_of_a_lock_file_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, store_path: Path, key: bytes, clock: FakeClock
+) -> None:
+    store_path.with_name(f".{store_path.name}.lock").mkdir()
+    really_open = os.open
+
+    def opened(path: Any, *args: Any, **options: Any) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return really_open(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(StoreFileError, match="There is a directory where a file should be"):
+        open_keystore(store_path, key=key)
+    assert not clock.slept
+
+
+def test_port_is_reserved_on_windows_alone(monkeypatch: pytest.MonkeyPatch, windows: SimpleNamespace) -> None:
+    """There, a program that listens on the same port would get the callback of a sign-in."""
+    reserved: list[object] = []
+    windows.reserve_port = reserved.append
+    listener: Listener[str] = Listener(0, "/callback", str)
+    with listener.listening():
+        assert len(reserved) == 2
+    monkeypatch.setattr(platform, "IS_WINDOWS", False)
+    with listener.listening():
+        assert len(reserved) == 2
 
 
 # --- Files and directories of the owner ---
@@ -410,6 +441,19 @@ def test_functions_of_windows_are_imported_on_windows_alone() -> None:
 # --- Systems without /proc ---
 
 
+def test_unsupported_call_on_macos_has_advice_that_fits() -> None:
+    """Linux has one number for ENOTSUP and EOPNOTSUPP; file systems without hard links or locks give ENOTSUP."""
+    done = run_python(
+        "-c",
+        "import errno; errno.ENOTSUP, errno.EOPNOTSUPP = 45, 102\n"
+        "from zoho_keystore._fs.atomic import _NO_LINKS\n"
+        "from zoho_keystore.errors import storage_error\n"
+        "assert {45, 102} <= _NO_LINKS\n"
+        "for number in 45, 102: print(storage_error(OSError(number, 'x'), 'it failed', None).advice)",
+    )
+    assert done.stdout.count("keep the store on a local disk") == 2, done.stderr
+
+
 def test_lease_without_proc_ends_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """MacOS and Windows do not tell whether a process lives, so it counts as alive until its lease is over."""
     monkeypatch.setattr(platform, "HAS_PROC", False)
@@ -472,7 +516,8 @@ def test_output_of_a_program_on_windows_is_read_as_far_as_it_is_there(windows: S
 def test_file_under_another_name_is_the_same(tmp_path: Path) -> None:
     """As on the file systems of macOS and Windows, where ``--remove-source`` would delete the store itself."""
     (tmp_path / "store").touch()
-    os.link(tmp_path / "store", tmp_path / "STORE")
+    if not (tmp_path / "STORE").exists():
+        os.link(tmp_path / "store", tmp_path / "STORE")
     assert is_same_file(tmp_path / "store", tmp_path / "STORE")
     assert is_same_file(tmp_path / "missing", tmp_path / "missing")
     assert not is_same_file(tmp_path / "store", tmp_path / "missing")

@@ -570,6 +570,7 @@ def script(*arguments: object) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.needs_cheap_processes
 @pytest.mark.usefixtures("store")
 def test_script_reports_fingerprints(store_path: Path, ring: Path, spec: str) -> None:
     """And nothing with ``--quiet``, for cron."""

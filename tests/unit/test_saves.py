@@ -574,7 +574,7 @@ class TestExchanges:
         keystore = open_keystore(store_path, key=key)
         wanted = TokenRecord(client_id="c", client_secret="s", grant_token="g1")
         with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", failing(errno.ENOSPC))
+            patch.setattr("zoho_keystore._platform.replace", failing(errno.ENOSPC))
             with pytest.raises(StoreFileError, match="nothing was saved: no space left"):
                 keystore.find_for_use(wanted)
             assert keystore.find_for_use(replace(wanted, refresh_token="r1")) is None

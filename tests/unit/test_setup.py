@@ -95,6 +95,7 @@ def test_missing_key_of_an_existing_store_is_told_apart(store_path: Path, key: b
             opens(store_path, key=spec)
 
 
+@pytest.mark.needs_modes
 def test_missing_key_of_a_store_of_another_user_names_the_owner(
     store_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import pytest
 from support import run_program
 from zoho_keystore import _platform as platform
 from zoho_keystore import open_keystore
+from zoho_keystore._oauth.listener import Listener
 from zoho_keystore._operations.doctor import diagnose
 from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
+from zoho_keystore.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,6 +87,18 @@ def test_nul_is_no_console_and_an_empty_pipe_has_nothing(windows: Any) -> None:
     os.close(write)
     assert platform.read_available(read, 10) == b""
     os.close(read)
+
+
+def test_port_of_another_program_is_not_listened_on() -> None:
+    """By default, Windows lets two programs listen on a port, if one of them asks for that."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listener: Listener[str] = Listener(other.getsockname()[1], "/callback", str)
+        with pytest.raises(ConfigurationError, match="cannot listen on port"), listener.listening():
+            pass
+    with listener.listening(), socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(PermissionError):
+            other.bind(("127.0.0.1", listener.port))
 
 
 def test_program_without_a_terminal_does_not_wait_for_an_answer(tmp_path: Path) -> None:

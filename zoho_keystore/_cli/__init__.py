@@ -112,6 +112,8 @@ class Program(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the program; report output that cannot be written in one line."""
+        # On Windows, click would put variables and file names into arguments, such as those of the program of exec.
+        options.setdefault("windows_expand_args", False)
         try:
             return super().main(*args, **options)
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._access import MAX_MIN_LIFE_S, fresh_record
 from zoho_keystore._cli.output import escape
 from zoho_keystore._cli.settings import Settings, complete_ids, pass_settings
@@ -78,7 +79,7 @@ def _environment(
     record: TokenRecord, records: Iterable[TokenRecord], base: Mapping[str, str], key: str | None
 ) -> dict[str, str]:
     scheme, rest = split_spec(base.get(RING_VARIABLE, "") if key is None else key)
-    key_name = rest if scheme == "env" else None
+    key_name = platform.variable_name(rest) if scheme == "env" else None
     # A script may have them under any name.
     secrets = {value for one in records for value in (one.client_secret, one.refresh_token) if value}
     kept = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,7 @@ from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._importers import read
 from zoho_keystore._open import open_keystore, open_memory_keystore
-from zoho_keystore._platform import is_terminal
+from zoho_keystore._platform import is_terminal, retried
 from zoho_keystore._saving import ImportResult
 from zoho_keystore._text import count
 from zoho_keystore.errors import ImportSourceError, storage_error
@@ -188,7 +189,7 @@ def _remove(found: ImportSource, path: Path, from_key: str | None) -> list[Path]
     files = found.files
     for file in files:
         try:
-            os.unlink(file)
+            retried(partial(os.unlink, file), file)
         except OSError as error:
             raise storage_error(error, "its tokens are stored, but the source cannot be deleted", file) from error
     return files

@@ -78,7 +78,7 @@ class Directory:
 
     def open(self, name: str, flags: int) -> int:
         """Open a file and return its descriptor."""
-        return platform.retried(lambda: os.open(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self.fd))
+        return platform.open_file(self._at(name), flags, permissions.PRIVATE_FILE, dir_fd=self.fd)
 
     def create(self, name: str, *, like: str) -> OwnedFd:
         """Create a file of mode 0600, whatever the umask, and open it for reading and writing.
@@ -131,11 +131,12 @@ class Directory:
 
     def unlink(self, name: str) -> None:
         """Remove a file."""
-        platform.retried(lambda: os.unlink(self._at(name), dir_fd=self.fd))
+        platform.retried(lambda: os.unlink(self._at(name), dir_fd=self.fd), self._at(name))
 
     def link(self, name: str, new_name: str) -> None:
         """Give a file a second name; FileExistsError if that is taken."""
-        platform.retried(lambda: os.link(self._at(name), self._at(new_name), src_dir_fd=self.fd, dst_dir_fd=self.fd))
+        old, new = self._at(name), self._at(new_name)
+        platform.retried(lambda: os.link(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd), old)
 
     def replace(self, name: str, new_name: str) -> None:
         """Rename a file over another one atomically."""

@@ -95,11 +95,9 @@ def read_prefix(path: Path, length: int) -> PrivateFile:
 
 def _opened(path: Path, *, patience_s: float = platform.SHARING_RETRY_S) -> int:
     try:
-        return platform.retried(lambda: os.open(path, permissions.READ_FLAGS), patience_s=patience_s)
-    except PermissionError:
-        # Windows opens no directory, and says nothing more of it.
-        if platform.IS_WINDOWS:
-            permissions.require_regular(os.stat(path), path)
+        return platform.open_file(path, permissions.READ_FLAGS, patience_s=patience_s)
+    except IsADirectoryError:
+        permissions.require_regular(os.stat(path), path)
         raise
 
 

@@ -207,7 +207,8 @@ def require_redirect_uri(uri: str) -> None:
 def open_browser(url: str) -> bool:
     """Start the user's browser; return False where there is none, or only one that takes the terminal.
 
-    The variable ``BROWSER`` names the browser, or several, separated by colons, of which the first that starts is used.
+    The variable ``BROWSER`` names the browser, or several, separated by colons (on Windows by semicolons), of which the
+    first that starts is used.
     """
     for command in _browser_commands(url):
         if os.path.basename(command[0]) in _TEXT_BROWSERS:

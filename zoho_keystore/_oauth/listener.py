@@ -12,6 +12,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from zoho_keystore import _platform as platform
 from zoho_keystore._oauth.data_centres import LOOPBACK_HOSTS
 from zoho_keystore.errors import ConfigurationError
 
@@ -126,6 +127,8 @@ class Listener(Generic[_T]):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    # On Windows, this would listen on a port that another program has.
+    allow_reuse_address = not platform.IS_WINDOWS
 
     def __init__(self, family: socket.AddressFamily, host: str, listener: Listener[Any]) -> None:
         self.address_family = family
@@ -133,6 +136,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, listener.port), _Handler)
 
     def server_bind(self) -> None:
+        platform.reserve_port(self.socket)
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # Without HTTPServer's look-up of this machine's name, which hangs where no name server answers.

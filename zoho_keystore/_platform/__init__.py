@@ -13,6 +13,7 @@ a durable content      ``fsync``; on macOS ``F_FULLFSYNC``             ``FlushFi
 ``st_ctime``           the change of the status                        not comparable: :func:`changed_ns`
 processes              /proc of Linux tells who lives and who locks    not known, nor on macOS: leases end by time
 a closed pipe          EPIPE                                           EINVAL as well: :func:`is_closed_pipe`
+a port that is taken   cannot be listened on                           can, unless reserved: :func:`reserve_port`
 no terminal            ``isatty`` is False                             ``isatty`` is True for NUL: :func:`is_terminal`
 the user's shell       POSIX quoting                                   PowerShell's: :func:`quote`
 a command line         split as a shell splits it                      by the rules of the C runtime: :func:`split`
@@ -33,6 +34,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
     from pathlib import Path
     from typing import TextIO
@@ -64,19 +66,29 @@ def _windows() -> Any:
 # --- Files ---
 
 
-def retried(call: Callable[[], _T], *, patience_s: float = SHARING_RETRY_S) -> _T:
-    """Return what a call returns. On Windows, repeat it for ``patience_s`` while another process has the file open.
+def retried(call: Callable[[], _T], path: str | os.PathLike[str], *, patience_s: float = SHARING_RETRY_S) -> _T:
+    """Return what a call returns. On Windows, repeat it while another process has a file open.
 
     There, a file that is open cannot be replaced or removed, and one that is just being replaced cannot be opened.
     Copying over it, or deleting it first, could lose it in a crash.
+
+    Args:
+        call: The call.
+        path: The file that may be in use.
+        patience_s: For how long to repeat the call, in seconds.
+
+    Raises:
+        IsADirectoryError: There is a directory instead; Windows says that the permission is denied.
     """
     deadline_s = time.monotonic() + patience_s
     while True:
         try:
             return call()
-        except PermissionError:
-            if not IS_WINDOWS or time.monotonic() >= deadline_s:
+        except PermissionError as error:
+            if not IS_WINDOWS or error.errno != errno.EACCES or time.monotonic() >= deadline_s:
                 raise
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
         # Of any length: two processes in step would meet each time.
         time.sleep(_SHARING_PAUSE_S * random.random())  # noqa: S311 - not a secret
 
@@ -90,9 +102,21 @@ def give_way_to_writers() -> None:
 def replace(source: str, target: str, dir_fd: int | None) -> None:
     """Rename a file over another one atomically; on Windows the rename is on the disk afterwards."""
     if IS_WINDOWS:
-        retried(lambda: _windows().replace(source, target))
+        retried(lambda: _windows().replace(source, target), target)
     else:
         os.replace(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def open_file(
+    path: str | os.PathLike[str],
+    flags: int,
+    mode: int = 0,
+    *,
+    dir_fd: int | None = None,
+    patience_s: float = SHARING_RETRY_S,
+) -> int:
+    """Open a file, and return its descriptor; on Windows as :func:`retried`, which opens no directory."""
+    return retried(lambda: os.open(path, flags, mode, dir_fd=dir_fd), path, patience_s=patience_s)
 
 
 def create_file(path: str, flags: int, mode: int, dir_fd: int | None) -> int:
@@ -162,6 +186,11 @@ def lock_id(status: os.stat_result) -> bytes:
     return b"%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
 
 
+def variable_name(name: str) -> str:
+    """Return the name under which ``os.environ`` lists a variable: Windows knows no lower case there."""
+    return name.upper() if IS_WINDOWS else name
+
+
 def read_available(pipe: int, length: int) -> bytes:
     """Return what a program has written to a pipe, without waiting for more."""
     if IS_WINDOWS:
@@ -172,6 +201,18 @@ def read_available(pipe: int, length: int) -> bytes:
         return os.read(pipe, length)
     except BlockingIOError:
         return b""
+
+
+# --- Networks ---
+
+
+def reserve_port(server: socket.socket) -> None:
+    """Keep other programs off the port that a socket is to listen on.
+
+    By default, Windows lets any other program listen on the same port, and get what is sent there. POSIX does not.
+    """
+    if IS_WINDOWS:
+        _windows().reserve_port(server)
 
 
 # --- Terminals ---

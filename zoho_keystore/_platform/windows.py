@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import socket
 import sys
 from contextlib import contextmanager
 from ctypes import wintypes
@@ -217,6 +218,11 @@ def others_with_access(path: str, *, only_writers: bool = False) -> list[str]:
         return sorted(_account(address) or text for text, address in sids.items() if text not in trusted)
     finally:
         _local_free(descriptor)
+
+
+def reserve_port(server: socket.socket) -> None:
+    """Keep other programs from listening on the port of a socket, which is bound afterwards."""
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
 
 
 def is_console(fd: int) -> bool:
