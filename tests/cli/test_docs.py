@@ -57,6 +57,12 @@ def test_docs_have_the_help_of_each_command() -> None:
         assert shown.output.split() == documented.split(), words
 
 
+def test_help_of_each_command_names_store_and_key() -> None:
+    """They may stand behind the command; completion alone has no use for them."""
+    for words, documented in HELPS:
+        assert ("--store PATH" in documented and "--key SPEC" in documented) == (words != "completion"), words
+
+
 def test_readme_has_the_help_of_the_program() -> None:
     assert f"```text\n{dict(HELPS)['']}```" in section("Command line")
 

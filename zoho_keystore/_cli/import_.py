@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from zoho_keystore._cli.output import SECRETS, current_time_ms, echo_escaped, format_expiry, print_table
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, complete_paths, pass_settings
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._importers import read
 from zoho_keystore._open import open_keystore, open_memory_keystore
@@ -44,7 +44,7 @@ _RESULTS = {
 
 
 @click.command("import")
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", metavar="SOURCE", shell_complete=complete_paths)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and store nothing.")
 @click.option("--from-key", metavar="SPEC", help="The source of the other keystore's keys.")
 @click.option("--remove-source", is_flag=True, help="Delete the source once the store holds each of its secrets.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoho_keystore._cli.output import echo_escaped
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, complete_paths, pass_settings
 from zoho_keystore._operations.setup import init
 from zoho_keystore._text import plural
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command("init")
-@click.option("--keyring", metavar="PATH", help="Create the key ring here, instead of in your config directory.")
+@click.option(
+    "--keyring",
+    metavar="PATH",
+    shell_complete=complete_paths,
+    help="Create the key ring here, instead of in your config directory.",
+)
 @pass_settings
 def command(settings: Settings, keyring: str | None) -> None:
     """Create a key ring and an empty store, if they do not exist.
