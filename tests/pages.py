@@ -78,8 +78,9 @@ main(prog_name="zoho-keystore", default_map={{"login": {{"redirect_uri": os.envi
 _SITE = """
 import os
 import zoho_keystore._oauth.data_centres as module
-for location in ("us", "eu"):
-    module.DATA_CENTRES[location] = module.DataCentre("", os.environ["TEST_ZOHO_URL"], "")
+url = os.environ["TEST_ZOHO_URL"]
+module.DATA_CENTRES.update(dict.fromkeys(("us", "eu"), module.DataCentre("eu", url, url)))
+module.API_HOSTS |= {url.partition("://")[2]}
 """
 
 
@@ -186,8 +187,8 @@ class Session:
         self._save(TokenRecord(user_name="bob@example.com:60001234567", refresh_token=self._new_refresh_token()))
 
     def given_refused_token(self) -> None:
-        """Make the same, with a refresh token that the server does not know."""
-        self._save(TokenRecord(user_name="ada@example.com:60001234567", refresh_token="1000.revoked"))
+        """Add a token whose refresh token the server does not know."""
+        self._save(TokenRecord(user_name="eve@example.com:60001234567", refresh_token="1000.revoked"))
 
     def given_throttle(self) -> None:
         """Make the server refuse access tokens."""
@@ -233,7 +234,7 @@ class Session:
 
     @property
     def _secret(self) -> str:
-        return self._client.secrets["us"]
+        return self._client.secrets["eu"]
 
     def _credentials(self) -> list[str]:
         return [self._client.id, self._secret, self._new_refresh_token()]

@@ -125,7 +125,7 @@ class _KeystoreTokenStore(TokenStore):
         """Return the token of an id; may wait while another process refreshes it.
 
         Returns:
-            None, and a warning in the log, when no token has the id: the SDK 8_0 then signs in with the token that the
+            None, and a warning in the log, when no token has the id. The SDK 8_0 then signs in with the token that the
             program gave it, and saves that under the id.
 
         Raises:

@@ -23,7 +23,7 @@ RUN = [page for page in PAGES if any(one.language in CODE and not one.texts("not
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_blocks_of_a_page_do_what_it_says(page: Path, tmp_path: Path) -> None:
     """From the first to the last, as one user's session."""
-    with FakeZoho(consent="accept") as zoho:
+    with FakeZoho(locations=("eu",), consent="accept") as zoho:
         session = Session(tmp_path / "session", zoho)
         for block in blocks(page):
             if block.language in CODE and not block.texts("not run"):
@@ -93,5 +93,5 @@ def test_shown_output_matches_with_gaps(shown: str, output: str, *, expected: bo
     ids=["command", "output", "python", "exit", "then"],
 )
 def test_block_that_does_something_else_is_reported(block: Block, problem: str, tmp_path: Path) -> None:
-    with FakeZoho(consent="accept") as zoho, pytest.raises(AssertionError, match=problem):
+    with FakeZoho(locations=("eu",), consent="accept") as zoho, pytest.raises(AssertionError, match=problem):
         Session(tmp_path / "session", zoho).run(block)
