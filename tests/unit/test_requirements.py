@@ -20,6 +20,7 @@ CONTENTS = {
     "bench": (["crm8"], ["bench", "build"], True),
     "dev": (["crm8"], ["dev", "build"], True),
     "lock": ([], ["lock"], False),
+    "release": (["crm8"], ["release", "build"], True),
     **{f"sdk{sdk}": ([f"crm{sdk}"], ["test", "build"], True) for sdk in (5, 6, 7, 8)},
 }
 
