@@ -28,10 +28,10 @@ from zoho_keystore._version import __version__  # noqa: E402 - as above
 
 PAGE = ROOT / "man" / "zoho-keystore.1"
 
-_DESCRIPTION = """\
-Keeps the OAuth tokens of the Zoho CRM SDK, and of programs without it, in one encrypted file that many processes may use
-at once. --store and --key name the store and where its keys come from; they may stand before a command or behind it.
-Results go to stdout, everything else to stderr.
+_DESCRIPTION = """
+Keeps the OAuth tokens of the Zoho CRM SDK, and of programs without it, in one encrypted file that many processes may
+use at once. --store and --key name the store and where its keys come from; they may stand before a command or behind
+it. Results go to stdout, everything else to stderr.
 """
 
 _VARIABLES = {

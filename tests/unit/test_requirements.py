@@ -21,6 +21,7 @@ CONTENTS = {
     "dev": (["crm8"], ["dev", "build"], True),
     "docs": (["crm8"], ["docs", "build"], True),
     "lock": ([], ["lock"], False),
+    "release": (["crm8"], ["release", "build"], True),
     **{f"sdk{sdk}": ([f"crm{sdk}"], ["test", "build"], True) for sdk in (5, 6, 7, 8)},
 }
 
