@@ -56,7 +56,9 @@ _COMMENT = re.compile(r"<!--\s*(?P<name>[a-z ]+):\s*(?P<text>.*?)\s*-->", re.DOT
 TIMEOUT_S = 120
 
 #: What FileStore writes.
-_COLUMNS = "id,user_name,client_id,client_secret,refresh_token,access_token,grant_token,expiry_time,redirect_uri,api_domain"
+_COLUMNS = (
+    "id,user_name,client_id,client_secret,refresh_token,access_token,grant_token,expiry_time,redirect_uri,api_domain"
+)
 
 _ENVIRONMENT = (
     '__import__("zohocrmsdk.src.com.zoho.crm.api.dc.data_center", fromlist=["DataCenter"])'
@@ -268,18 +270,18 @@ class Session:
         for script in block.texts("before"):
             self._check(block, script)
         code, [expected] = block.code, [int(text) for text in block.texts("exit")] or [0]
-        answers = [tuple(text.split(" -> ")) for text in block.texts("answer")]
+        answers = {ask: text for ask, _, text in (one.partition(" -> ") for one in block.texts("answer"))}
         if block.language == "console":
             *first, last = commands_with_output(code)
             for command, shown in first:
                 self._check(block, command, shown=shown)
-            self._check(block, last[0], shown=last[1], code=expected, answers=dict(answers))
+            self._check(block, last[0], shown=last[1], code=expected, answers=answers)
         elif block.language == "python":
             program = self._state.with_name("block.py")
             program.write_text(self._with_server(code), encoding="utf-8")
             self._check(block, f"python '{program}'", code=expected)
         else:
-            self._check(block, code, code=expected, answers=dict(answers))
+            self._check(block, code, code=expected, answers=answers)
         for script in block.texts("then"):
             self._check(block, script)
 
@@ -300,9 +302,15 @@ class Session:
     def _bash(self, script: str, answers: Mapping[str, str]) -> tuple[int, str]:
         """Run a script where the last one ended, and return its exit code and its output."""
         keep = f"{{ export -p; echo \"cd '$PWD'\"; }} >'{self._state}'"
-        command = ["bash", "-c", f"set -euo pipefail\n. '{self._state}'\ntrap '{keep.replace(chr(39), _QUOTE)}' EXIT\n{script}"]
+        command = [
+            "bash",
+            "-c",
+            f"set -euo pipefail\n. '{self._state}'\ntrap '{keep.replace(chr(39), _QUOTE)}' EXIT\n{script}",
+        ]
         if answers:
-            return _on_terminal(command, self._variables, [(ask, self._with_server(text)) for ask, text in answers.items()])
+            return _on_terminal(
+                command, self._variables, [(ask, self._with_server(text)) for ask, text in answers.items()]
+            )
         done = subprocess.run(
             command,
             env=self._variables,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fake_zoho import FakeZoho
-from pages import CODE, PAGES, SHELLS, Block, Session, blocks, commands_with_output, matches
+from pages import CODE, PAGES, ROOT, SHELLS, Block, Session, blocks, commands_with_output, matches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +33,13 @@ def test_blocks_of_a_page_do_what_it_says(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_have_a_language_and_known_comments(page: Path) -> None:
     """Code without a language would not be run; a misspelt comment would be ignored."""
-    known = {"not run", "given", "before", "then", "exit", "answer"}
+    known = {"not run", "from", "given", "before", "then", "exit", "answer"}
     for block in blocks(page):
         assert block.language in CODE | DATA or block.language.startswith("{"), block.where
         assert {name for name, _ in block.comments} <= known, block.where
-        assert block.language in SHELLS | {"python"} or block.language not in CODE or block.texts("not run"), block.where
+        assert block.language in SHELLS | {"python"} or block.language not in CODE or block.texts("not run"), (
+            block.where
+        )
         assert all(block.texts("not run")) or not block.comments, block.where
 
 
@@ -50,10 +52,25 @@ def test_blocks_of_data_hold_no_code(page: Path) -> None:
             assert not [line for line in block.code.splitlines() if line.startswith(starts)], block.where
 
 
+def test_blocks_of_settings_stand_in_an_example() -> None:
+    """Line by line, in the file that tests/test_examples.py checks."""
+    found = 0
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language not in {"dockerfile", "ini", "yaml"} or block.texts("from"), block.where
+            for name in block.texts("from"):
+                lines = {line.strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()}
+                assert {line.strip() for line in block.code.splitlines()} <= lines, block.where
+                found += 1
+    assert found
+
+
 def test_blocks_are_found_with_their_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pages.ROOT", tmp_path)
     page = tmp_path / "page.md"
-    page.write_text("Text.\n\n<!-- given: token -->\n<!-- then: a\nb -->\n```sh\nx\n```\n\n- item\n\n  ```console\n  $ y\n  ```\n")
+    page.write_text(
+        "Text.\n\n<!-- given: token -->\n<!-- then: a\nb -->\n```sh\nx\n```\n\n- item\n\n  ```console\n  $ y\n  ```\n"
+    )
     assert blocks(page) == [
         Block("page.md:6", "sh", "x\n", (("given", "token"), ("then", "a\nb"))),
         Block("page.md:12", "console", "$ y\n", ()),
