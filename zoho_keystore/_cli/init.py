@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -40,6 +41,18 @@ def command(settings: Settings, keyring: str | None) -> None:
         echo_escaped("EncryptedFileStore() finds both.")
     else:
         echo_escaped(f"Open it with EncryptedFileStore({_arguments(settings, keyring, done)}).")
+
+
+def create_missing(settings: Settings) -> None:
+    """Create the store if it is missing, with its key ring if that is missing too, and say so on stderr."""
+    if os.path.lexists(settings.path):
+        return
+    made = init(settings.store, key=settings.key)
+    if made.made_key:
+        echo_escaped(
+            f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.", err=True
+        )
+    echo_escaped(f"Created the store {made.store}.", err=True)
 
 
 def _arguments(settings: Settings, keyring: str | None, done: Setup) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoho_keystore import _platform as platform
+from zoho_keystore._cli.init import create_missing
 from zoho_keystore._cli.output import echo_escaped, print_json, record_as_json
 from zoho_keystore._cli.settings import Settings, complete_ids, complete_paths, pass_settings
 from zoho_keystore._keys.sources.secret import read_secret
@@ -20,7 +21,6 @@ from zoho_keystore._oauth.data_centres import DATA_CENTRES, DataCentre, data_cen
 from zoho_keystore._oauth.endpoints import Client
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import sign_in
-from zoho_keystore._operations.setup import init
 from zoho_keystore._operations.sign_in import CLIENT_CREDENTIALS, DEFAULT_SCOPE, SignedIn, SignIn
 
 if TYPE_CHECKING:
@@ -169,14 +169,7 @@ def _require_usable(
 
 def _prepared(settings: Settings) -> Keystore:
     """Open the store, with its key ring created where both are missing, and prove that it can be saved."""
-    if not os.path.lexists(settings.path):
-        made = init(settings.store, key=settings.key)
-        if made.made_key:
-            echo_escaped(
-                f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.",
-                err=True,
-            )
-        echo_escaped(f"Created the store {made.store}.", err=True)
+    create_missing(settings)
     keystore = open_keystore(settings.store, key=settings.key)
     keystore.prove_writable()
     return keystore
