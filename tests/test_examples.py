@@ -296,15 +296,6 @@ def test_dockerfile_copies_what_is_there_and_starts_it() -> None:
     assert program in copied
 
 
-def test_compose_file_is_valid_for_compose() -> None:
-    for words in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(words[0]) and run(*words, "version", **os.environ).returncode == 0:
-            done = run(*words, "--file", COMPOSE, "config", "--quiet", **os.environ)
-            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-            return
-    pytest.skip("Docker Compose is not installed here")
-
-
 def test_compose_mounts_the_secret_and_the_volume_where_the_image_looks() -> None:
     compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
     assert set(compose) == {"services", "secrets", "volumes"}
