@@ -33,7 +33,7 @@ def problems(root: Path, tag: str, repository: str) -> list[str]:
         found.append(f"the tag is {tag}, and zoho_keystore/_version.py says {version}: set the same version")
     if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
         found.append(f"CHANGELOG.md has no heading with a date for {version}: write ## [{version}] - YYYY-MM-DD")
-    if repository not in urls.values():
+    if urls.get("Repository") != repository:
         found.append(f'[project.urls] in pyproject.toml does not name this repository: add Repository = "{repository}"')
     return found
 

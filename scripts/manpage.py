@@ -75,9 +75,14 @@ def terms(pairs: dict[str, str]) -> Iterator[str]:
         yield f".TP\n.B {escape(term)}\n{filled(meaning)}"
 
 
+def context_of(command: click.Command, words: str = "") -> click.Context:
+    """Return a context of a command; a command keeps the names of its help option from the first one that asks."""
+    return click.Context(command, info_name=words, **main.context_settings)
+
+
 def options(command: click.Command, *, shared: bool) -> dict[str, str]:
     """Return the options of a command with their help; those that most commands share are in one place."""
-    context = click.Context(command, **main.context_settings)
+    context = context_of(command)
     found = {}
     for parameter in command.get_params(context):
         # Arguments have no help of their own in all releases of click.
@@ -89,7 +94,7 @@ def options(command: click.Command, *, shared: bool) -> dict[str, str]:
 
 def commands(command: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
     """Yield each command that is no group, with its words, in the order of the help."""
-    context = click.Context(command)
+    context = context_of(command)
     for name in command.list_commands(context):
         inner = command.get_command(context, name)
         if isinstance(inner, click.Group):
@@ -124,7 +129,7 @@ def page() -> str:
         "Each command takes \\-\\-help; all but completion take \\-\\-store and \\-\\-key.",
     ]
     for words, command in commands(main):
-        context = click.Context(command, info_name=words)
+        context = context_of(command, words)
         usage = " ".join(piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]")
         lines += [f".SS {escape(f'{words} {usage}'.strip())}", "\n.PP\n".join(paragraphs(command.help or ""))]
         lines += terms(options(command, shared=False))

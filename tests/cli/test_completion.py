@@ -21,7 +21,7 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.needs_posix_shell
+needs_posix_shell = pytest.mark.needs_posix_shell
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def shell(name: str) -> str:
 def run(path: str, *arguments: str) -> list[str]:
     """Run a shell, and return the lines that it prints."""
     environment = {**os.environ, "PATH": path}
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30, env=environment)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=50, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
@@ -66,25 +66,29 @@ done
 """
 
 
+@needs_posix_shell
 def test_completion_in_bash_offers_commands_ids_and_paths(store: Path, path: str) -> None:
     expected = {
         "comp": "completion",
-        "completion ''": "bash zsh fish powershell",
         f"show --store {store} ''": "1 2",
         "--store ''": "file",
-        "backup ''": "file",
         "login --dc e": "eu",
     }
     assert run(path, shell("bash"), "--norc", "-c", _IN_BASH, "bash", *expected) == list(expected.values())
 
 
+@needs_posix_shell
 def test_completion_in_fish_offers_commands_and_ids(store: Path, path: str) -> None:
-    fish = shell("fish")
-    script = 'zoho-keystore completion fish | source; complete -C "zoho-keystore '
-    assert run(path, fish, "--no-config", "-c", f'{script}verif"')[0].split()[0] == "verify"
-    assert run(path, fish, "--no-config", "-c", f'{script}show --store {store} "') == ["1", "2"]
+    script = (
+        "zoho-keystore completion fish | source\n"
+        'complete -C "zoho-keystore verif"\n'
+        f'complete -C "zoho-keystore show --store {store} "\n'
+    )
+    offered = run(path, shell("fish"), "--no-config", "-c", script)
+    assert [line.split()[0] for line in offered] == ["verify", "1", "2"]
 
 
+@needs_posix_shell
 def test_completion_in_zsh_completes_a_command(path: str) -> None:
     """On a terminal: zsh completes nowhere else."""
     zsh = shell("zsh")
@@ -131,6 +135,7 @@ def test_completion_without_support_by_click_is_refused(monkeypatch: pytest.Monk
     assert 'pip install "click>=8.5"' in refused(2, "completion", "powershell")
 
 
+@needs_posix_shell
 def test_completion_of_ids_starts_no_program_for_the_key(work: Path, store: Path, path: str) -> None:
     """A password manager would ask for its password in the middle of the line."""
     program = work.parent / "bin" / "asks"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: What is no code: settings and output. Names in braces are directives of the site.
-DATA = {"csv", "dockerfile", "ini", "json", "text", "yaml"}
+DATA = {"csv", "dockerfile", "ini", "json", "text", "toml", "yaml"}
 
 RUN = [page for page in PAGES if any(one.language in CODE and not one.texts("not run") for one in blocks(page))]
 
