@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fake_zoho import FakeZoho
-from pages import CODE, PAGES, ROOT, SHELLS, Block, Session, blocks, commands_with_output, matches
+from pages import CODE, PAGES, ROOT, SHELLS, Block, blocks, commands_with_output, matches
+from session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
