@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click import shell_completion
+from click.testing import CliRunner
 
 from support import invoke, refused
+from zoho_keystore._cli import main
 
 if sys.platform != "win32":
     import pty
@@ -117,9 +119,19 @@ def test_completion_in_zsh_completes_a_command(path: str) -> None:
         shown = b""
         os.write(terminal, b"echo zoho-keystore; zoho-keystore verif\t--help\n")
         until(b"Usage: zoho-keystore verify")
+        os.write(terminal, b'echo do""ne\n')
+        until(b"done\r\n")  # The program has ended, and was not killed while it wrote its coverage.
     finally:
         os.close(terminal)  # zsh gets a SIGHUP, and ends.
         os.waitpid(child, 0)
+
+
+def test_completion_of_ids_of_a_damaged_store_offers_none(store: Path) -> None:
+    """An error would be printed into the line that the user is typing."""
+    store.write_bytes(b"damaged")
+    asking = {"_ZOHO_KEYSTORE_COMPLETE": "bash_complete", "COMP_WORDS": "zoho-keystore show ", "COMP_CWORD": "2"}
+    done = CliRunner(env=asking).invoke(main, prog_name="zoho-keystore")
+    assert (done.exit_code, done.output.strip()) == (0, "")
 
 
 def test_completion_for_powershell_registers_a_completer() -> None:
