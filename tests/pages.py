@@ -31,7 +31,7 @@ CODE = SHELLS | {"python", "bash", "fish", "powershell", "zsh"}
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 _COMMENTS = re.compile(r"(?: *<!--(?:(?!-->).)*-->\s*)+\Z", re.DOTALL)
-_COMMENT = re.compile(r"<!--\s*(?P<name>[a-z ]+):\s*(?P<text>.*?)\s*-->", re.DOTALL)
+_COMMENT = re.compile(r"<!--\s*(?P<name>[\w -]+?):\s*(?P<text>.*?)\s*-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
