@@ -1,9 +1,14 @@
-"""The main job with the real SDK and a stand-in for Zoho. Each step is checked before it is told."""
+"""The main use with the real SDK and a fake Zoho server. Each step is checked before it is told.
+
+`--svg FILE` also writes the picture of the terminal that the documents show: the steps that are marked for it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -14,6 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
 from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
@@ -25,6 +31,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fake_zoho import ZGID, FakeZoho
 from faults.refreshes import MEETINGS, OURS, meet
 
+#: What the demo prints to; it records what the picture shows. Lines are never broken.
+OUT = Console(highlight=False, markup=False, soft_wrap=True, record=True)
+
+#: The width of the picture, in characters.
+_COLUMNS = 104
+
 
 class DemoError(Exception):
     """Something that the demo was to show did not happen."""
@@ -34,7 +46,23 @@ def show(text: str, happened: bool) -> None:  # noqa: FBT001 - reads as a senten
     """Tell a step, if it really happened."""
     if not happened:
         raise DemoError(text)
-    print(f"  ✓ {text}")
+    OUT.print("  ✓", style="green", end=" ")
+    OUT.print(text)
+
+
+def step(text: str, *lines: str, pictured: bool = False) -> None:
+    """Begin a step with what is done, as commands or lines of a program; the picture shows it if that is set."""
+    OUT.record = pictured
+    OUT.print(f"\n{text}", style="bold")
+    for line in lines:
+        OUT.print(f"   {line}", style="cyan")
+
+
+def picture() -> str:
+    """Return what was recorded as SVG, without the fonts that rich would load from elsewhere."""
+    OUT.width = _COLUMNS
+    svg = OUT.export_svg(title="scripts/demo", unique_id="demo")
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
 
 
 def script(zoho_url: str, store: EncryptedFileStore, token: OAuthToken, directory: str) -> OAuthToken:
@@ -92,8 +120,11 @@ def sign_in(zoho: FakeZoho, directory: Path) -> None:
         "CLIENT_SECRET": client.secrets["us"],
     }
 
-    print("\n1. From nothing to a stored token, in one command; the browser of this demo presses Accept by itself:")
-    print("   zoho-keystore login --client-id … --client-secret env:CLIENT_SECRET")
+    step(
+        "From nothing to a stored token, in one command; the browser of this demo presses Accept by itself:",
+        "zoho-keystore login --client-id … --client-secret env:CLIENT_SECRET",
+        pictured=True,
+    )
     arguments = ["--client-id", client.id, "--client-secret", "env:CLIENT_SECRET", "--dc", zoho.url]
     done = program("login", *arguments, "--redirect-uri", redirect_uri)
     show(
@@ -102,17 +133,19 @@ def sign_in(zoho: FakeZoho, directory: Path) -> None:
     )
     show("it kept the token, and printed its id: 1", done.stdout == "1\n" and zoho.count("grant") == 1)
 
-    print("\n2. A script with the SDK finds it; one line of it is ours:")
-    print("   store = EncryptedFileStore()")
+    step("A script with the SDK finds it; one line of it is ours:", "store=EncryptedFileStore(),", pictured=True)
     asked = zoho.counts
     done = subprocess.run(  # noqa: S603 - this very script, with arguments of its own
-        [sys.executable, __file__, zoho.url], capture_output=True, text=True, check=True
+        [sys.executable, __file__, "--second-process", zoho.url], capture_output=True, text=True, check=True
     )
     show("it made its API request with that access token", json.loads(done.stdout) == zoho.issued[-1])
     show("and asked Zoho for no token", zoho.counts == {**asked, "org": asked["org"] + 1})
 
-    print("\n3. A program without the SDK uses it too:")
-    print("   zoho-keystore token --header | curl -H @- https://www.zohoapis.com/crm/v8/org")
+    step(
+        "A program without the SDK uses it too:",
+        "zoho-keystore token --header | curl -H @- https://www.zohoapis.com/crm/v8/org",
+        pictured=True,
+    )
     header = program("token", "--header").stdout.strip()
     name, _, value = header.partition(": ")
     request = urllib.request.Request(f"{zoho.url}/crm/v8/org", headers={name: value})  # noqa: S310 - loopback
@@ -136,28 +169,26 @@ def demo(zoho: FakeZoho, directory: str) -> None:
     script(zoho.url, store, OAuthToken(id="1"), directory)
     [kept] = store.get_tokens()
 
-    print("\n4. The file is sealed:")
+    step("The file is sealed:", pictured=True)
     sealed = path.read_bytes()
     secrets = [kept.get_refresh_token(), kept.get_access_token(), os.environ["CLIENT_SECRET"], "ada@example.com"]
-    show(f"it starts with {sealed[:24].decode()}…", sealed.startswith(b"gAAAA"))
+    show(f"it starts with {sealed[:6].decode()}…", sealed.startswith(b"gAAAA"))
     show("no token, secret or name can be read in it", not any(secret.encode() in sealed for secret in secrets))
     show("only its owner may read it (0600)", stat.filemode(path.stat().st_mode) == "-rw-------")
 
-    print("\n5. With the key, three lines open it without this package:")
     lines = [
         "from cryptography.fernet import Fernet",
         'sealed = open("tokens.keystore", "rb").read()',
         "document = Fernet(key).decrypt(sealed)",
     ]
-    for line in lines:
-        print(f"   {line}")
+    step("With the key, three lines open it without this package:", *lines)
     names: dict[str, Any] = {"key": key}
     os.chdir(path.parent)
     exec("\n".join(lines), names)  # noqa: S102 - the very lines that were shown
     document = json.loads(names["document"])
     show("there is the refresh token", document["tokens"][0]["refresh_token"] == kept.get_refresh_token())
 
-    print("\n6. The access token expires:")
+    step("The access token expires:", pictured=True)
     kept.set_expires_in("1")
     store.save_token(kept)
     before = zoho.count("refresh")
@@ -167,7 +198,7 @@ def demo(zoho: FakeZoho, directory: str) -> None:
     show("it was refreshed, once for two requests", zoho.count("refresh") == before + 1)
     show("the new one is kept", renewed.get_access_token() == zoho.issued[-1] != kept.get_access_token())
 
-    print("\n7. A second user signs in, and is revoked:")
+    step("A second user signs in, and is revoked:")
     client = zoho.new_client("self", redirect_uris=())
     grant = zoho.new_grant("bob@example.com", client)
     bob = OAuthToken(client_id=client.id, client_secret=client.secrets["us"], grant_token=grant)
@@ -179,7 +210,7 @@ def demo(zoho: FakeZoho, directory: str) -> None:
 
 def meeting() -> None:
     """Show that one refresh is enough for many processes."""
-    print("\n8. Eight processes meet an expired token at the same moment:")
+    step("Eight processes meet an expired token at the same moment:", pictured=True)
     [eight] = [meeting for meeting in MEETINGS if meeting.who == "8 processes"]
     with tempfile.TemporaryDirectory() as directory:
         seen = meet(eight, OURS, Path(directory))
@@ -189,10 +220,16 @@ def meeting() -> None:
 
 def main() -> int:
     """Run the demo, or the part of it that is another process."""
-    if len(sys.argv) > 1:
-        second_process(*sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="scripts/demo", description="Show the main use, with a fake Zoho server.")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the picture of the documents too")
+    parser.add_argument("--second-process", metavar="URL", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.second_process:
+        second_process(options.second_process)
         return 0
-    print("Zoho CRM tokens in one encrypted file. The SDK is real; Zoho is a stand-in on this machine.")
+    # The demo changes the directory.
+    svg: Path | None = options.svg and options.svg.absolute()
+    OUT.print("Zoho CRM tokens in one encrypted file. The SDK is real; Zoho is a fake server on this machine.")
     with FakeZoho() as zoho, tempfile.TemporaryDirectory() as directory:
         try:
             sign_in(zoho, Path(directory))
@@ -201,7 +238,9 @@ def main() -> int:
         except DemoError as error:
             print(f"\n  ✗ This did not happen: {error}", file=sys.stderr)
             return 1
-    print("\nAll of it happened.")
+    OUT.print("\nAll of it happened.")
+    if svg:
+        svg.write_text(picture(), encoding="utf-8")
     return 0
 
 

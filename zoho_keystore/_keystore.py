@@ -54,7 +54,7 @@ class _RollBackError(Exception):
 class Keystore:
     """The records of one storage, without the SDK. Made by :func:`zoho_keystore.open_keystore`.
 
-    Which record a token means is decided by the rules of :class:`zoho_keystore._records.MatchRule`. Safe for threads,
+    Which record a token means is decided by the rules of ``zoho_keystore._records.MatchRule``. Safe for threads,
     and as safe for processes as its storage.
 
     Args:

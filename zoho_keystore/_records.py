@@ -75,7 +75,7 @@ class TokenRecord:
         refused_at: When Zoho refused the refresh token, likewise; 0 while it does not.
         denied_until: Until when Zoho refuses access tokens because too many were asked for, likewise.
         denied_times: How often it has done so in a row.
-        refresh: The lease of the process that refreshes the token, as :mod:`zoho_keystore._leases` writes it.
+        refresh: The lease of the process that refreshes the token, as ``zoho_keystore._leases`` writes it.
         unknown: Fields that this release does not know, kept on every rewrite.
     """
 

@@ -83,8 +83,9 @@ class _KeystoreTokenStore(TokenStore):
             token: With an id it is saved under that id; without, it updates the record that it means, or gets a new id.
 
         Raises:
-            SDKException: It is not a token, or has no access, refresh or grant token, or it was not saved. With a
-                :class:`DurabilityUnknownError` as its cause it was saved, and may not survive a power cut.
+            SDKException: It is not a token, or has no access, refresh or grant token, or it was not saved. If its
+                cause is a :class:`~zoho_keystore.errors.DurabilityUnknownError`, it was saved, and may not survive a
+                power cut.
         """
         try:
             given = _record_of(token, self._path)
@@ -125,7 +126,7 @@ class _KeystoreTokenStore(TokenStore):
         """Return the token of an id; may wait while another process refreshes it.
 
         Returns:
-            None, and a warning in the log, when no token has the id: the SDK 8_0 then signs in with the token that the
+            None, and a warning in the log, when no token has the id. The SDK 8_0 then signs in with the token that the
             program gave it, and saves that under the id.
 
         Raises:

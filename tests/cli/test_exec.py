@@ -203,3 +203,9 @@ def test_replaced_process_is_called_with_the_program(monkeypatch: pytest.MonkeyP
     assert (program.endswith("/sh"), arguments, has_token) == (True, ("sh", "-c", "x"), True)  # type: ignore[has-type] # inferred in a callback
     refused(127, "exec", "1", "--", "no-such-program")
     refused(126, "exec", "1", "--", "/etc")
+
+
+def test_exec_without_separator_says_where_it_belongs() -> None:
+    """An option of the program is taken for one of exec; one of exec that is misspelt gets click's own message."""
+    assert "Put -- before the program: zoho-keystore exec ID -- CMD..." in usage_error("exec", "1", "curl", "--fail")
+    assert "Put --" not in usage_error("exec", "--min-live", "5", "1", "--", "curl")

@@ -203,15 +203,25 @@ def test_import_of_repeated_and_missing_ids_gives_new_ones(work: Path) -> None:
 
 
 def test_import_creates_a_missing_store(work: Path, empty: Path) -> None:
-    """As the class would; a dry run and a source that cannot be read do not."""
+    """As login does; a dry run and a source that cannot be read do not."""
     new, source = work / "new.keystore", make_csv(work / "source", ADA)
     assert "1 added; nothing was stored" in invoke("--store", new, "import", source, "--dry-run").stdout
     refused(10, "--store", new, "import", empty.parent)
     assert not new.exists()
     done = run_program("import", source, "--store", new)
-    assert (done.stdout, done.stderr) == (f"Created {new}\n{source} (FileStore file): 1 added.\n", "")
+    assert (done.stdout, done.stderr) == (f"{source} (FileStore file): 1 added.\n", f"Created the store {new}.\n")
     with closing(open_keystore(new)) as keystore:
         assert [record.id for record in keystore.records()] == ["7"]
+
+
+def test_import_on_a_new_machine_creates_the_key_ring(work: Path, ring: Path) -> None:
+    """As login does, so that moving in is one command; a dry run does not."""
+    source = make_csv(work / "source", ADA)
+    invoke("import", source, "--dry-run")
+    assert not ring.exists()
+    done = invoke("import", source)
+    assert done.stderr.startswith(f"Created the key ring file:{ring}. Keep a copy of it: ")
+    assert [record[0] for record in stored()] == ["7"]
 
 
 @pytest.mark.usefixtures("empty")

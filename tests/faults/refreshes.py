@@ -1,7 +1,7 @@
 """How often an expired token is refreshed when processes or threads meet it at once, with each store, by the real SDK.
 
 They make an API request at the same moment; the fake server counts how often it is asked for a new access token. Run as
-a script, it prints the table of the README.
+a script, it prints the table of docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def names(meeting: Meeting) -> str:
 
 
 def test_the_cases_of_this_module_are_those_that_are_asked_for() -> None:
-    """The README's table is made from the same ones."""
+    """The table of docs/benchmarks.md is made from the same ones."""
     assert [(meeting.who, meeting.delay_s) for meeting in RACES] == [
         ("5 processes", 0.3),
         ("8 processes", 0.3),

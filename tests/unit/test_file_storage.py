@@ -70,7 +70,7 @@ def store(storage: FileStorage) -> Keystore:
 
 
 def payload(path: Path, key: bytes) -> dict[str, Any]:
-    """Open the file without this package, as the README shows."""
+    """Open the file without this package, as docs/file-format.md shows."""
     payload: dict[str, Any] = json.loads(Fernet(key).decrypt(path.read_bytes()))
     return payload
 

@@ -54,7 +54,7 @@ def test_open_reads_fernet_vector() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 100_000])
 def test_seal_makes_one_fernet_token(key: bytes, size: int) -> None:
-    """Plain ``cryptography`` opens it, which the README promises."""
+    """Plain ``cryptography`` opens it, which docs/file-format.md promises."""
     ring, payload = key_ring(key), os.urandom(size)
     sealed = ring.seal(payload)
     assert ring.open(sealed).payload == Fernet(key).decrypt(sealed) == payload

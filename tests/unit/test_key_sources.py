@@ -466,7 +466,7 @@ def test_command_under_limit_on_processes_starts_no_thread(monkeypatch: pytest.M
 
 
 def test_command_and_keyring_timeouts_are_as_documented() -> None:
-    """In the README's table of sources, and in seconds."""
+    """In the table of docs/keys.md, and in seconds."""
     assert (command.TIMEOUT_S, system_keyring.TIMEOUT_S) == (30, 10)
 
 

@@ -28,7 +28,7 @@ from zoho_keystore._records import (
     updated,
 )
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "sdk.md"
 #: The fields that a merge takes one by one: all but the access token and its expiry, which are one pair.
 SINGLE_FIELDS = tuple(name for name in CREDENTIAL_FIELDS if name not in ("access_token", "expires_in"))
 FULL = TokenRecord(
@@ -138,7 +138,7 @@ MATCHES: dict[str, tuple[str, list[str], list[int]]] = {
 
 @pytest.mark.parametrize(("wanted", "stored", "expected"), MATCHES.values(), ids=MATCHES)
 def test_matching_finds_the_records_of_the_first_rule(wanted: str, stored: list[str], expected: list[int]) -> None:
-    """The rules of README, one case each; nothing falls back to the first record."""
+    """The rules of docs/sdk.md, one case each; nothing falls back to the first record."""
     records = [parsed(text, id=str(number)) for number, text in enumerate(stored, 1)]
     assert matching(parsed(wanted), *records) == [str(number) for number in expected]
 
@@ -195,7 +195,7 @@ def test_lookups_of_any_token_are_in_the_order_of_the_rules(wanted: TokenRecord)
     assert rules == [rule for rule in MatchRule if rule in rules]
 
 
-def test_match_rules_have_the_order_of_readme() -> None:
+def test_match_rules_have_the_order_of_the_documentation() -> None:
     """A user reads there which rule applies first."""
     words = {
         MatchRule.ID: "`id`",
@@ -204,7 +204,7 @@ def test_match_rules_have_the_order_of_readme() -> None:
         MatchRule.GRANT_TOKEN: "grant token",
         MatchRule.REFRESH_TOKEN: "refresh token",
     }
-    numbered = re.findall(r"(?:^\d\. .*\n(?: .*\n)*)+", README.read_text(encoding="utf-8"), re.MULTILINE)
+    numbered = re.findall(r"(?:^\d\. .*\n(?: .*\n)*)+", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     [text] = [text for text in numbered if all(word in text for word in words.values())]
     assert list(MatchRule) == sorted(words, key=lambda rule: text.index(words[rule]))
 

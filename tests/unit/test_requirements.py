@@ -19,7 +19,9 @@ FILES = sorted((ROOT / "requirements").glob("*.txt"))
 CONTENTS = {
     "bench": (["crm8"], ["bench", "build"], True),
     "dev": (["crm8"], ["dev", "build"], True),
+    "docs": (["crm8"], ["docs", "build"], True),
     "lock": ([], ["lock"], False),
+    "release": (["crm8"], ["release", "build"], True),
     "wine": (["crm8"], ["test"], True),
     **{f"sdk{sdk}": ([f"crm{sdk}"], ["test", "build"], True) for sdk in (5, 6, 7, 8)},
 }

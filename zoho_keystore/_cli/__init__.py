@@ -65,6 +65,7 @@ _COMMANDS = {
     "doctor": "doctor",
     "backup": "backup",
     "restore": "restore",
+    "completion": "completion",
 }
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from zoho_keystore._cli.output import echo_escaped
-from zoho_keystore._cli.settings import Settings, pass_settings, require_directory_for
+from zoho_keystore._cli.settings import Settings, complete_paths, pass_settings, require_directory_for
 from zoho_keystore._operations.backup import backup
 
 
 @click.command("backup")
-@click.argument("destination", metavar="DEST")
+@click.argument("destination", metavar="DEST", shell_complete=complete_paths)
 @pass_settings
 def command(settings: Settings, destination: str) -> None:
     """Make a sealed copy of the store.

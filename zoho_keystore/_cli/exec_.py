@@ -32,7 +32,23 @@ _SECRET_NAMES = re.compile(r"ZOHO_(KEYSTORE_.*|CLIENT_SECRET|REFRESH_TOKEN|GRANT
 _REPLACES_PROCESS = os.name != "nt"
 
 
-@click.command("exec")
+class _Exec(click.Command):
+    """The command, with a hint where an option of the program is taken for one of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        separated = "--" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if separated:
+                raise
+            raise click.UsageError(
+                f"{error.format_message()} Put -- before the program: zoho-keystore exec ID -- CMD...", ctx
+            ) from None
+
+
+@click.command("exec", cls=_Exec)
 @click.argument("id", shell_complete=complete_ids)
 @click.argument("arguments", metavar="-- CMD...", nargs=-1, required=True)
 @click.option(

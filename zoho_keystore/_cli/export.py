@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoho_keystore._cli.output import echo_escaped
-from zoho_keystore._cli.settings import Settings, pass_settings, require_directory_for
+from zoho_keystore._cli.settings import Settings, complete_paths, pass_settings, require_directory_for
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.paths import real_path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.argument("destination", metavar="DEST")
+@click.argument("destination", metavar="DEST", shell_complete=complete_paths)
 @click.option("--plaintext", is_flag=True, help="Confirm that the tokens are written in plain text.")
 @pass_settings
 def command(settings: Settings, destination: str, plaintext: bool) -> None:  # noqa: FBT001 - click passes by name

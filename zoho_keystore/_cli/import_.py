@@ -12,11 +12,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from zoho_keystore._cli.init import create_missing
 from zoho_keystore._cli.output import SECRETS, current_time_ms, echo_escaped, format_expiry, print_table
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, complete_paths, pass_settings
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._importers import read
-from zoho_keystore._open import open_keystore, open_memory_keystore
+from zoho_keystore._open import open_memory_keystore
 from zoho_keystore._platform import is_terminal, retried
 from zoho_keystore._saving import ImportResult
 from zoho_keystore._text import count
@@ -45,7 +46,7 @@ _RESULTS = {
 
 
 @click.command("import")
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", metavar="SOURCE", shell_complete=complete_paths)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and store nothing.")
 @click.option("--from-key", metavar="SPEC", help="The source of the other keystore's keys.")
 @click.option("--remove-source", is_flag=True, help="Delete the source once the store holds each of its secrets.")
@@ -58,8 +59,8 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     from ZOHO_KEYSTORE_MYSQL_PASSWORD or an option file, or is asked for. A server on another machine has to offer TLS,
     unless the address says ssl=off.
 
-    A missing store is created. All tokens that can be read are imported, or none. Running it again changes nothing.
-    The source is only read.
+    A missing store is created, and its key ring. All tokens that can be read are imported, or none. Running it
+    again changes nothing. The source is only read.
     """
     if remove_source and dry_run:
         raise click.UsageError("--remove-source deletes the source, --dry-run changes nothing. Give one of them.")
@@ -85,14 +86,11 @@ def _prompt() -> str:
 
 
 def _open(settings: Settings, *, dry_run: bool) -> Keystore:
-    """Open the store, and create a missing one, as the SDK's store does."""
-    if os.path.lexists(settings.path):
-        return settings.open()
-    if dry_run:
+    """Open the store, and create a missing one with its key ring, as login does."""
+    if dry_run and not os.path.lexists(settings.path):
         return open_memory_keystore()
-    keystore = open_keystore(settings.store, key=settings.key)
-    echo_escaped(f"Created {keystore.path}")
-    return keystore
+    create_missing(settings)
+    return settings.open()
 
 
 def _import(keystore: Keystore, found: ImportSource, *, dry_run: bool) -> list[ImportedRecord]:

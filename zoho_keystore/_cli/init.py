@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
 
 from zoho_keystore._cli.output import echo_escaped
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, complete_paths, pass_settings
 from zoho_keystore._operations.setup import init
 from zoho_keystore._text import plural
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 
 @click.command("init")
-@click.option("--keyring", metavar="PATH", help="Create the key ring here, instead of in your config directory.")
+@click.option(
+    "--keyring",
+    metavar="PATH",
+    shell_complete=complete_paths,
+    help="Create the key ring here, instead of in your config directory.",
+)
 @pass_settings
 def command(settings: Settings, keyring: str | None) -> None:
     """Create a key ring and an empty store, if they do not exist.
@@ -35,6 +41,18 @@ def command(settings: Settings, keyring: str | None) -> None:
         echo_escaped("EncryptedFileStore() finds both.")
     else:
         echo_escaped(f"Open it with EncryptedFileStore({_arguments(settings, keyring, done)}).")
+
+
+def create_missing(settings: Settings) -> None:
+    """Create the store if it is missing, with its key ring if that is missing too, and say so on stderr."""
+    if os.path.lexists(settings.path):
+        return
+    made = init(settings.store, key=settings.key)
+    if made.made_key:
+        echo_escaped(
+            f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.", err=True
+        )
+    echo_escaped(f"Created the store {made.store}.", err=True)
 
 
 def _arguments(settings: Settings, keyring: str | None, done: Setup) -> str:

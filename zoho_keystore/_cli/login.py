@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from zoho_keystore import _platform as platform
+from zoho_keystore._cli.init import create_missing
 from zoho_keystore._cli.output import echo_escaped, print_json, record_as_json
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, complete_ids, complete_paths, pass_settings
 from zoho_keystore._keys.sources.secret import read_secret
 from zoho_keystore._oauth import http
 from zoho_keystore._oauth.browser import DEFAULT_REDIRECT_URI, open_browser
@@ -20,7 +21,6 @@ from zoho_keystore._oauth.data_centres import DATA_CENTRES, DataCentre, data_cen
 from zoho_keystore._oauth.endpoints import Client
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import sign_in
-from zoho_keystore._operations.setup import init
 from zoho_keystore._operations.sign_in import CLIENT_CREDENTIALS, DEFAULT_SCOPE, SignedIn, SignIn
 
 if TYPE_CHECKING:
@@ -33,9 +33,18 @@ _ADVICE = (
 _MAX_PASTED_BYTES = 8_192
 
 
+def _complete_data_centres(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in DATA_CENTRES if name.startswith(incomplete)]
+
+
 @click.command("login")
 @click.option("--device", "is_device", is_flag=True, help="Enter a code on another machine, instead of a browser here.")
-@click.option("--self-client", metavar="FILE", help="Use the self_client.json that Zoho's API console hands out.")
+@click.option(
+    "--self-client",
+    metavar="FILE",
+    shell_complete=complete_paths,
+    help="Use the self_client.json that Zoho's API console hands out.",
+)
 @click.option("--grant", "is_grant", is_flag=True, help="Use a code of the API console, from a prompt or stdin.")
 @click.option("--client-credentials", is_flag=True, help="Get a token without a user; needs --soid.")
 @click.option("--soid", metavar="ID", help="The organization of client credentials: ZohoCRM.<zgid>.")
@@ -49,9 +58,16 @@ _MAX_PASTED_BYTES = 8_192
 @click.option(
     "--dc",
     metavar="DC",
+    shell_complete=_complete_data_centres,
     help=f"The data centre: {' '.join(DATA_CENTRES)}, or an accounts server's address. Default: us.",
 )
-@click.option("--id", "id_", metavar="ID", help="Sign this token in again, with its client, scopes and data centre.")
+@click.option(
+    "--id",
+    "id_",
+    metavar="ID",
+    shell_complete=complete_ids,
+    help="Sign this token in again, with its client, scopes and data centre.",
+)
 @click.option(
     "--redirect-uri", metavar="URI", help=f"As it is registered with the client. Default: {DEFAULT_REDIRECT_URI}."
 )
@@ -153,14 +169,7 @@ def _require_usable(
 
 def _prepared(settings: Settings) -> Keystore:
     """Open the store, with its key ring created where both are missing, and prove that it can be saved."""
-    if not os.path.lexists(settings.path):
-        made = init(settings.store, key=settings.key)
-        if made.made_key:
-            echo_escaped(
-                f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.",
-                err=True,
-            )
-        echo_escaped(f"Created the store {made.store}.", err=True)
+    create_missing(settings)
     keystore = open_keystore(settings.store, key=settings.key)
     keystore.prove_writable()
     return keystore

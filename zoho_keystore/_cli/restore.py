@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from zoho_keystore._cli.output import echo_escaped
-from zoho_keystore._cli.settings import Settings, confirm, pass_settings
+from zoho_keystore._cli.settings import Settings, complete_paths, confirm, pass_settings
 from zoho_keystore._operations.backup import compare, restore
 from zoho_keystore._text import count
 
 
 @click.command("restore")
-@click.argument("source", metavar="SRC")
+@click.argument("source", metavar="SRC", shell_complete=complete_paths)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @pass_settings
 def command(settings: Settings, source: str, yes: bool) -> None:  # noqa: FBT001 - click passes by name

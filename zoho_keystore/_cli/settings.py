@@ -1,4 +1,4 @@
-"""The options that name the store and its keys, confirmation prompts, and shell completion of token ids."""
+"""The options that name the store and its keys, confirmation prompts, and shell completion of paths and ids."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from zoho_keystore import _platform as platform
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._keys.sources import key_source
+from zoho_keystore._keys.sources.environment import EnvironmentVariable
+from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError, TokenNotFoundError
@@ -100,6 +104,7 @@ def settings_options(function: _C) -> _C:
         metavar="PATH",
         expose_value=False,
         callback=_set,
+        shell_complete=complete_paths,
         help="The store's file. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
     )
     key = click.option(
@@ -174,10 +179,19 @@ def parse_duration(option: str, text: str) -> float:
     return int(match[1]) * {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}[match[2]]
 
 
+def complete_paths(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leave the completion of a path to the shell."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the token ids with a prefix; none if the store does not open."""
+    """Return the token ids with a prefix; none if the store does not open at once, and without a question."""
+    settings = ctx.ensure_object(Settings)
     try:
-        records = ctx.ensure_object(Settings).open().records()
+        # Another source may ask for a password in the middle of the line, or a server.
+        if not isinstance(key_source(settings.key), EnvironmentVariable | RingFile) or not settings.path.is_file():
+            return []
+        records = settings.open().records()
     except Exception:  # noqa: BLE001 - an error message would be printed into the line that the user is typing
         return []
     # The shell puts an id on the line as it is: "$(…)" would be run, and "-x" is an option.

@@ -96,8 +96,8 @@ def rotate(
     no other is made.
 
     A retired key is never used to encrypt. It stays in the ring, and opens other stores and backups, until
-    :func:`prune` drops it. Copies of the store from before the rotation, in backups or on the disk, can still be
-    decrypted with the old keys.
+    ``zoho-keystore key prune`` drops it. Copies of the store from before the rotation, in backups or on the disk, can
+    still be decrypted with the old keys.
 
     Args:
         path: The store, as for :func:`open_keystore`; it has to exist.
