@@ -44,11 +44,12 @@ if TYPE_CHECKING:
 
     from zoho_keystore._keystore import Keystore
 
-#: What is raised on purpose, but for what is only a base, and what needs a machine without the SDK.
+#: What is raised on purpose, but for what is only a base, and what needs a database or a machine without the SDK.
 _KINDS = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KeystoreError)} - {
     KeystoreError,
     errors.TokenError,
     errors.SDKNotInstalledError,
+    errors.StoreUnavailableError,
 }
 
 #: The modules that speak with Zoho.

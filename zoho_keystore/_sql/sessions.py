@@ -105,9 +105,10 @@ def _milliseconds(seconds: float) -> int:
 
 def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
     # Readers then do not block the writer. SQLite does not wait for the lock of this switch by itself.
-    while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+    while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             code = error.sqlite_errorcode & 0xFF
             if code == sqlite3.SQLITE_READONLY:
@@ -153,6 +154,8 @@ def prepare_file(path: Path) -> None:
             permissions.require_regular(status, path)
             permissions.require_owner(status, path)
             if permissions.is_open_to_others(status) and permissions.is_ours(status):
-                directory.chmod(path.name)
+                # A file system without modes refuses, and the user could not change that.
+                with suppress(OSError):
+                    directory.chmod(path.name)
         except OSError as error:
             raise storage_error(error, "the database cannot be opened", path) from error
