@@ -53,9 +53,10 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     """Import the tokens of another store.
 
     SOURCE is a file of the SDK's FileStore, a database of the SQLite sample, another keystore, or the table of the
-    SDK's DBStore in MySQL or MariaDB: mysql://USER@HOST:3306/DATABASE?table=oauthtoken. The database password comes
-    from ZOHO_KEYSTORE_MYSQL_PASSWORD or an option file, or is asked for. A server on another machine has to offer TLS,
-    unless the address says ssl=off.
+    SDK's DBStore, or a view of its columns: mysql://USER@HOST:3306/DATABASE?table=oauthtoken,
+    postgresql://USER@HOST:5432/DATABASE?table=oauthtoken or sqlite:///PATH?table=oauthtoken. The database password
+    comes from ZOHO_KEYSTORE_MYSQL_PASSWORD, ZOHO_KEYSTORE_SQL_PASSWORD, an option file or ~/.pgpass, or is asked for.
+    A server on another machine has to offer TLS, unless the address says ssl=off.
 
     A missing store is created. All tokens that can be read are imported, or none. Running it again changes nothing.
     The source is only read.
@@ -75,7 +76,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     _require_whole(found, dry_run=dry_run, remove_source=remove_source)
     if remove_source and found.path is not None:
         _require_stored(settings, found, imported)
-        files = ", ".join(map(str, _remove(found, found.path, from_key)))
+        files = ", ".join(map(str, _remove(found, source, found.path, from_key)))
         echo_escaped(f"Deleted {files}. Copies in backups, version control and the disk's free space remain.")
 
 
@@ -177,9 +178,9 @@ def _is_superseded(given: TokenRecord, stored: TokenRecord | None) -> bool:
     return (stored.expires_at_ms or 0) >= given.expires_at_ms
 
 
-def _remove(found: ImportSource, path: Path, from_key: str | None) -> list[Path]:
+def _remove(found: ImportSource, source: str, path: Path, from_key: str | None) -> list[Path]:
     # The program that uses the source may have saved a token since it was read.
-    if read(str(path), from_key=from_key).records != found.records:
+    if read(source, from_key=from_key).records != found.records:
         raise ImportSourceError(
             "the source has changed since it was read: what was read is stored, and the source was not deleted",
             "Stop the program that writes it, and run the import again",

@@ -169,6 +169,13 @@ def classify(error: BaseException) -> Failure:
     return Failure.OTHER
 
 
+def error_code(error: BaseException) -> int | str | None:
+    """Return the driver's code of an error: a number of MySQL or SQLite, an SQLSTATE of PostgreSQL."""
+    orig = getattr(error, "orig", None) or error
+    number = getattr(orig, "sqlite_errorcode", None) or _number(orig)
+    return number if number is not None else _state(orig)
+
+
 def _by_code(orig: BaseException) -> Failure | None:
     if isinstance(orig, OSError):
         return None  # Its errno is one of the operating system.
@@ -178,8 +185,8 @@ def _by_code(orig: BaseException) -> Failure | None:
     number = _number(orig)
     if number is not None:
         return Failure.UNAVAILABLE if number in _CLIENT_NUMBERS else _NUMBERS.get(number, Failure.OTHER)
-    state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
-    if isinstance(state, str):
+    state = _state(orig)
+    if state is not None:
         return _SQLSTATES.get(state) or _SQLSTATES.get(state[:2], Failure.OTHER)
     return None
 
@@ -188,6 +195,11 @@ def _number(orig: BaseException) -> int | None:
     """Return MySQL's number: an attribute of the connectors, the first argument of PyMySQL and mysqlclient."""
     candidates = (getattr(orig, "errno", None), *orig.args[:1])
     return next((one for one in candidates if isinstance(one, int)), None)
+
+
+def _state(orig: BaseException) -> str | None:
+    state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
+    return state if isinstance(state, str) else None
 
 
 def _has_no_password(orig: BaseException) -> bool:
