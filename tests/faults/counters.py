@@ -109,7 +109,7 @@ def _kill(children: list[Child]) -> None:
 
 
 def _raise_numbers(pipe: Connection, *, store: Store, ledger: Ledger, counters: range) -> None:
-    storage = store.open()._storage
+    storage: Any = store.open()._storage
 
     def work(_: Connection, *, counter: int) -> None:
         while not ledger.stopped:

@@ -21,6 +21,7 @@ from faults import Attempt
 from faults.mutants import set_lock_timeout
 from faults.processes import Child, engine, speak, start_together, timed
 from faults.store import Store, StoreProblem, token
+from support import held
 from zoho_keystore.errors import LockTimeoutError
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _require_refusal(keystore: Keystore, lock: Path) -> None:
 
 
 def _hold(pipe: Connection, *, store: Store) -> None:
-    with store.open()._storage.transaction() as transaction:
+    with held(store.open()) as transaction:
         transaction.put(replace(token("held"), id="held"))
         pipe.send("inside")
         pipe.recv()
@@ -280,7 +281,7 @@ def _parent(pipe: Connection, *, keystore: Keystore, told: Connection, lock: Pat
     inside = threading.Event()
 
     def work(_: Connection) -> None:
-        with keystore._storage.transaction() as transaction:
+        with held(keystore) as transaction:
             transaction.put(replace(token("thread"), id="thread"))
             inside.set()
             pipe.send("a thread is inside")
