@@ -39,6 +39,7 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     errors.SignInError: 13,
     errors.ThrottledError: 16,
     errors.ZohoUnreachableError: 17,
+    errors.StoreUnavailableError: 18,
 }
 
 #: The errors of a write to a full or failing disk.
