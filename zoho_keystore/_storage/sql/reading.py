@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,8 +65,9 @@ class KnownStore:
         self.statements = statements
         self.name = name
         self.keys = keys
-        #: The greatest ``saved_at`` of all records that were read or written.
-        self.last_saved_at = 0
+        #: The greatest ``saved_at`` of all records that a thread has read or written, by thread: with one number for all,
+        #: a thread could set it back; and a lock could stay locked in a forked child.
+        self._saved_at: dict[int, int] = {}
         self._seen: tuple[object, ...] = ()
         self._key_names: tuple[str, ...] = ()
         self._sealer: Sealer | None = None
@@ -124,7 +126,7 @@ class KnownStore:
         sealed = as_text(sealed)
         if row is None or row.version != version or row.sealed != sealed:
             row = Row(seq, version, sealed, self.sealer.open(seq, version, sealed))
-            self.last_saved_at = max(self.last_saved_at, row.record.saved_at)
+            self.note_saved(row.record.saved_at)
             if keep:
                 self.keep(row)
         return row
@@ -135,6 +137,16 @@ class KnownStore:
         if len(opened) >= _MAX_OPENED:
             opened.pop(next(iter(opened)), None)
         opened[row.seq] = row
+
+    @property
+    def last_saved_at(self) -> int:
+        """The greatest ``saved_at`` of all records that were read or written."""
+        return max(list(self._saved_at.values()), default=0)
+
+    def note_saved(self, saved_at: int) -> None:
+        """Take the time of a save into account."""
+        thread = threading.get_ident()
+        self._saved_at[thread] = max(self._saved_at.get(thread, 0), saved_at)
 
     def header(self, sealed: Any) -> Header:
         """Return the store's header, opened; the one in memory if it is the same."""

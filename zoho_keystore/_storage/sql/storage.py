@@ -374,7 +374,8 @@ class _Attempt:
     def _commit(self, draft: Draft, session: Session) -> None:
         known = self._storage._require_open()
         self.written = draft.write(session)
+        # Before the commit: the next transaction may begin right after it.
+        known.note_saved(draft.last_saved_at)
         session.commit()
         for row in self.written.rows:
             known.keep(row)
-            known.last_saved_at = max(known.last_saved_at, row.record.saved_at)
