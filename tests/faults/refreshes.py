@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import multiprocessing
+import os
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 KINDS = FILE_STORE, WITHOUT_LEASES, OURS = "FileStore", "EncryptedFileStore, refresh_wait=0", "EncryptedFileStore"
+SQL_KINDS = SQL_WITHOUT_LEASES, SQL = "EncryptedSQLStore, refresh_wait=0", "EncryptedSQLStore"
 
 _CLIENT = {"client_id": "client", "client_secret": "any"}
 
@@ -50,6 +52,8 @@ class Setting:
     """Which kind of store, in which file and with which key, and the address of the fake server.
 
     Attributes:
+        sql: The addresses of a database, in place of the file; processes are spread over them.
+        prefix: What the names of its tables begin with.
         first_token: What each process signs in with when it is told to; None if it knows the id of a stored token.
     """
 
@@ -59,12 +63,19 @@ class Setting:
     url: str
     refresh_wait: float = 10.0
     first_token: dict[str, str] | None = None
+    sql: tuple[str, ...] = ()
+    prefix: str = "zoho_keystore"
 
     def open(self) -> Any:
         """Return a store on the file."""
         if self.kind == FILE_STORE:
             return FileStore(str(self.path))
-        wait_s = 0 if self.kind == WITHOUT_LEASES else self.refresh_wait
+        wait_s = 0 if self.kind in (WITHOUT_LEASES, SQL_WITHOUT_LEASES) else self.refresh_wait
+        if self.kind in SQL_KINDS:
+            from zoho_keystore import EncryptedSQLStore  # noqa: PLC0415 - SQLAlchemy is an extra
+
+            address = self.sql[os.getpid() % len(self.sql)]
+            return EncryptedSQLStore(address, key=self.key, refresh_wait=wait_s, prefix=self.prefix)
         return EncryptedFileStore(self.path, key=self.key, refresh_wait=wait_s)
 
     def environment(self) -> Any:
@@ -277,10 +288,17 @@ class Seen(NamedTuple):
     outcomes: list[Outcome]
 
 
-def meet(meeting: Meeting, kind: str, directory: Path) -> Seen:
-    """Let them meet the expired token, and return what came of it."""
+def meet(meeting: Meeting, kind: str, directory: Path, **options: Any) -> Seen:
+    """Let them meet the expired token, and return what came of it.
+
+    Args:
+        meeting: Which processes or threads.
+        kind: Which store.
+        directory: Where the files are made.
+        options: More of the :class:`Setting`.
+    """
     with FakeZoho(delay_s=meeting.delay_s) as zoho:
-        setting = Setting(kind, directory / "tokens", Fernet.generate_key(), zoho.url)
+        setting = Setting(kind, directory / "tokens", Fernet.generate_key(), zoho.url, **options)
         setting.keep(zoho, meeting.tokens)
         with meeting.make(setting) as crew:
             setting.expire()

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +11,7 @@ from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.api.authenticator.store.db_store import DBStore
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
+from servers import mariadb
 from support import Terminal, invoke
 from support import refused as refused_by_the_program
 from zoho_keystore import ImportSourceError, TokenRecord
@@ -26,6 +20,7 @@ from zoho_keystore._open import open_keystore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.mysql
 
@@ -86,65 +81,19 @@ class Server:
         return f"mysql://{user}@127.0.0.1:{self.port}/{rest}"
 
 
-def programs() -> list[str]:
-    """Return the paths of the programs that install and run a server, or skip the test."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-    found = [shutil.which(name, path=path) for name in ("mariadb-install-db", "mariadbd")]
-    pytest.importorskip("mysql.connector", reason="needs mysql-connector-python")
-    if None in found:
-        pytest.skip("needs MariaDB's server: apt-get install mariadb-server")
-    return [str(program) for program in found]
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Give a server with its own directory, socket and port on loopback, and default settings."""
-    install, serve = programs()
-    # Not below tmp_path: the path of a socket has at most 107 characters.
-    directory = Path(tempfile.mkdtemp(prefix="mariadb-"))
-    common = ["--no-defaults", f"--datadir={directory / 'data'}"]
-    if os.geteuid() == 0:
-        common.append("--user=root")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        server = Server(free.getsockname()[1], str(directory / "socket"))
-    process: subprocess.Popen[bytes] | None = None
-    try:
-        made = subprocess.run(
-            [install, *common, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"],
-            capture_output=True,
-            check=False,
-        )
-        assert made.returncode == 0, made.stderr.decode()
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    serve,
-                    *common,
-                    "--bind-address=127.0.0.1",
-                    f"--port={server.port}",
-                    f"--socket={server.unix_socket}",
-                    f"--pid-file={directory / 'pid'}",
-                    "--skip-name-resolve",
-                    "--innodb-buffer-pool-size=8M",
-                    "--innodb-flush-log-at-trx-commit=0",
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 30
-        while not os.path.exists(server.unix_socket):
-            assert process.poll() is None, (directory / "log").read_text()
-            assert time.monotonic() < deadline, (directory / "log").read_text()
-            time.sleep(0.05)
+    pytest.importorskip("mysql.connector", reason="needs mysql-connector-python")
+    if needed := mariadb.missing():
+        pytest.skip(f"needs MariaDB's server: {needed}")
+    with closing(mariadb.MariaDB()) as started:
+        started.start()
+        server = Server(started.port, started.socket)
         with server.connected() as cursor:
             for statement in SET_UP:
                 cursor.execute(statement)
         yield server
-    finally:
-        if process is not None:
-            process.terminate()
-            process.wait(30)
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import held
 from zoho_keystore import open_keystore
 from zoho_keystore._open import as_seconds, open_memory_keystore
 from zoho_keystore._records import TokenRecord
@@ -249,7 +250,7 @@ def test_open_with_a_lock_timeout_of_zero_does_not_wait(store_path: Path, key: b
     holder = open_keystore(store_path, key=key)
     other = open_keystore(store_path, key=key, lock_timeout=0)
     before = store_path.read_bytes()
-    with holder._storage.transaction(), pytest.raises(LockTimeoutError):
+    with held(holder), pytest.raises(LockTimeoutError):
         other.save(TOKEN)
     assert store_path.read_bytes() == before
     assert other.save(TOKEN).id == "1"

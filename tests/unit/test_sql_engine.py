@@ -410,10 +410,6 @@ class Fairy:
         self.notices: list[str] = []
         self.on_commit: Callable[[], None] = nothing
 
-    @property
-    def connection(self) -> Fairy:
-        return self
-
     def commit(self) -> None:
         self.on_commit()
 
@@ -445,16 +441,6 @@ def test_commit_without_a_standby_is_noticed_with_psycopg2(opened: Callable[...,
     fairy.on_commit = lambda: fairy.notices.append("WARNING:  canceling wait for synchronous replication")
     with pytest.raises(DurabilityUnknownError):
         engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]
-
-
-def test_statement_that_commits_itself_is_of_unknown_durability(opened: Callable[..., Engines]) -> None:
-    engines = opened(POSTGRESQL)
-    fairy = Fairy({})
-    [listener] = engines.reads.dispatch.after_cursor_execute
-    listener(fairy, None, "", None, None, False)  # noqa: FBT003 - SQLAlchemy's call
-    fairy.notices.append("WARNING")
-    with pytest.raises(DurabilityUnknownError):
-        listener(fairy, None, "", None, None, False)  # noqa: FBT003 - as above
 
 
 @pytest.mark.parametrize(("text", "driver"), [(POSTGRESQL, "psycopg"), (MYSQL, "pymysql")])

@@ -76,8 +76,6 @@ class Engines:
             event.listen(self.writes, "begin", _begin_immediate)
         elif self.address.dialect == "postgresql":
             _check_replication(self.writes)
-            # Also of a statement that commits itself.
-            event.listen(self.reads, "after_cursor_execute", _check_statement)
         _ALL.add(self)
 
     def dispose(self) -> None:
@@ -181,10 +179,6 @@ def _check_replication(engine: Engine) -> None:
         _require_replicated(connection)
 
     engine.dialect.do_commit = checked  # type: ignore[assignment, method-assign] # of this engine alone
-
-
-def _check_statement(connection: Connection, *_: object) -> None:
-    _require_replicated(connection.connection)
 
 
 def _require_replicated(connection: Any) -> None:
