@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from servers.shared import address_of, prefix_of
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._records import FIELDS, Lookup, MatchRule, TokenRecord
-from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._sql.address import parse_address
+from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.sql.storage import SQLStorage
 from zoho_keystore.errors import LockTimeoutError, StoreClosedError

@@ -65,7 +65,7 @@ class SQLStore:
         held: dict[str, Any] = {}
         for sealed in self.rows(f"SELECT sealed FROM {self.prefix}_token ORDER BY seq"):  # noqa: S608 - our own names
             try:
-                held = json.loads(fernet.decrypt(bytes(sealed[0])))
+                held = json.loads(fernet.decrypt(sealed[0]))
             except (InvalidToken, ValueError):
                 raise StoreProblem("a row does not open") from None
             tokens += held["tokens"]

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zoho_keystore._records import Lookup, MatchRule
 from zoho_keystore._storage import system_ms
 from zoho_keystore._storage.sql.sealing import Row, Sealer
 from zoho_keystore._storage.sql.statements import FORMAT
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from zoho_keystore._keys.ring import KeyRing
-    from zoho_keystore._records import Lookup
     from zoho_keystore._storage.codec import Header
     from zoho_keystore._storage.sql.sessions import Session
     from zoho_keystore._storage.sql.statements import Statements
@@ -65,8 +65,8 @@ class KnownStore:
         self.statements = statements
         self.name = name
         self.keys = keys
-        #: The greatest ``saved_at`` of all records that a thread has read or written, by thread: with one number for all,
-        #: a thread could set it back; and a lock could stay locked in a forked child.
+        #: The greatest ``saved_at`` of all records that a thread has read or written, by thread: with one number for
+        #: all, a thread could set it back; and a lock could stay locked in a forked child.
         self._saved_at: dict[int, int] = {}
         self._seen: tuple[object, ...] = ()
         self._key_names: tuple[str, ...] = ()
@@ -169,25 +169,25 @@ class Reader:
         self.known = known
         self._session = session
 
-    def find(self, wanted: Sequence[tuple[str, str]]) -> list[list[Row]]:
-        """Return, for each field and value, the rows that have the value in the field; all as of one moment."""
+    def find(self, lookups: Sequence[Lookup]) -> list[list[Row]]:
+        """Return, for each look-up, the rows that have its value; all as of one moment."""
         known = self.known
-        fields = tuple(field for field, _ in wanted)
+        fields = tuple(lookup.field for lookup in lookups)
         for _ in range(_ATTEMPTS):
             names = known.key_names
-            parameters = [known.sealer.index(name, field, value) for field, value in wanted for name in names]
+            parameters = known.sealer.indexes(names, lookups)
             found = self._session.rows(known.statements.find(fields, len(names)), parameters)
             if self._see(found):
                 break
         else:
             raise self._restless()
-        rows: list[list[Row]] = [[] for _ in wanted]
+        rows: list[list[Row]] = [[] for _ in lookups]
         for number, seq, version, _, sealed in found:
             if number:
                 row = known.opened(seq, version, sealed)
-                field, value = wanted[number - 1]
+                lookup = lookups[number - 1]
                 # A collision of fingerprints, or an index that was edited.
-                if getattr(row.record, field) == value:
+                if getattr(row.record, lookup.field) == lookup.value:
                     rows[number - 1].append(row)
         return rows
 
@@ -244,9 +244,9 @@ class Reader:
         )
 
 
-def values_of(lookups: Iterable[Lookup]) -> list[tuple[str, str]]:
-    """Return the fields and values that look-ups ask for, each once; no record has an empty value."""
-    return list(dict.fromkeys((lookup.field, lookup.value) for lookup in lookups if lookup.value))
+def by_id(id: str) -> Lookup:
+    """Return the look-up of an id."""
+    return Lookup(MatchRule.ID, "id", id)
 
 
 def as_text(value: Any) -> str:
