@@ -25,7 +25,8 @@ STATES = {
     Failure.NO_TABLE: ["42P01", "3F000"],
     Failure.NO_DATABASE: ["3D000"],
     Failure.EXISTS: ["23505", "42710", "42P07"],
-    Failure.DENIED: ["28000", "28P01", "42501"],
+    Failure.LOGIN: ["28000", "28P01"],
+    Failure.DENIED: ["42501"],
     Failure.OTHER: ["22001", "42703", "XX000", "57P04"],
 }
 NUMBERS = {
@@ -40,7 +41,8 @@ NUMBERS = {
     Failure.NO_TABLE: [1146],
     Failure.NO_DATABASE: [1049],
     Failure.EXISTS: [1050, 1062],
-    Failure.DENIED: [1044, 1045, 1129, 1130, 1142, 1143, 1227, 1251, 1698, 1820, 1862, 3118, 4151],
+    Failure.LOGIN: [1045, 1251, 1698],
+    Failure.DENIED: [1044, 1129, 1130, 1142, 1143, 1227, 1820, 1862, 3118, 4151],
     Failure.OTHER: [1064, 1406, 3948],
 }
 
@@ -141,10 +143,11 @@ def test_classify_tells_sqlite_by_played_result_code(code: int, failure: Failure
 @pytest.mark.parametrize(
     ("text", "failure"),
     [
-        ('FATAL:  password authentication failed for user "ann"', Failure.DENIED),
-        ("fe_sendauth: no password supplied", Failure.DENIED),
-        ('FATAL:  no pg_hba.conf entry for host "h", user "ann", database "d", no encryption', Failure.DENIED),
-        ('FATAL:  role "ann" does not exist', Failure.DENIED),
+        ('FATAL:  password authentication failed for user "ann"', Failure.LOGIN),
+        ("fe_sendauth: no password supplied", Failure.LOGIN),
+        ('FATAL:  no pg_hba.conf entry for host "h", user "ann", database "d", no encryption', Failure.LOGIN),
+        ('FATAL:  role "ann" does not exist', Failure.LOGIN),
+        ('FATAL:  permission denied for database "d"', Failure.DENIED),
         ('FATAL:  database "d" does not exist', Failure.NO_DATABASE),
         ("FATAL:  the database system is starting up", Failure.UNAVAILABLE),
         ("connection refused", Failure.UNAVAILABLE),
@@ -157,12 +160,12 @@ def test_classify_reads_the_text_where_libpq_has_no_code(text: str, failure: Fai
         assert classify(wrapped(error)) is failure
 
 
-def test_classify_denied_needs_no_english() -> None:
+def test_classify_login_needs_no_english() -> None:
     class Connection:
         needs_password = True
 
     error = psycopg.OperationalError("Kein Passwort", pgconn=Connection())  # type: ignore[arg-type]
-    assert classify(error) is Failure.DENIED
+    assert classify(error) is Failure.LOGIN
 
 
 def test_classify_without_a_code_looks_at_the_connection() -> None:

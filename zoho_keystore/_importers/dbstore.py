@@ -70,11 +70,13 @@ _TLS_FAILED = ("TLS failed", "Check the server's certificate, and the ssl option
 _CR_SSL_CONNECTION_ERROR: Final = 2026
 _PG_NO_TLS: Final = "does not support SSL"
 
+_DENIED: Final = (
+    "the server denies access",
+    "Check the user, what it may read, and its password, which a variable ({variable}) or {file} holds",
+)
 _PROBLEMS: Final = {
-    Failure.DENIED: (
-        "the server denies access",
-        "Check the user, what it may read, and its password, which a variable ({variable}) or {file} holds",
-    ),
+    Failure.DENIED: _DENIED,
+    Failure.LOGIN: _DENIED,
     Failure.NO_DATABASE: ("the server has no such database", "Check its name in the address"),
     Failure.NO_TABLE: ("the database has no such table", "Name the table in the address: ?table=NAME"),
     Failure.LOCK_TIMEOUT: (
@@ -203,7 +205,7 @@ def read(address: Address, ask: Callable[[], str] | None) -> Rows:
     try:
         return _read(address, _postgresql_arguments(address), password)
     except UnreadableError as problem:
-        if password or ask is None or problem.problem != _PROBLEMS[Failure.DENIED][0]:
+        if password or ask is None or problem.problem != _DENIED[0]:
             raise
     # After a first try, since the password may be in a file of libpq, and a server on this machine may need none.
     return _read(address, _postgresql_arguments(address), ask())
@@ -232,6 +234,7 @@ def _read(address: Address, arguments: Mapping[str, Any], password: str | None) 
             password=password,
             lock_timeout=LOCK_TIMEOUT_S,
             connect_args=arguments,
+            may_ask=False,
         )
         try:
             rows = read_table(engines, address.table, choose)

@@ -88,7 +88,9 @@ class SQLStorage:
     ) -> None:
         self.name = address.name
         self._lock_timeout_s = lock_timeout
-        engines = connect(address, password=password, lock_timeout=lock_timeout, connect_args=connect_args)
+        engines = connect(
+            address, password=password, lock_timeout=lock_timeout, connect_args=connect_args, create=create
+        )
         mark = "?" if engines.reads.dialect.paramstyle == "qmark" else "%s"
         self.statements = Statements(address.dialect, prefix, mark)
         self.database = Database(engines, lock_timeout)
@@ -114,7 +116,8 @@ class SQLStorage:
             raise failed(problem, self.name)
         if not create:
             raise failed(problem or SQLFailedError(Failure.NO_TABLE, "they are empty", in_commit=False), self.name)
-        self._create(keys)
+        # A user who may not make tables can still use those that are there.
+        self._create(keys, with_tables=problem is not None)
         self._read(Reader.store)
 
     def _exists(self) -> bool:
@@ -122,8 +125,8 @@ class SQLStorage:
         with self.database.reading() as session:
             return bool(session.rows(self.statements.header))
 
-    def _create(self, keys: KeyRing) -> None:
-        """Make the tables and the store's own row, if no other process is faster."""
+    def _create(self, keys: KeyRing, *, with_tables: bool) -> None:
+        """Make the tables, if they are missing, and the store's own row, if no other process is faster."""
         key_name = keys.fingerprints[0]
         store_id = str(uuid.uuid4())
         sealed = Sealer(keys, store_id, self.name).seal_header(Header(store_id=store_id), key_name)
@@ -131,9 +134,10 @@ class SQLStorage:
         while True:
             problem: SQLFailedError
             try:
-                with self.database.reading() as session:
-                    for statement in self.statements.tables():
-                        session.run(statement)
+                if with_tables:
+                    with self.database.reading() as session:
+                        for statement in self.statements.tables():
+                            session.run(statement)
                 with self.database.writing(self._lock_timeout_s) as session:
                     if session.rows(self.statements.header):
                         return
@@ -175,6 +179,13 @@ class SQLStorage:
 
     def count(self) -> int:
         return self._read(Reader.count)
+
+    def header(self) -> Header:
+        return self._read(Reader.store).header
+
+    def key_names(self) -> tuple[str, ...]:
+        """Return the fingerprints of the keys that rows may be sealed with, newest first."""
+        return self._read(Reader.store).key_names
 
     def now_ms(self) -> int:
         """Return the time by the server's clock, as of the last statement."""
