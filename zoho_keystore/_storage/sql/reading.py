@@ -86,6 +86,11 @@ class KnownStore:
         assert self._sealer is not None  # noqa: S101 - the constructor of the storage reads the row
         return self._sealer
 
+    def use(self, keys: KeyRing) -> None:
+        """Use another ring from now on; it has the keys of the one before."""
+        self.keys = keys
+        self._sealer = Sealer(keys, self.sealer.store_id, self.name)
+
     def now_ms(self) -> int:
         """Return the time by the server's clock, as of the last statement."""
         return self._clock_ms + _ticks_ms()

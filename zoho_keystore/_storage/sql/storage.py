@@ -202,13 +202,13 @@ class SQLStorage:
                 return self._read_once(known, ask)
             except (SQLFailedError, UnknownKeyError) as error:
                 problem = error
-            self._recover(problem, patience, asked)
+            self.recover(problem, patience, asked)
 
     def _read_once(self, known: KnownStore, ask: Callable[[Reader], _T]) -> _T:
         with self.database.reading() as session:
             return ask(Reader(known, session))
 
-    def _recover(
+    def recover(
         self,
         problem: SQLFailedError | UnknownKeyError | None,
         patience: Patience,
@@ -298,7 +298,7 @@ class SQLStorage:
             if isinstance(problem, SQLFailedError) and problem.in_commit and problem.failure in _IN_DOUBT:
                 # Looked up under the lock, and committed again: a standby server may not have it.
                 unknown, has_lock = _Unknown(attempt.written, attempt.result), True
-            self._recover(problem, patience, asked, in_doubt=unknown is not None)
+            self.recover(problem, patience, asked, in_doubt=unknown is not None)
 
     def check_writable(self) -> None:
         """Make sure that the store's lock can be taken.
@@ -318,7 +318,26 @@ class SQLStorage:
                 problem = error
             else:
                 return
-            self._recover(problem, patience, set())
+            self.recover(problem, patience, set())
+
+    def reencrypt(self, keys: KeyRing, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
+        """Seal all rows with the newest key of a ring, while other clients go on; see ``rotation.py``.
+
+        Args:
+            keys: The ring that is used from then on; it has the old keys too.
+            progress: Called with the number of rows that are sealed anew, and that of all.
+
+        Raises:
+            KeystoreError: It stopped. All rows can be read, and doing it again finishes the work.
+        """
+        from zoho_keystore._storage.sql.rotation import KeyRotation  # noqa: PLC0415 - only rotations need it
+
+        self.require_open().use(keys)
+        KeyRotation(self, self._lock_timeout_s, progress).run()
+
+    def key_names(self) -> tuple[str, ...]:
+        """Return the fingerprints of the keys that rows may be sealed with, newest first."""
+        return self._read(Reader.store).key_names
 
     def close(self) -> None:
         """Close the connections, and drop the keys and all records; the storage cannot be used afterwards."""
