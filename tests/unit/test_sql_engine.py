@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import pymysql
 import pytest
 import sqlalchemy as sa
 
@@ -25,6 +26,7 @@ from zoho_keystore._sql import sessions
 from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.engine import Engines, connect
 from zoho_keystore._sql.failures import Failure, classify
+from zoho_keystore._sql.password import PROMPT
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, StoreFileError, UnsafeFileError
 
 if TYPE_CHECKING:
@@ -449,6 +451,47 @@ def test_connect_without_the_driver_names_the_extra(text: str, driver: str, monk
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=rf"{driver} is not installed.*zoho_keystore\[{address.dialect}\]"):
         connect(address)
+
+
+@pytest.mark.parametrize(
+    ("password", "may_ask", "is_there", "asked"),
+    [(None, True, True, 1), ("wrong", True, True, 0), (None, False, True, 0), (None, True, False, 0)],
+)
+def test_connect_asks_the_user_when_the_server_refuses_it(
+    opened: Callable[..., Engines],
+    monkeypatch: pytest.MonkeyPatch,
+    password: str | None,
+    *,
+    may_ask: bool,
+    is_there: bool,
+    asked: int,
+) -> None:
+    """Once, and only if there is no password; libpq or an option file may have one, so the server is tried first."""
+    names: list[str] = []
+    passwords: list[str | None] = []
+    engines = opened(MYSQL, password=password, may_ask=may_ask)
+
+    def ask(name: str) -> str:
+        names.append(name)
+        return PASSWORD
+
+    def open_(*_: Any, password: str | None = None, **__: Any) -> Connection:
+        passwords.append(password)
+        if password != PASSWORD:
+            raise pymysql.err.OperationalError(1045, "Access denied")
+        return Connection(SHOW=[])
+
+    monkeypatch.setattr(engines.reads.dialect, "connect", open_)
+    PROMPT.use(ask if is_there else None)
+    try:
+        for _ in range(2):
+            with contextlib.suppress(pymysql.err.OperationalError):
+                engines._connector.open(engines.reads.dialect, Record(), [], {})
+        assert names == [MYSQL] * asked
+        assert passwords == ([None, PASSWORD, PASSWORD] if asked else [password, password])
+        assert (opened(MYSQL)._connector._password == PASSWORD) is bool(asked)
+    finally:
+        PROMPT.use(None)
 
 
 # --- Secrets ---

@@ -13,6 +13,7 @@ from zoho_keystore._sql.engine import connect
 from zoho_keystore._sql.server import Finding, examine, is_local, of_mysql, of_postgresql
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 POSTGRESQL: dict[str, Any] = {
@@ -139,3 +140,51 @@ def test_examine_checks_an_sqlite_database(tmp_path: Path) -> None:
         assert found.fix == "Restore it from a backup"
     finally:
         engines.dispose()
+
+
+class PlayedRows(list[Any]):
+    """The result of a statement."""
+
+    def mappings(self) -> PlayedRows:
+        return self
+
+    def one(self) -> Any:
+        [row] = self
+        return row
+
+
+class PlayedEngines:
+    """Engines whose connections answer by the start of a statement."""
+
+    def __init__(self, text: str, **answers: list[Any]) -> None:
+        self.address = parse_address(text)
+        self._answers = answers
+
+    @property
+    def reads(self) -> PlayedEngines:
+        return self
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[PlayedEngines]:
+        yield self
+
+    def exec_driver_sql(self, statement: str) -> PlayedRows:
+        name = "status" if "STATUS" in statement else "settings"
+        return PlayedRows(self._answers[name])
+
+
+def test_examine_asks_a_postgresql_server() -> None:
+    engines: Any = PlayedEngines("postgresql://db.example.com/d", settings=[POSTGRESQL | {"ssl": False}])
+    assert ["PostgreSQL 15.1", "encrypted"] == [
+        one.what[:15] if not one.fix else "encrypted" for one in examine(engines)
+    ]
+
+
+def test_examine_asks_a_mysql_server() -> None:
+    """For variables and for its status; names may be in any case."""
+    engines: Any = PlayedEngines(
+        "mysql://db.example.com/d",
+        settings=[*MYSQL.items(), ("sync_binlog", 0)],
+        status=[("Ssl_cipher", ""), ("Slaves_connected", 2)],
+    )
+    assert [one.what.partition(" ")[0] for one in examine(engines)] == ["MySQL", "sync_binlog", "its", "the"]

@@ -63,11 +63,11 @@ _COMMANDS = {
     "export": "export",
     "rotate": "rotate",
     "key": "key",
-    "copy": "copy",
     "verify": "verify",
     "doctor": "doctor",
     "backup": "backup",
     "restore": "restore",
+    "copy": "copy",
 }
 
 

@@ -167,26 +167,26 @@ def restore(
 def _restore_database(  # noqa: PLR0917 - one step of restore()
     address: str, restored: StoreFile, copy: Path, ring: KeyRing, key: str | None, timeout_s: float
 ) -> Path | None:
-    was_there = databases.is_store_there(address)
     records = without_leases(restored.records.values())
     with closing(open_sql_storage(address, key=key, lock_timeout=timeout_s)) as storage:
         kept = None
-        if was_there and storage.count():
-            before = storage.records(), storage.header()
-            content = databases.sealed(without_leases(before[0]), before[1], ring)
+        before = without_leases(storage.records())
+        if before:
+            content = databases.sealed(before, storage.header(), ring)
             kept = _make_dated_file(copy.with_name(f"{copy.name}.replaced-"), content)
 
-        def work(transaction: Transaction) -> None:
-            transaction.records()
+        def work(transaction: Transaction) -> bool:
+            if without_leases(transaction.records()) != before:
+                return False
             transaction.clear()
             for record in records:
                 transaction.put(record)
             transaction.take_over(restored.header)
+            return True
 
-        storage.transact(work)
-        if without_leases(storage.records()) != records:
+        if not storage.transact(work):
             raise StoreFileError(
-                f"{storage.name} does not hold what was restored: another program has saved to it meanwhile",
+                f"{storage.name} has changed meanwhile, so what it replaces is not what was kept; nothing was restored",
                 "Stop the programs that use it, and restore again",
             )
     return kept

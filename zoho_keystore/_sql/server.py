@@ -6,6 +6,11 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from zoho_keystore._sql.engine import connect
+from zoho_keystore._sql.failures import first_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -50,11 +55,27 @@ _ENCRYPT: Final = {
 }
 
 
+def findings(address: SQLAddress) -> list[Finding]:
+    """Return what is to be said of the server of a store; that it cannot be asked, too.
+
+    Raises:
+        KeystoreError: A library is not installed, or the file of a database cannot be used.
+    """
+    engines = connect(address, lock_timeout=0, create=False)
+    try:
+        return examine(engines)
+    except (SQLAlchemyError, OSError) as error:
+        said = first_line(error)
+    finally:
+        engines.dispose()
+    return [Finding(f"the server cannot be asked for its settings: {said}", "Check that it runs and can be reached")]
+
+
 def examine(engines: Engines) -> list[Finding]:
     """Return what is to be said of the server of a store.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: It cannot be reached, or it is a server of another kind.
+        SQLAlchemyError: It cannot be reached, or it is a server of another kind.
     """
     address = engines.address
     with engines.reads.connect() as connection:

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: Logged as a warning, as for a file: a program with another address makes a store of its own, without anyone noticing.
-CREATED = "created an empty store in %s"
+CREATED = "created an empty store at %s"
 
 
 class _Unknown:
@@ -182,10 +182,6 @@ class SQLStorage:
 
     def header(self) -> Header:
         return self._read(Reader.store).header
-
-    def key_names(self) -> tuple[str, ...]:
-        """Return the fingerprints of the keys that rows may be sealed with, newest first."""
-        return self._read(Reader.store).key_names
 
     def now_ms(self) -> int:
         """Return the time by the server's clock, as of the last statement."""
