@@ -175,9 +175,7 @@ class PlayedEngines:
 
 def test_examine_asks_a_postgresql_server() -> None:
     engines: Any = PlayedEngines("postgresql://db.example.com/d", settings=[POSTGRESQL | {"ssl": False}])
-    assert ["PostgreSQL 15.1", "encrypted"] == [
-        one.what[:15] if not one.fix else "encrypted" for one in examine(engines)
-    ]
+    assert [one.what.partition(" ")[0] for one in examine(engines)] == ["PostgreSQL", "the"]
 
 
 def test_examine_asks_a_mysql_server() -> None:
