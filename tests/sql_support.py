@@ -1,4 +1,4 @@
-"""What the unit tests of the storage in a database share: a store in SQLite, its rows as the database has them, faults."""
+"""What the tests of the storage in a database share: a store in SQLite, its rows as the database has them, faults."""
 
 from __future__ import annotations
 

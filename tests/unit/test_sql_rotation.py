@@ -131,7 +131,7 @@ def test_rotation_that_was_stopped_is_finished_by_the_next_one(
 def test_rotation_to_a_third_key_finishes_the_one_before(storage: SQLStorage, spec: str, tmp_path: Path) -> None:
     [row] = column(tmp_path, KEY_NAMES)
     with pytest.raises(ZeroDivisionError):
-        storage.reencrypt(key_ring(spec), lambda *_: 1 // 0)  # type: ignore[arg-type, return-value] # it fails
+        storage.reencrypt(key_ring(spec), lambda *_: 1 // 0)  # type: ignore[arg-type] # it fails
     assert column(tmp_path, KEY_NAMES) == [f"{fingerprint(NEW)},{row}"]
     write(tmp_path, NEWEST, NEW, OLD)
     storage.reencrypt(key_ring(spec))
@@ -141,7 +141,7 @@ def test_rotation_to_a_third_key_finishes_the_one_before(storage: SQLStorage, sp
 @pytest.mark.parametrize("call", ["begin", "run", "run_many", "rows", "commit"])
 @pytest.mark.parametrize("sqlstate", [RETRY, GONE])
 def test_rotation_goes_on_after_failures_that_pass(
-    storage: SQLStorage, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, sqlstate: str
+    storage: SQLStorage, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, call: str, sqlstate: str
 ) -> None:
     faults = Faults(storage, monkeypatch)
     faults.at(call, sqlstate, sqlstate)
@@ -161,7 +161,7 @@ def test_rotation_stops_at_a_failure_that_cannot_pass(
 
 
 def test_rotation_does_not_write_what_does_not_open(
-    storage: SQLStorage, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: SQLStorage, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of the memory must not cost a token."""
     real = Sealer.seal

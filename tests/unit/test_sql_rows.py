@@ -40,8 +40,9 @@ SECRETS = {
     "access_token": "1000.the-access-token",
     "grant_token": "1000.the-grant-token",
 }
-ADA = TokenRecord(
-    id="1", user_name="ada@example.com", client_id="client-1", api_domain="https://api.example", **SECRETS
+ADA = replace(
+    TokenRecord(id="1", user_name="ada@example.com", client_id="client-1", api_domain="https://api.example"),
+    **dict[str, Any](SECRETS),
 )
 EVE = replace(ADA, id="2", user_name="eve@example.com", refresh_token="1000.another-refresh-token")
 PACKAGE = Path(zoho_keystore.__file__).parent
@@ -61,7 +62,8 @@ def sealed_rows(directory: Path) -> list[str]:
     return column(directory, "SELECT sealed FROM zoho_keystore_token ORDER BY seq")
 
 
-def test_row_is_a_keystore_document_with_one_token(storage: SQLStorage, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("storage")
+def test_row_is_a_keystore_document_with_one_token(tmp_path: Path) -> None:
     """Three lines of ``cryptography`` open it: this is a promise."""
     [store_id] = column(tmp_path, "SELECT store_id FROM zoho_keystore_store")
     document = json.loads(Fernet(KEY).decrypt(sealed_rows(tmp_path)[0]))
@@ -79,7 +81,8 @@ def test_row_is_a_keystore_document_with_one_token(storage: SQLStorage, tmp_path
 
 def test_header_of_the_store_is_a_keystore_document_without_tokens(storage: SQLStorage, tmp_path: Path) -> None:
     """It keeps what a file's header keeps: the leases on exchanges, and what was deleted."""
-    storage.transact(lambda transaction: (transaction.remove("2"), transaction.set_exchanges({"key": {"x": 1}})))
+    storage.transact(lambda transaction: transaction.remove("2"))
+    storage.transact(lambda transaction: transaction.set_exchanges({"key": {"x": 1}}))
     [sealed] = column(tmp_path, "SELECT sealed FROM zoho_keystore_store")
     document = json.loads(Fernet(KEY).decrypt(sealed))
     assert (document["tokens"], document["exchanges"], document["next_id"]) == ([], {"key": {"x": 1}}, 3)
@@ -100,7 +103,8 @@ def test_database_holds_no_value_and_no_hash_of_one_without_the_key(storage: SQL
             assert hashed.hexdigest()[:16].encode() not in content
 
 
-def test_index_is_a_keyed_fingerprint_of_field_and_value(storage: SQLStorage, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("storage")
+def test_index_is_a_keyed_fingerprint_of_field_and_value(tmp_path: Path) -> None:
     """Of the store too: two stores under one key show no common values."""
     [store_id] = column(tmp_path, "SELECT store_id FROM zoho_keystore_store")
     key = hmac.digest(urlsafe_b64decode(KEY), b"zoho-keystore blind index\0" + store_id.encode(), "sha256")
@@ -252,7 +256,8 @@ def test_two_rows_of_one_id_give_the_first(storage: SQLStorage, tmp_path: Path) 
     document = json.loads(Fernet(KEY).decrypt(sealed_rows(tmp_path)[0])) | {"seq": 2}
     column(
         tmp_path,
-        "UPDATE zoho_keystore_token SET sealed = ?, id = (SELECT id FROM zoho_keystore_token WHERE seq = 1) WHERE seq = 2",
+        "UPDATE zoho_keystore_token SET sealed = ?, id = (SELECT id FROM zoho_keystore_token WHERE seq = 1) "
+        "WHERE seq = 2",
         Fernet(KEY).encrypt(json.dumps(document).encode()).decode(),
     )
     assert storage.get("1") == ADA

@@ -19,6 +19,7 @@ from sql_support import (
     OTHER,
     READ_ONLY,
     RETRY,
+    DriverError,
     Faults,
     column,
     database,
@@ -30,8 +31,10 @@ from support import made_key
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
 from zoho_keystore._storage.sql import reading, statements
-from zoho_keystore._storage.sql.sessions import Database
+from zoho_keystore._storage.sql.sealing import Sealer
+from zoho_keystore._storage.sql.sessions import Database, Session
 from zoho_keystore._storage.sql.statements import Statements, table_statements
+from zoho_keystore._storage.sql.storage import SQLStorage
 from zoho_keystore.errors import (
     CannotOpenError,
     ConfigurationError,
@@ -48,7 +51,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._storage import Transaction
-    from zoho_keystore._storage.sql.storage import SQLStorage
 
 KEY = made_key("sql")
 ANN = TokenRecord(id="a", user_name="ann", client_id="c", client_secret="s", refresh_token="r", access_token="x")
@@ -70,13 +72,13 @@ def faults(storage: SQLStorage, monkeypatch: pytest.MonkeyPatch) -> Faults:
     return Faults(storage, monkeypatch)
 
 
-def refresh(storage: SQLStorage, id: str = "a", access_token: str = "new") -> None:
-    """Change an access token."""
+def refresh(storage: SQLStorage, by: str = "this one") -> None:
+    """Change the access token of the first record."""
 
     def work(transaction: Transaction) -> None:
-        record = transaction.get(id)
+        record = transaction.get("a")
         assert record is not None
-        transaction.put(replace(record, access_token=access_token))
+        transaction.put(replace(record, access_token=f"of {by}"))
 
     storage.transact(work)
 
@@ -94,6 +96,8 @@ def ids(storage: SQLStorage) -> list[str]:
 
 
 class TestMaking:
+    """Which process makes the tables and the store, and what happens when two do."""
+
     def test_store_that_is_made_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         open_storage(tmp_path, KEY).close()
         assert caplog.messages == [f"created an empty store in sqlite:///{tmp_path}/s.db"]
@@ -153,6 +157,16 @@ class TestMaking:
         assert ids(storage) == []
         storage.close()
 
+    def test_store_that_another_process_makes_first_is_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Between the look and the lock."""
+        open_storage(tmp_path, KEY).close()
+        caplog.clear()
+        monkeypatch.setattr(SQLStorage, "_exists", lambda _: False)
+        open_storage(tmp_path, KEY).close()
+        assert caplog.messages == []
+
     def test_store_that_may_not_be_made_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fail_once(monkeypatch, "_run", DENIED)
         with pytest.raises(StoreUnavailableError, match=r"s\.db: the database cannot be used .*permissions"):
@@ -194,8 +208,6 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, sqlstate: str) -> list
             raised = planned.pop()
 
             def function(*_: object) -> None:
-                from sql_support import DriverError
-
                 raise DriverError(raised)
 
         return real(self, function, *arguments, in_commit=in_commit)
@@ -205,6 +217,8 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, sqlstate: str) -> list
 
 
 class TestWriting:
+    """Which changes take the lock, and what happens to those that do not."""
+
     def test_refresh_does_not_take_the_lock_of_the_store(self, storage: SQLStorage, tmp_path: Path) -> None:
         """Others must not wait for it."""
         put(storage, ANN, BOB)
@@ -254,7 +268,7 @@ class TestWriting:
             assert record is not None
             runs.append(record.access_token)
             if len(runs) == 1:
-                refresh(other, access_token="of another")
+                refresh(other, "another")
             # What was read first counts in a run.
             assert transaction.get("a") == record
             found = transaction.find([Lookup(MatchRule.USER, "user_name", "ann")])
@@ -276,7 +290,7 @@ class TestWriting:
         """A refresh does not take the lock. SQLite has one lock for all, so the change is played."""
         put(storage, ANN)
         real = Database.call
-        played = []
+        played: list[Any] = []
 
         def call(self: Database, function: Callable[..., Any], *arguments: Any, in_commit: bool = False) -> Any:
             result = real(self, function, *arguments, in_commit=in_commit)
@@ -349,6 +363,8 @@ class TestWriting:
 
 
 class TestFailures:
+    """What is tried again, for how long, and what is told in the end."""
+
     @pytest.mark.parametrize("sqlstate", [RETRY, LOCK_TIMEOUT, GONE, READ_ONLY])
     @pytest.mark.parametrize("call", ["raw_connection", "rows"])
     def test_read_is_tried_again(self, storage: SQLStorage, faults: Faults, call: str, sqlstate: str) -> None:
@@ -361,15 +377,16 @@ class TestFailures:
     @pytest.mark.parametrize("call", ["connect", "begin", "run", "rows", "commit"])
     def test_save_is_tried_again(self, storage: SQLStorage, faults: Faults, call: str, sqlstate: str) -> None:
         put(storage, ANN)
-        for save in (lambda: refresh(storage), lambda: put(storage, BOB), storage.check_writable):
+        saves: list[Callable[[], None]] = [lambda: refresh(storage), lambda: put(storage, BOB), storage.check_writable]
+        for save in saves:
             faults.at(call, sqlstate, sqlstate)
             save()
-            is_called = save != storage.check_writable or call not in ("rows", "commit")
+            is_called = save is not saves[-1] or call not in ("rows", "commit")
             assert (faults.plan.pop(call) == []) is is_called
         assert ids(storage) == ["a", "b"]
         record = storage.get("a")
         assert record is not None
-        assert record.access_token == "new"
+        assert record.access_token == "of this one"
 
     @pytest.mark.parametrize(
         ("sqlstate", "kind", "text"),
@@ -385,6 +402,7 @@ class TestFailures:
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
+        *,
         use: str,
         sqlstate: str,
         kind: type[KeystoreError],
@@ -433,7 +451,11 @@ class TestFailures:
         def interrupted(_transaction: Transaction) -> None:
             raise KeyboardInterrupt
 
-        for work in (interrupted, lambda t: (t.touch(), interrupted(t))):
+        def touched(transaction: Transaction) -> None:
+            transaction.touch()
+            raise KeyboardInterrupt
+
+        for work in (interrupted, touched):
             with pytest.raises(KeyboardInterrupt):
                 storage.transact(work)
         assert ids(storage) == ["a"]
@@ -509,7 +531,7 @@ class TestUnknownCommits:
         put(storage, ANN)
         other = open_storage(tmp_path, KEY)
         faults.at("commit", GONE, after=True)
-        monkeypatch.setattr(storage.database, "discard", lambda: refresh(other, access_token="of another"))
+        monkeypatch.setattr(storage.database, "discard", lambda: refresh(other, "another"))
         runs: list[str | None] = []
 
         def work(transaction: Transaction) -> None:
@@ -584,6 +606,8 @@ class TestUnknownCommits:
 
 
 class TestReading:
+    """What a read costs, and what it keeps."""
+
     def test_find_is_one_statement(self, storage: SQLStorage, faults: Faults) -> None:
         put(storage, ANN)
         faults.calls.clear()
@@ -603,18 +627,18 @@ class TestReading:
         put(storage, ANN)
         other = open_storage(tmp_path, KEY)
         opened: list[int] = []
-        real = reading.Sealer.open
+        real = Sealer.open
 
-        def counting(self: reading.Sealer, seq: int, version: int, sealed: str) -> TokenRecord:
+        def counting(self: Sealer, seq: int, version: int, sealed: str) -> TokenRecord:
             opened.append(seq)
             return real(self, seq, version, sealed)
 
-        monkeypatch.setattr(reading.Sealer, "open", counting)
+        monkeypatch.setattr(Sealer, "open", counting)
         for _ in range(3):
             assert other.get("a") == ANN
         assert opened == [1]
         refresh(storage)
-        assert other.get("a") == replace(ANN, access_token="new")
+        assert other.get("a") == replace(ANN, access_token="of this one")
         assert opened == [1, 1]
         other.close()
 
@@ -648,6 +672,32 @@ class TestReading:
         assert ids(storage) == ["b"]
         assert "another store was put here" in caplog.text
         other.close()
+
+    def test_row_of_the_store_is_found_in_any_place(self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A UNION has no order."""
+        put(storage, ANN)
+        real = Session.rows
+        monkeypatch.setattr(Session, "rows", lambda *arguments: real(*arguments)[::-1])
+        assert storage.get("a") == ANN
+
+    def test_wait_for_a_lock_is_limited_on_postgresql(
+        self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By a setting that ends with the transaction; SQLite does not know it."""
+        monkeypatch.setattr(storage.database, "_dialect", "postgresql")
+        real = Session.run
+        settings: list[str] = []
+
+        def run(self: Session, statement: str, *rows: Any) -> int:
+            if statement.startswith("SET "):
+                settings.append(statement)
+                return 0
+            return real(self, statement, *rows)
+
+        monkeypatch.setattr(Session, "run", run)
+        storage.transact(add, 1.5)
+        assert len(settings) == 1
+        assert 1_000 < int(settings[0].removeprefix("SET LOCAL lock_timeout = ")) < 1_500
 
     def test_closed_storage_closes_twice(self, storage: SQLStorage) -> None:
         storage.close()
