@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._records import FIELDS, Lookup, MatchRule, TokenRecord
 from zoho_keystore._storage.file import FileStorage
+from zoho_keystore._sql.address import parse_address
 from zoho_keystore._storage.memory import MemoryStorage
+from zoho_keystore._storage.sql.storage import SQLStorage
 from zoho_keystore.errors import LockTimeoutError, StoreClosedError
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from zoho_keystore._storage import ReadableStorage, Storage, Transaction
 
 KEY = Fernet.generate_key()
+
+
+def open_sql(address: str, prefix: str = "zoho_keystore") -> SQLStorage:
+    """Open the storage in a database."""
+    return SQLStorage(parse_address(address), key_ring(KEY), lock_timeout=10, prefix=prefix)
 
 
 class Kind(NamedTuple):
@@ -45,6 +52,7 @@ class Kind(NamedTuple):
 KINDS = {
     "memory": Kind(lambda _directory: MemoryStorage(), is_shared=False),
     "file": Kind(lambda directory: FileStorage(directory / "s", key_ring(KEY), lock_timeout=10), is_shared=True),
+    "sqlite": Kind(lambda directory: open_sql(f"sqlite:///{directory}/s.db"), is_shared=True),
 }
 ANN = TokenRecord(id="a", user_name="ann", client_id="c", access_token="x", saved_at=5)
 BOB = TokenRecord(id="b", user_name="bob", client_id="c", access_token="x", saved_at=3)

@@ -338,7 +338,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "mtime-only cache": lambda: _trust_signatures(lambda status: status.st_mtime_ns),
     "recent changes trusted": lambda: _trust_signatures(freshness.stat_signature),
     "first bytes alone": _first_bytes_alone,
-    "keys loaded once": lambda: patch(KeyRing, _reload_keys=lambda _self: ""),
+    "keys loaded once": lambda: patch(KeyRing, reload=lambda _self: ""),
     "old keys dropped first": _old_keys_dropped_first,
     # Longer than a reader tries again to open a file that another process is changing.
     "old keys dropped long before": partial(_old_keys_dropped_first, 0.3),

@@ -1,0 +1,246 @@
+"""Read a store over a session: rows by the values of fields, all rows, the store's own row."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoho_keystore._storage import system_ms
+from zoho_keystore._storage.sql.sealing import Row, Sealer
+from zoho_keystore._storage.sql.statements import FORMAT
+from zoho_keystore.errors import CannotOpenError, NewerVersionError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from zoho_keystore._keys.ring import KeyRing
+    from zoho_keystore._records import Lookup
+    from zoho_keystore._storage.codec import Header
+    from zoho_keystore._storage.sql.sessions import Session
+    from zoho_keystore._storage.sql.statements import Statements
+
+_log = logging.getLogger(__name__)
+
+#: How many opened rows to keep in memory: some 30 MB.
+_MAX_OPENED = 10_000
+
+#: How often to ask again when the live keys have changed between two statements.
+_ATTEMPTS = 3
+
+
+class UnknownKeyError(Exception):
+    """A live key of the store is not in the ring: its source has to be asked, when no connection is in use."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class StoreRow(NamedTuple):
+    """The store's own row.
+
+    Attributes:
+        key_names: The fingerprints of the keys that rows may be sealed with, newest first.
+        next_seq: The place of the next new row.
+        header: The counter of ids, the leases on exchanges, the retired tokens.
+    """
+
+    key_names: tuple[str, ...]
+    next_seq: int
+    header: Header
+
+
+class KnownStore:
+    """What this process knows of a store: its live keys, its clock, and the rows that it has opened. Safe for threads.
+
+    Args:
+        keys: The keys.
+        statements: The statements for its tables.
+        name: What messages call the store.
+    """
+
+    def __init__(self, keys: KeyRing, statements: Statements, name: str) -> None:
+        self.statements = statements
+        self.name = name
+        self.keys = keys
+        #: The greatest ``saved_at`` of all records that were read or written.
+        self.last_saved_at = 0
+        self._seen: tuple[object, ...] = ()
+        self._key_names: tuple[str, ...] = ()
+        self._sealer: Sealer | None = None
+        self._clock_ms = system_ms() - _ticks_ms()
+        self._opened: dict[int, Row] = {}
+        self._header: tuple[str, Header] | None = None
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The live keys by the last statement, newest first."""
+        return self._key_names
+
+    @property
+    def sealer(self) -> Sealer:
+        """What seals and opens rows; the store's own row has to be read first."""
+        assert self._sealer is not None  # noqa: S101 - the constructor of the storage reads the row
+        return self._sealer
+
+    def now_ms(self) -> int:
+        """Return the time by the server's clock, as of the last statement."""
+        return self._clock_ms + _ticks_ms()
+
+    def see(self, format: object, now_ms: Any, key_names: Any, store_id: Any) -> bool:
+        """Take what a statement says of the store; return whether it is what was known before.
+
+        Raises:
+            NewerVersionError: Its tables are of a newer release.
+            UnknownKeyError: The ring lacks one of its live keys.
+        """
+        self._clock_ms = int(now_ms) - _ticks_ms()
+        seen = format, key_names, store_id
+        if seen == self._seen:
+            return True
+        if format != FORMAT:
+            raise NewerVersionError(
+                f"{self.name}: the tables have version {format}, and this release knows version {FORMAT}",
+                "They were left as they are: upgrade zoho_keystore",
+            )
+        names = tuple(as_text(key_names).split(","))
+        for name in names:
+            if name not in self.keys.fingerprints:
+                raise UnknownKeyError(name)
+        store_id = as_text(store_id)
+        if self._sealer is None or self._sealer.store_id != store_id:
+            if self._sealer is not None:
+                _log.warning("%s: another store was put here; its tokens are used from now on", self.name)
+            self._opened.clear()
+            self._sealer = Sealer(self.keys, store_id, self.name)
+        self._key_names = names
+        self._seen = seen
+        return False
+
+    def opened(self, seq: int, version: int, sealed: Any, *, keep: bool = True) -> Row:
+        """Return a row, opened; one that is in memory is compared with what the database has."""
+        row = self._opened.get(seq)
+        sealed = as_text(sealed)
+        if row is None or row.version != version or row.sealed != sealed:
+            row = Row(seq, version, sealed, self.sealer.open(seq, version, sealed))
+            self.last_saved_at = max(self.last_saved_at, row.record.saved_at)
+            if keep:
+                self.keep(row)
+        return row
+
+    def keep(self, row: Row) -> None:
+        """Keep an opened row, in the place of the one that was opened first if there are too many."""
+        opened = self._opened
+        if len(opened) >= _MAX_OPENED:
+            opened.pop(next(iter(opened)), None)
+        opened[row.seq] = row
+
+    def header(self, sealed: Any) -> Header:
+        """Return the store's header, opened; the one in memory if it is the same."""
+        sealed = as_text(sealed)
+        known = self._header
+        if known is None or known[0] != sealed:
+            known = self._header = sealed, self.sealer.open_header(sealed)
+        return known[1]
+
+    def forget(self) -> None:
+        """Drop all records, keys and the header from memory."""
+        self._opened.clear()
+        self._header = self._sealer = None
+
+
+class Reader:
+    """Reads a store over one session. Its methods raise SQLFailedError, UnknownKeyError and KeystoreErrors."""
+
+    def __init__(self, known: KnownStore, session: Session) -> None:
+        self.known = known
+        self._session = session
+
+    def find(self, wanted: Sequence[tuple[str, str]]) -> list[list[Row]]:
+        """Return, for each field and value, the rows that have the value in the field; all as of one moment."""
+        known = self.known
+        fields = tuple(field for field, _ in wanted)
+        for _ in range(_ATTEMPTS):
+            names = known.key_names
+            parameters = [known.sealer.index(name, field, value) for field, value in wanted for name in names]
+            found = self._session.rows(known.statements.find(fields, len(names)), parameters)
+            if self._see(found):
+                break
+        else:
+            raise self._restless()
+        rows: list[list[Row]] = [[] for _ in wanted]
+        for number, seq, version, _, sealed in found:
+            if number:
+                row = known.opened(seq, version, sealed)
+                field, value = wanted[number - 1]
+                # A collision of fingerprints, or an index that was edited.
+                if getattr(row.record, field) == value:
+                    rows[number - 1].append(row)
+        return rows
+
+    def all(self) -> list[Row]:
+        """Return all rows, in the order of their first save."""
+        found = self._session.rows(self.known.statements.all)
+        self._see(found)
+        # Those of a great store would displace all others in memory.
+        keep = len(found) <= _MAX_OPENED
+        rows = (
+            self.known.opened(seq, version, sealed, keep=keep) for number, seq, version, _, sealed in found if number
+        )
+        return sorted(rows, key=lambda row: row.seq)
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return int(self._session.rows(self.known.statements.count)[0][0])
+
+    def store(self) -> StoreRow:
+        """Return the store's own row."""
+        rows = self._session.rows(self.known.statements.header)
+        if not rows:
+            raise self._gone()
+        format, now_ms, key_names, store_id, next_id, next_seq, sealed = rows[0]
+        self.known.see(format, now_ms, key_names, store_id)
+        header = self.known.header(sealed)
+        # The database may have an older counter than the document, if its row was edited.
+        header = header._replace(next_id=max(header.next_id, int(next_id)))
+        return StoreRow(self.known.key_names, int(next_seq), header)
+
+    def sealed(self, seq: int | None) -> str | None:
+        """Return the document of a row, sealed; None is the store's own row. None if there is no such row."""
+        if seq is None:
+            rows = [columns[-1:] for columns in self._session.rows(self.known.statements.header)]
+        else:
+            rows = self._session.rows(self.known.statements.sealed, (seq,))
+        return as_text(rows[0][0]) if rows else None
+
+    def _see(self, found: Iterable[Sequence[Any]]) -> bool:
+        for number, *columns in found:
+            if not number:
+                return self.known.see(*columns)
+        raise self._gone()
+
+    def _gone(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"{self.known.name}: the store is gone: its row was removed", "Restore the database from a backup"
+        )
+
+    def _restless(self) -> CannotOpenError:
+        return CannotOpenError(
+            f"{self.known.name}: the keys of the store change with each statement",
+            "Check whether rotations run at once",
+        )
+
+
+def values_of(lookups: Iterable[Lookup]) -> list[tuple[str, str]]:
+    """Return the fields and values that look-ups ask for, each once; no record has an empty value."""
+    return list(dict.fromkeys((lookup.field, lookup.value) for lookup in lookups if lookup.value))
+
+
+def as_text(value: Any) -> str:
+    """Return the text of a column: some drivers return bytes."""
+    return value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
+
+
+def _ticks_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,380 @@
+"""A storage in a SQL database.
+
+Two ways to write. A save that leaves the fields that look-ups compare, such as a refresh or a lease, reads, and then
+updates its row if that still has the version that was read. Everything else first takes the lock of the store's own row,
+and reads again. Either runs anew, on a fresh connection, when another client was faster or the server has gone away.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zoho_keystore._records import Match
+from zoho_keystore._sql.engine import connect
+from zoho_keystore._sql.failures import Failure
+from zoho_keystore._storage.codec import Header
+from zoho_keystore._storage.sql.draft import ConflictError, Draft, LockNeededError, Written
+from zoho_keystore._storage.sql.patience import Patience, failed
+from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyError, values_of
+from zoho_keystore._storage.sql.sealing import Sealer
+from zoho_keystore._storage.sql.sessions import Database, Session, SQLFailedError
+from zoho_keystore._storage.sql.statements import Statements
+from zoho_keystore.errors import CannotOpenError, KeystoreError, LockTimeoutError, StoreClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from zoho_keystore._keys.ring import KeyRing
+    from zoho_keystore._records import Lookup, TokenRecord
+    from zoho_keystore._sql.address import SQLAddress
+    from zoho_keystore._storage import Transaction
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+#: Logged as a warning, as for a file: a program with another address makes a store of its own, without anyone noticing.
+CREATED = "created an empty store in %s"
+
+
+class _Unknown:
+    """An attempt whose commit may have worked: the connection broke meanwhile.
+
+    Args:
+        written: What it has written.
+        result: What its work returned.
+    """
+
+    def __init__(self, written: Written, result: Any) -> None:
+        self.written = written
+        self.result = result
+
+
+class SQLStorage:
+    """Keep records in two tables of a database.
+
+    Args:
+        address: The database.
+        keys: What seals and opens the rows.
+        lock_timeout: For how many seconds a call waits for other clients, and for a server that has gone away.
+        prefix: The prefix of the tables' names.
+        password: The database's password; None is that of the environment, of libpq or of an option file.
+        connect_args: Arguments for the driver's ``connect()``.
+        create: Whether to make the tables and the store when they are missing.
+
+    Raises:
+        StoreUnavailableError: The database cannot be reached or used.
+        StoreFileError: The store is missing, and is not to be created.
+        CannotOpenError: No key opens the store's own row, or a live key is missing.
+        KeystoreError: Another of its kinds.
+    """
+
+    path = None
+
+    def __init__(
+        self,
+        address: SQLAddress,
+        keys: KeyRing,
+        *,
+        lock_timeout: float,
+        prefix: str = "zoho_keystore",
+        password: str | None = None,
+        connect_args: Mapping[str, Any] | None = None,
+        create: bool = True,
+    ) -> None:
+        self.name = address.name
+        self._lock_timeout_s = lock_timeout
+        engines = connect(address, password=password, lock_timeout=lock_timeout, connect_args=connect_args)
+        mark = "?" if engines.reads.dialect.paramstyle == "qmark" else "%s"
+        self.statements = Statements(address.dialect, prefix, mark)
+        self.database = Database(engines, lock_timeout)
+        self._local = threading.local()
+        self._known: KnownStore | None = KnownStore(keys, self.statements, self.name)
+        try:
+            self._open(keys, create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    def _open(self, keys: KeyRing, *, create: bool) -> None:
+        problem: SQLFailedError | None = None
+        try:
+            if self._exists():
+                self._read(Reader.store)
+                return
+        except SQLFailedError as error:
+            problem = error
+        if problem is not None and problem.failure is not Failure.NO_TABLE:
+            raise failed(problem, self.name)
+        if not create:
+            raise failed(problem or SQLFailedError(Failure.NO_TABLE, "they are empty", in_commit=False), self.name)
+        self._create(keys)
+        self._read(Reader.store)
+
+    def _exists(self) -> bool:
+        """Return whether the store is there; the only statement that is not tried again."""
+        with self.database.reading() as session:
+            return bool(session.rows(self.statements.header))
+
+    def _create(self, keys: KeyRing) -> None:
+        """Make the tables and the store's own row, if no other process is faster."""
+        key_name = keys.fingerprints[0]
+        store_id = str(uuid.uuid4())
+        sealed = Sealer(keys, store_id, self.name).seal_header(Header(store_id=store_id), key_name)
+        patience = Patience(self.name, self._lock_timeout_s)
+        while True:
+            problem: SQLFailedError
+            try:
+                with self.database.reading() as session:
+                    for statement in self.statements.tables():
+                        session.run(statement)
+                with self.database.writing(self._lock_timeout_s) as session:
+                    if session.rows(self.statements.header):
+                        return
+                    session.run(self.statements.insert_store, (store_id, key_name, sealed))
+                    session.commit()
+            except SQLFailedError as error:
+                problem = error
+            else:
+                _log.warning(CREATED, self.name)
+                return
+            if problem.failure is Failure.EXISTS:
+                problem = SQLFailedError(Failure.RETRY, problem.said, in_commit=False)
+            if error_to_raise := patience.error_after(problem):
+                raise error_to_raise
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, id: str) -> TokenRecord | None:
+        if not id:
+            return None
+        rows = self._read(lambda reader: reader.find([("id", id)]))[0]
+        return min(rows).record if rows else None
+
+    def find(self, lookups: Iterable[Lookup]) -> Match | None:
+        lookups = list(lookups)
+        wanted = values_of(lookups)
+        found = dict(zip(wanted, self._read(lambda reader: reader.find(wanted)) if wanted else [], strict=True))
+        self._require_open()
+        for lookup in lookups:
+            rows = found.get((lookup.field, lookup.value), ())
+            if records := [row.record for row in rows if lookup.admits(row.record)]:
+                return Match(lookup.rule, records)
+        return None
+
+    def records(self) -> Sequence[TokenRecord]:
+        return [row.record for row in self._read(Reader.all)]
+
+    def exchanges(self) -> Mapping[str, Any]:
+        return self._read(Reader.store).header.exchanges
+
+    def count(self) -> int:
+        return self._read(Reader.count)
+
+    def now_ms(self) -> int:
+        """Return the time by the server's clock, as of the last statement."""
+        return self._require_open().now_ms()
+
+    def _read(self, ask: Callable[[Reader], _T]) -> _T:
+        """Return what is read over a connection; goes on until the lock timeout when the server has gone away."""
+        patience = Patience(self.name, self._lock_timeout_s)
+        asked: set[str] = set()
+        while True:
+            known = self._require_open()
+            problem: SQLFailedError | UnknownKeyError
+            try:
+                with self.database.reading() as session:
+                    return ask(Reader(known, session))
+            except (SQLFailedError, UnknownKeyError) as error:
+                problem = error
+            self._recover(problem, patience, asked)
+
+    def _recover(
+        self,
+        problem: SQLFailedError | UnknownKeyError | None,
+        patience: Patience,
+        asked: set[str],
+        *,
+        in_doubt: bool = False,
+    ) -> None:
+        """Prepare another attempt, or raise the error if there is to be none.
+
+        Args:
+            problem: What has failed; None is a conflict with another client.
+            patience: Counts the time.
+            asked: The keys that the source was asked for.
+            in_doubt: Whether an earlier attempt may have been committed.
+        """
+        if isinstance(problem, UnknownKeyError):
+            self._load_key(problem.name, asked)
+            return
+        if problem is not None and problem.failure in (Failure.UNAVAILABLE, Failure.READ_ONLY, Failure.UNKNOWN_COMMIT):
+            self.database.discard()
+        error = patience.error_after(problem, in_doubt=in_doubt)
+        if error is not None:
+            raise error
+
+    def _load_key(self, name: str, asked: set[str]) -> None:
+        """Ask the source for a live key that the ring lacks. It may take long: no connection is in use meanwhile."""
+        keys = self._require_open().keys
+        reload_problem = "" if name in asked else keys.reload()
+        asked.add(name)
+        if name not in keys.fingerprints:
+            raise CannotOpenError(
+                f"{self.name}: the store is sealed with the key {name}, which is not among the keys "
+                f"({', '.join(keys.fingerprints)}){reload_problem}",
+                "Check that the source of the keys holds it: after a rotation, every machine needs the new key",
+            )
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def transact(self, work: Callable[[Transaction], _T], longest_wait_s: float = math.inf) -> _T:
+        """Commit what a function changes, and return what it returns; it may be called several times.
+
+        Args:
+            work: Reads and changes the records.
+            longest_wait_s: For how many seconds to wait for other clients, if that is less than the lock timeout.
+
+        Raises:
+            LockTimeoutError: Other clients were faster or held the lock for all that time; nothing was saved. Or this
+                thread is in a transaction already.
+            StoreUnavailableError: The server could not be used for all that time.
+            DurabilityUnknownError: It is saved, and no standby server has confirmed it.
+            KeystoreError: As for the constructor.
+        """
+        self._require_open()
+        if getattr(self._local, "is_busy", False):
+            raise LockTimeoutError(
+                f"{self.name}: this thread is saving already; nothing was saved",
+                "A handler of the log or of a signal must not save to the store whose save it interrupts",
+            )
+        self._local.is_busy = True
+        try:
+            return self._transact(work, min(longest_wait_s, self._lock_timeout_s))
+        finally:
+            self._local.is_busy = False
+
+    def _transact(self, work: Callable[[Transaction], _T], longest_s: float) -> _T:
+        patience = Patience(self.name, longest_s)
+        asked: set[str] = set()
+        has_lock = False
+        unknown: _Unknown | None = None
+        while True:
+            attempt = _Attempt(self, work, unknown)
+            problem: SQLFailedError | UnknownKeyError | None = None
+            try:
+                if has_lock:
+                    attempt.run_with_lock(patience.left_s)
+                else:
+                    attempt.run_without_lock(patience.left_s)
+                return attempt.result  # type: ignore[no-any-return] # it is what the work returned
+            except LockNeededError:
+                has_lock = True
+                continue
+            except (SQLFailedError, UnknownKeyError) as error:
+                problem = error
+            except ConflictError:
+                pass
+            if isinstance(problem, SQLFailedError) and problem.in_commit and problem.failure in _IN_DOUBT:
+                # Whether it is there is looked up under the lock, and committed again: a standby server may not have it.
+                unknown, has_lock = _Unknown(attempt.written, attempt.result), True
+            self._recover(problem, patience, asked, in_doubt=unknown is not None)
+
+    def check_writable(self) -> None:
+        """Make sure that the store's lock can be taken.
+
+        Raises:
+            LockTimeoutError: Another client holds it for too long.
+            StoreUnavailableError: The database takes no writes.
+        """
+        patience = Patience(self.name, self._lock_timeout_s)
+        while True:
+            self._require_open()
+            problem: SQLFailedError
+            try:
+                with self.database.writing(patience.left_s) as session:
+                    session.run(self.statements.lock)
+                return
+            except SQLFailedError as error:
+                problem = error
+            self._recover(problem, patience, set())
+
+    def close(self) -> None:
+        """Close the connections, and drop the keys and all records; the storage cannot be used afterwards."""
+        known, self._known = self._known, None
+        if known is not None:
+            known.forget()
+            self.database.discard()
+
+    def _require_open(self) -> KnownStore:
+        if self._known is None:
+            raise StoreClosedError(f"{self.name}: the store is closed", "Make a new one")
+        return self._known
+
+
+#: Failures of a commit after which it may have worked.
+_IN_DOUBT = frozenset((Failure.UNAVAILABLE, Failure.UNKNOWN_COMMIT, Failure.OTHER))
+
+
+class _Attempt:
+    """One run of a transaction's work.
+
+    Args:
+        storage: The storage.
+        work: The work.
+        unknown: An attempt before it whose commit may have worked.
+    """
+
+    def __init__(self, storage: SQLStorage, work: Callable[[Transaction], Any], unknown: _Unknown | None) -> None:
+        self._storage = storage
+        self._work = work
+        self._unknown = unknown
+        self.result: Any = None
+        self.written = Written([], [], None)
+
+    def run_without_lock(self, longest_wait_s: float) -> None:
+        storage = self._storage
+        with storage.database.reading() as session:
+            draft = Draft(Reader(storage._require_open(), session), has_lock=False)
+            self.result = self._work(draft)
+        if draft.is_changed:
+            with storage.database.writing(longest_wait_s) as session:
+                self._commit(draft, session)
+
+    def run_with_lock(self, longest_wait_s: float) -> None:
+        storage = self._storage
+        with storage.database.writing(longest_wait_s) as session:
+            if session.run(storage.statements.lock) != 1:
+                Reader(storage._require_open(), session).store()  # Raises: there is no such row.
+            reader = Reader(storage._require_open(), session)
+            if self._unknown is not None and self._unknown.written.is_there(reader):
+                self.result, self.written = self._unknown.result, self._unknown.written
+                session.commit()
+                return
+            reader.store()
+            draft = Draft(reader, has_lock=True)
+            try:
+                self.result = self._work(draft)
+            except (KeystoreError, ValueError):
+                # What the work has read may be what the attempt before has committed on this server alone.
+                if self._unknown is not None:
+                    session.commit()
+                raise
+            if draft.is_changed:
+                self._commit(draft, session)
+            elif self._unknown is not None:
+                session.commit()
+
+    def _commit(self, draft: Draft, session: Session) -> None:
+        known = self._storage._require_open()
+        self.written = draft.write(session)
+        session.commit()
+        for row in self.written.rows:
+            known.keep(row)
+            known.last_saved_at = max(known.last_saved_at, row.record.saved_at)
