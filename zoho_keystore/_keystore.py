@@ -86,8 +86,13 @@ class Keystore:
 
     @property
     def path(self) -> Path | None:
-        """The store's file, absolute and without symbolic links; None for a store in memory."""
+        """The store's file, absolute and without symbolic links; None for a store in memory or in a database."""
         return self._storage.path
+
+    @property
+    def name(self) -> str:
+        """What messages call the store: its file, or the address of its database, without a password."""
+        return self._storage.name
 
     def now_ms(self) -> int:
         """Return the time by the store's clock, in milliseconds since the epoch."""

@@ -14,10 +14,11 @@ from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servers.shared import address_of, prefix_of
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._records import FIELDS, Lookup, MatchRule, TokenRecord
-from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._sql.address import parse_address
+from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.sql.storage import SQLStorage
 from zoho_keystore.errors import LockTimeoutError, StoreClosedError
@@ -36,24 +37,35 @@ def open_sql(address: str, prefix: str = "zoho_keystore") -> SQLStorage:
     return SQLStorage(parse_address(address), key_ring(KEY), lock_timeout=10, prefix=prefix)
 
 
+def open_on_server(name: str, directory: Path) -> SQLStorage:
+    """Open a storage on a server, in tables of the directory's own."""
+    return open_sql(address_of(name), prefix_of(directory))
+
+
 class Kind(NamedTuple):
     """A kind of storage.
 
     Attributes:
         open: Opens the storage in a directory, an empty one if there is none yet.
-        is_shared: Whether two of them in one directory have the same records.
     """
 
     open: Callable[[Path], Storage]
-    is_shared: bool
 
 
 #: Every kind of storage: a new one is one line here.
 KINDS = {
-    "memory": Kind(lambda _directory: MemoryStorage(), is_shared=False),
-    "file": Kind(lambda directory: FileStorage(directory / "s", key_ring(KEY), lock_timeout=10), is_shared=True),
-    "sqlite": Kind(lambda directory: open_sql(f"sqlite:///{directory}/s.db"), is_shared=True),
+    "memory": Kind(lambda _directory: MemoryStorage()),
+    "file": Kind(lambda directory: FileStorage(directory / "s", key_ring(KEY), lock_timeout=10)),
+    "sqlite": Kind(lambda directory: open_sql(f"sqlite:///{directory}/s.db")),
+    "postgresql": Kind(lambda directory: open_on_server("postgresql15", directory)),
+    "mariadb": Kind(lambda directory: open_on_server("mariadb", directory)),
 }
+#: Those that need a server.
+ON_SERVERS = {"postgresql", "mariadb"}
+PARAMETERS = [
+    pytest.param(kind, id=name, marks=[pytest.mark.servers] if name in ON_SERVERS else [])
+    for name, kind in KINDS.items()
+]
 ANN = TokenRecord(id="a", user_name="ann", client_id="c", access_token="x", saved_at=5)
 BOB = TokenRecord(id="b", user_name="bob", client_id="c", access_token="x", saved_at=3)
 EVE = TokenRecord(id="c", client_id="d", access_token="x", saved_at=4)
@@ -75,7 +87,7 @@ ODD_TEXTS = [
 ]
 
 
-@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
+@pytest.fixture(params=PARAMETERS)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Give each kind of storage."""
     return request.param  # type: ignore[no-any-return] # pytest's request is not typed
@@ -454,7 +466,7 @@ def apply(change: Any, transaction: Transaction, draft: dict[str, TokenRecord], 
 # --- two in one place, and the end ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in KINDS.items() if kind.is_shared])
+@pytest.mark.parametrize("kind", [one for one in PARAMETERS if one.id != "memory"])
 def test_storage_opened_twice_has_the_same_records(kind: Kind, tmp_path: Path) -> None:
     """As in another process; each of the two sees what the other one commits, and ids go on."""
     one = kind.open(tmp_path)

@@ -13,13 +13,12 @@ import sqlalchemy as sa
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from faults.store import StoreProblem
-from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._keystore import Keystore
-from zoho_keystore._sql.address import parse_address
-from zoho_keystore._storage.sql.storage import SQLStorage
+from zoho_keystore._open import open_sql_keystore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from zoho_keystore._keystore import Keystore
 
 #: Told apart from ours: this reader must not share the package's way to connect.
 _DRIVERS = {"postgresql://": "postgresql+psycopg://", "mysql://": "mysql+pymysql://"}
@@ -44,9 +43,8 @@ class SQLStore:
     def open(self, **options: Any) -> Keystore:
         """Open the store, or make it; the process decides through which address."""
         address = self.urls[os.getpid() % len(self.urls)]
-        lock_timeout = options.pop("lock_timeout", self.lock_timeout)
-        storage = SQLStorage(parse_address(address), key_ring(self.key), lock_timeout=lock_timeout, prefix=self.prefix)
-        return Keystore(storage, **{"refresh_wait": 10.0, **options})
+        given: dict[str, Any] = {"refresh_wait": 10.0, "session_timeout": None, "lock_timeout": self.lock_timeout}
+        return open_sql_keystore(address, key=self.key, prefix=self.prefix, **{**given, **options})
 
     def keys(self) -> list[bytes]:
         """Return the keys, newest first."""

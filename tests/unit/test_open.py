@@ -219,8 +219,15 @@ NO_SECONDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("value", NO_SECONDS.values(), ids=NO_SECONDS)
-@pytest.mark.parametrize("name", ["lock_timeout", "refresh_wait"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, id=f"{name}-{text}")
+        for name in ("lock_timeout", "refresh_wait")
+        for text, value in NO_SECONDS.items()
+        if (name, value) != ("lock_timeout", None)  # The default.
+    ],
+)
 def test_open_refuses_what_is_no_length_of_time(name: str, value: Any, store_path: Path, key: bytes) -> None:
     """Before anything is created; the message names the argument."""
     waits: Any = {name: value}

@@ -28,7 +28,15 @@ def test_package_exports_its_public_names_and_no_other() -> None:
     """Every error is one of them, and the one that the modules raise."""
     kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and name.endswith("Error")}
     functions = {"backup", "diagnose", "open_keystore", "restore", "rotate"}
-    classes = {"Diagnostic", "EncryptedFileStore", "InMemoryStore", "Keystore", "Rotation", "TokenRecord"}
+    classes = {
+        "Diagnostic",
+        "EncryptedFileStore",
+        "EncryptedSQLStore",
+        "InMemoryStore",
+        "Keystore",
+        "Rotation",
+        "TokenRecord",
+    }
     assert set(zoho_keystore.__all__) == {*kinds, *functions, *classes, "__version__"}
     assert zoho_keystore.__all__ == sorted(zoho_keystore.__all__) == dir(zoho_keystore)
     for name in zoho_keystore.__all__:

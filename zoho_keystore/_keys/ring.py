@@ -86,24 +86,37 @@ class KeyRing:
 
         Args:
             payload: The plain text.
-            name: The fingerprint of the key, which the ring has to have; None is the newest key.
+            name: The fingerprint of the key; None is the newest key.
+
+        Raises:
+            KeyUnavailableError: The ring has no such key.
         """
-        return (self._keys[0] if name is None else self._named(name)).fernet.encrypt(payload)
+        key = self._keys[0] if name is None else self._named(name)
+        if key is None:
+            del payload  # Plain text must not be in a frame of the traceback (see zoho_keystore.errors).
+            raise self._missing(name)
+        return key.fernet.encrypt(payload)
 
     def derive(self, name: str, purpose: bytes) -> bytes:
         """Return a key of 32 bytes for another purpose: the HMAC-SHA256 of the purpose under a key of the ring.
 
         Args:
-            name: The fingerprint of the key, which the ring has to have.
+            name: The fingerprint of the key.
             purpose: What tells it from other keys that are derived from the same one.
-        """
-        return self._named(name).derive(purpose)
 
-    def _named(self, name: str) -> _NamedKey:
-        for key in self._keys:
-            if key.name == name:
-                return key
-        raise KeyUnavailableError(
+        Raises:
+            KeyUnavailableError: The ring has no such key.
+        """
+        key = self._named(name)
+        if key is None:
+            raise self._missing(name)
+        return key.derive(purpose)
+
+    def _named(self, name: str) -> _NamedKey | None:
+        return next((key for key in self._keys if key.name == name), None)
+
+    def _missing(self, name: str | None) -> KeyUnavailableError:
+        return KeyUnavailableError(
             f"the key {name} is not available",
             f"Check that {self._source} holds it; it may have been removed too early",
         )

@@ -20,7 +20,7 @@ from zoho_keystore._open import as_seconds, store_path
 from zoho_keystore._records import retired_key
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.file import FileStorage
-from zoho_keystore._storage.snapshot import MAX_RETIRED
+from zoho_keystore._storage.headers import MAX_RETIRED
 from zoho_keystore._storage.store_file import no_store, read_content, read_store, require_replaceable
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError
 

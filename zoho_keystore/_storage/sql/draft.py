@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoho_keystore._records import Match, id_number
 from zoho_keystore._storage import headers
-from zoho_keystore._storage.sql.reading import values_of
+from zoho_keystore._storage.sql.reading import by_id
 from zoho_keystore._storage.sql.sealing import Row
 from zoho_keystore._storage.sql.statements import INDEXED_FIELDS
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.sql.reading import Reader, StoreRow
     from zoho_keystore._storage.sql.sessions import Session
 
-#: A change of one of these decides which record a token means, so that it has to exclude other writers. The access token
-#: is left out: a refresh changes it, and no two records are told apart by it.
+#: A change of one of these decides which record a token means, so that it has to exclude other writers. The access
+#: token is left out: a refresh changes it, and no two records are told apart by it.
 _DECISIVE_FIELDS = ("client_id", *(field for field in INDEXED_FIELDS if field != "access_token"))
 
 #: From here on, a caller may have chosen an id that the counter has not been told of: see ``id_number``.
@@ -37,8 +37,8 @@ class ConflictError(Exception):
 class Draft:
     """The records as a transaction sees them, with its own changes.
 
-    Without the lock, a draft takes one change of one record, which leaves the fields that look-ups compare; whatever else
-    changes the store raises LockNeededError.
+    Without the lock, a draft takes one change of one record, which leaves the fields that look-ups compare; all else
+    that changes the store raises LockNeededError.
 
     Args:
         reader: Reads the store.
@@ -75,26 +75,22 @@ class Draft:
         """Return the row of an id, unless it was removed."""
         if id not in self._seen and id and not self._has_seen_all:
             # Two rows of one id cannot come to be; if the database has them, the first one is used.
-            rows = sorted(self._reader.find([("id", id)])[0])
+            rows = sorted(self._reader.find([by_id(id)])[0])
             self._seen[id] = rows[0] if rows else None
         row = self._seen.get(id)
         return None if row is None or row.seq in self._removed else row
 
     def find(self, lookups: Iterable[Lookup]) -> Match | None:
-        lookups = list(lookups)
-        wanted = values_of(lookups)
-        found = dict(zip(wanted, self._reader.find(wanted) if wanted else [], strict=True))
-        for rows in found.values():
+        lookups = [lookup for lookup in lookups if lookup.value]
+        found = self._reader.find(lookups) if lookups else []
+        for rows in found:
             for row in rows:
                 self._seen.setdefault(row.record.id, row)
-        for lookup in lookups:
-            ids = dict.fromkeys(row.record.id for row in found.get((lookup.field, lookup.value), ()))
-            ids |= dict.fromkeys(self._put)
+        for lookup, rows in zip(lookups, found, strict=True):
             records = [
                 record
-                for id in ids
+                for id in dict.fromkeys([*(row.record.id for row in rows), *self._put])
                 if (record := self.get(id)) is not None
-                and lookup.value
                 and getattr(record, lookup.field) == lookup.value
                 and lookup.admits(record)
             ]

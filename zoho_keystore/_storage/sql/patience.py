@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from typing import TYPE_CHECKING
 
 from zoho_keystore._sql.failures import Failure
-from zoho_keystore._storage.sql.sessions import SQLFailedError
-from zoho_keystore.errors import KeystoreError, LockTimeoutError, StoreFileError, StoreUnavailableError
+from zoho_keystore.errors import LockTimeoutError, StoreFileError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from zoho_keystore._storage.sql.sessions import SQLFailedError
+    from zoho_keystore.errors import KeystoreError
 
 #: Pauses between two attempts, in seconds: jittered, so that clients do not meet again.
 _FIRST_PAUSE_S = 0.002
@@ -67,7 +71,8 @@ class Patience:
             )
         if failure in (Failure.RETRY, Failure.LOCK_TIMEOUT):
             return LockTimeoutError(
-                f"{self._name}: could not save within {self._longest_s:g} s: other clients hold the lock{_said(problem)}",
+                f"{self._name}: could not acquire the lock within {self._longest_s:g} s: held by other clients"
+                f"{_said(problem)}",
                 "Try again; if a client hangs, end its connection at the server",
             )
         return failed(problem, self._name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zoho_keystore._records import Lookup, MatchRule
 from zoho_keystore._storage import system_ms
 from zoho_keystore._storage.sql.sealing import Row, Sealer
 from zoho_keystore._storage.sql.statements import FORMAT
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from zoho_keystore._keys.ring import KeyRing
-    from zoho_keystore._records import Lookup
     from zoho_keystore._storage.codec import Header
     from zoho_keystore._storage.sql.sessions import Session
     from zoho_keystore._storage.sql.statements import Statements
@@ -64,8 +65,9 @@ class KnownStore:
         self.statements = statements
         self.name = name
         self.keys = keys
-        #: The greatest ``saved_at`` of all records that were read or written.
-        self.last_saved_at = 0
+        #: The greatest ``saved_at`` of all records that a thread has read or written, by thread: with one number for
+        #: all, a thread could set it back; and a lock could stay locked in a forked child.
+        self._saved_at: dict[int, int] = {}
         self._seen: tuple[object, ...] = ()
         self._key_names: tuple[str, ...] = ()
         self._sealer: Sealer | None = None
@@ -83,6 +85,11 @@ class KnownStore:
         """What seals and opens rows; the store's own row has to be read first."""
         assert self._sealer is not None  # noqa: S101 - the constructor of the storage reads the row
         return self._sealer
+
+    def use(self, keys: KeyRing) -> None:
+        """Use another ring from now on; it has the keys of the one before."""
+        self.keys = keys
+        self._sealer = Sealer(keys, self.sealer.store_id, self.name)
 
     def now_ms(self) -> int:
         """Return the time by the server's clock, as of the last statement."""
@@ -124,7 +131,7 @@ class KnownStore:
         sealed = as_text(sealed)
         if row is None or row.version != version or row.sealed != sealed:
             row = Row(seq, version, sealed, self.sealer.open(seq, version, sealed))
-            self.last_saved_at = max(self.last_saved_at, row.record.saved_at)
+            self.note_saved(row.record.saved_at)
             if keep:
                 self.keep(row)
         return row
@@ -135,6 +142,16 @@ class KnownStore:
         if len(opened) >= _MAX_OPENED:
             opened.pop(next(iter(opened)), None)
         opened[row.seq] = row
+
+    @property
+    def last_saved_at(self) -> int:
+        """The greatest ``saved_at`` of all records that were read or written."""
+        return max(list(self._saved_at.values()), default=0)
+
+    def note_saved(self, saved_at: int) -> None:
+        """Take the time of a save into account."""
+        thread = threading.get_ident()
+        self._saved_at[thread] = max(self._saved_at.get(thread, 0), saved_at)
 
     def header(self, sealed: Any) -> Header:
         """Return the store's header, opened; the one in memory if it is the same."""
@@ -157,25 +174,25 @@ class Reader:
         self.known = known
         self._session = session
 
-    def find(self, wanted: Sequence[tuple[str, str]]) -> list[list[Row]]:
-        """Return, for each field and value, the rows that have the value in the field; all as of one moment."""
+    def find(self, lookups: Sequence[Lookup]) -> list[list[Row]]:
+        """Return, for each look-up, the rows that have its value; all as of one moment."""
         known = self.known
-        fields = tuple(field for field, _ in wanted)
+        fields = tuple(lookup.field for lookup in lookups)
         for _ in range(_ATTEMPTS):
             names = known.key_names
-            parameters = [known.sealer.index(name, field, value) for field, value in wanted for name in names]
+            parameters = known.sealer.indexes(names, lookups)
             found = self._session.rows(known.statements.find(fields, len(names)), parameters)
             if self._see(found):
                 break
         else:
             raise self._restless()
-        rows: list[list[Row]] = [[] for _ in wanted]
+        rows: list[list[Row]] = [[] for _ in lookups]
         for number, seq, version, _, sealed in found:
             if number:
                 row = known.opened(seq, version, sealed)
-                field, value = wanted[number - 1]
+                lookup = lookups[number - 1]
                 # A collision of fingerprints, or an index that was edited.
-                if getattr(row.record, field) == value:
+                if getattr(row.record, lookup.field) == lookup.value:
                     rows[number - 1].append(row)
         return rows
 
@@ -232,9 +249,9 @@ class Reader:
         )
 
 
-def values_of(lookups: Iterable[Lookup]) -> list[tuple[str, str]]:
-    """Return the fields and values that look-ups ask for, each once; no record has an empty value."""
-    return list(dict.fromkeys((lookup.field, lookup.value) for lookup in lookups if lookup.value))
+def by_id(id: str) -> Lookup:
+    """Return the look-up of an id."""
+    return Lookup(MatchRule.ID, "id", id)
 
 
 def as_text(value: Any) -> str:

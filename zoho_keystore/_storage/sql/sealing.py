@@ -9,14 +9,16 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, NamedTuple
 
-from zoho_keystore._keys.ring import KeyRing
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import Header
 from zoho_keystore._storage.sql.statements import INDEXED_FIELDS
 from zoho_keystore.errors import CannotOpenError, DocumentError, KeystoreError, NewerVersionError
 
 if TYPE_CHECKING:
-    from zoho_keystore._records import TokenRecord
+    from collections.abc import Iterable, Sequence
+
+    from zoho_keystore._keys.ring import KeyRing
+    from zoho_keystore._records import Lookup, TokenRecord
 
 #: What tells the keys of blind indexes from others that are derived from the same key.
 _PURPOSE = b"zoho-keystore blind index\0"
@@ -59,9 +61,10 @@ class Sealer:
         self._name = name
         self._index_keys = _IndexKeys(keys, store_id)
 
-    def index(self, key_name: str, field: str, value: str) -> int:
-        """Return the blind index of a value: a fingerprint under a key, which without the key tells nothing."""
-        return self._index_keys.fingerprint(key_name, f"{field}\0{value}".encode("utf-8", "surrogatepass"))
+    def indexes(self, key_names: Sequence[str], lookups: Iterable[Lookup]) -> list[int | None]:
+        """Return the blind indexes of what look-ups ask for, each under all of some keys."""
+        keys = [self._index_keys.of(name) for name in key_names]
+        return [key.fingerprint(lookup.field, lookup.value) for lookup in lookups for key in keys]
 
     def seal(self, record: TokenRecord, seq: int, version: int, key_name: str) -> tuple[object, ...]:
         """Return the values of a row, in the order of the statements: version, key name, blind indexes, document.
@@ -70,12 +73,15 @@ class Sealer:
             record: The record.
             seq: The place of the row.
             version: Its version.
-            key_name: The fingerprint of the key; the ring has to have it.
+            key_name: The fingerprint of the key.
+
+        Raises:
+            KeyUnavailableError: The ring has no such key.
         """
         header = Header(store_id=self.store_id, generation=version, unknown={"seq": seq})
         sealed = self._keys.seal(codec.encode(header, [record]), key_name).decode()
-        values = [(field, getattr(record, field)) for field in INDEXED_FIELDS]
-        indexes = (self.index(key_name, field, value) if value else None for field, value in values)
+        key = self._index_keys.of(key_name)
+        indexes = (key.fingerprint(field, getattr(record, field)) for field in INDEXED_FIELDS)
         return version, key_name, *indexes, sealed
 
     def open(self, seq: int, version: int, sealed: str) -> TokenRecord:
@@ -135,22 +141,36 @@ class Sealer:
         return DocumentError(f"{self._name}: {row} is damaged, or was edited: {said}", _RESTORE)
 
 
-class _IndexKeys:
-    """The keys of the blind indexes, which no repr shows."""
+class _IndexKey:
+    """The key of the blind indexes that one key of the ring gives; no repr shows it."""
 
-    __slots__ = ("_derived", "_keys", "_purpose")
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def fingerprint(self, field: str, value: str | None) -> int | None:
+        """Return the blind index of a value; None without one."""
+        if not value:
+            return None
+        # A collision finds a row too many, which is looked at after it is opened.
+        digest = hmac.digest(self._key, f"{field}\0{value}".encode("utf-8", "surrogatepass"), "sha256")
+        return int.from_bytes(digest[:8], "big", signed=True)
+
+
+class _IndexKeys:
+    """The keys of the blind indexes of one store, by the keys of the ring."""
 
     def __init__(self, keys: KeyRing, store_id: str) -> None:
         self._keys = keys
         self._purpose = _PURPOSE + store_id.encode()
-        self._derived: dict[str, bytes] = {}
+        self._known: dict[str, _IndexKey] = {}
 
-    def fingerprint(self, key_name: str, value: bytes) -> int:
-        derived = self._derived.get(key_name)
-        if derived is None:
-            derived = self._derived[key_name] = self._keys.derive(key_name, self._purpose)
-        # A collision finds a row too many, which is looked at after it is opened.
-        return int.from_bytes(hmac.digest(derived, value, "sha256")[:8], "big", signed=True)
+    def of(self, key_name: str) -> _IndexKey:
+        known = self._known.get(key_name)
+        if known is None:
+            known = self._known[key_name] = _IndexKey(self._keys.derive(key_name, self._purpose))
+        return known
 
 
 def _as_bytes(sealed: str) -> bytes:

@@ -116,7 +116,8 @@ class Statements:
         number = "INTEGER" if self._dialect == "sqlite" else "BIGINT"
         store = (
             "format INTEGER NOT NULL PRIMARY KEY, store_id VARCHAR(64) NOT NULL, writes BIGINT NOT NULL, "
-            f"next_id BIGINT NOT NULL, next_seq BIGINT NOT NULL, key_names VARCHAR(255) NOT NULL, sealed {long_text} NOT NULL"
+            "next_id BIGINT NOT NULL, next_seq BIGINT NOT NULL, key_names VARCHAR(255) NOT NULL, "
+            f"sealed {long_text} NOT NULL"
         )
         indexed = ", ".join(f"{field} BIGINT{' NOT NULL' if field == 'id' else ''}" for field in INDEXED_FIELDS)
         token = (

@@ -1,8 +1,8 @@
 """A storage in a SQL database.
 
 Two ways to write. A save that leaves the fields that look-ups compare, such as a refresh or a lease, reads, and then
-updates its row if that still has the version that was read. Everything else first takes the lock of the store's own row,
-and reads again. Either runs anew, on a fresh connection, when another client was faster or the server has gone away.
+updates its row if that still has the version that was read. Everything else first takes the lock of the store's own
+row, and reads again. Either runs anew when another client was faster or the server has gone away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.codec import Header
 from zoho_keystore._storage.sql.draft import ConflictError, Draft, LockNeededError, Written
 from zoho_keystore._storage.sql.patience import Patience, failed
-from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyError, values_of
+from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyError, by_id
 from zoho_keystore._storage.sql.sealing import Sealer
 from zoho_keystore._storage.sql.sessions import Database, Session, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements
@@ -154,16 +154,15 @@ class SQLStorage:
     def get(self, id: str) -> TokenRecord | None:
         if not id:
             return None
-        rows = self._read(lambda reader: reader.find([("id", id)]))[0]
+        rows = self._read(lambda reader: reader.find([by_id(id)]))[0]
         return min(rows).record if rows else None
 
     def find(self, lookups: Iterable[Lookup]) -> Match | None:
-        lookups = list(lookups)
-        wanted = values_of(lookups)
-        found = dict(zip(wanted, self._read(lambda reader: reader.find(wanted)) if wanted else [], strict=True))
-        self._require_open()
-        for lookup in lookups:
-            rows = found.get((lookup.field, lookup.value), ())
+        lookups = [lookup for lookup in lookups if lookup.value]
+        if not lookups:
+            self.require_open()
+            return None
+        for lookup, rows in zip(lookups, self._read(lambda reader: reader.find(lookups)), strict=True):
             if records := [row.record for row in rows if lookup.admits(row.record)]:
                 return Match(lookup.rule, records)
         return None
@@ -179,23 +178,26 @@ class SQLStorage:
 
     def now_ms(self) -> int:
         """Return the time by the server's clock, as of the last statement."""
-        return self._require_open().now_ms()
+        return self.require_open().now_ms()
 
     def _read(self, ask: Callable[[Reader], _T]) -> _T:
         """Return what is read over a connection; goes on until the lock timeout when the server has gone away."""
         patience = Patience(self.name, self._lock_timeout_s)
         asked: set[str] = set()
         while True:
-            known = self._require_open()
+            known = self.require_open()
             problem: SQLFailedError | UnknownKeyError
             try:
-                with self.database.reading() as session:
-                    return ask(Reader(known, session))
+                return self._read_once(known, ask)
             except (SQLFailedError, UnknownKeyError) as error:
                 problem = error
-            self._recover(problem, patience, asked)
+            self.recover(problem, patience, asked)
 
-    def _recover(
+    def _read_once(self, known: KnownStore, ask: Callable[[Reader], _T]) -> _T:
+        with self.database.reading() as session:
+            return ask(Reader(known, session))
+
+    def recover(
         self,
         problem: SQLFailedError | UnknownKeyError | None,
         patience: Patience,
@@ -222,7 +224,7 @@ class SQLStorage:
 
     def _load_key(self, name: str, asked: set[str]) -> None:
         """Ask the source for a live key that the ring lacks. It may take long: no connection is in use meanwhile."""
-        keys = self._require_open().keys
+        keys = self.require_open().keys
         reload_problem = "" if name in asked else keys.reload()
         asked.add(name)
         if name not in keys.fingerprints:
@@ -248,7 +250,7 @@ class SQLStorage:
             DurabilityUnknownError: It is saved, and no standby server has confirmed it.
             KeystoreError: As for the constructor.
         """
-        self._require_open()
+        self.require_open()
         if getattr(self._local, "is_busy", False):
             raise LockTimeoutError(
                 f"{self.name}: this thread is saving already; nothing was saved",
@@ -273,7 +275,6 @@ class SQLStorage:
                     attempt.run_with_lock(patience.left_s)
                 else:
                     attempt.run_without_lock(patience.left_s)
-                return attempt.result  # type: ignore[no-any-return] # it is what the work returned
             except LockNeededError:
                 has_lock = True
                 continue
@@ -281,10 +282,12 @@ class SQLStorage:
                 problem = error
             except ConflictError:
                 pass
+            else:
+                return attempt.result  # type: ignore[no-any-return] # it is what the work returned
             if isinstance(problem, SQLFailedError) and problem.in_commit and problem.failure in _IN_DOUBT:
-                # Whether it is there is looked up under the lock, and committed again: a standby server may not have it.
+                # Looked up under the lock, and committed again: a standby server may not have it.
                 unknown, has_lock = _Unknown(attempt.written, attempt.result), True
-            self._recover(problem, patience, asked, in_doubt=unknown is not None)
+            self.recover(problem, patience, asked, in_doubt=unknown is not None)
 
     def check_writable(self) -> None:
         """Make sure that the store's lock can be taken.
@@ -295,15 +298,35 @@ class SQLStorage:
         """
         patience = Patience(self.name, self._lock_timeout_s)
         while True:
-            self._require_open()
+            self.require_open()
             problem: SQLFailedError
             try:
                 with self.database.writing(patience.left_s) as session:
                     session.run(self.statements.lock)
-                return
             except SQLFailedError as error:
                 problem = error
-            self._recover(problem, patience, set())
+            else:
+                return
+            self.recover(problem, patience, set())
+
+    def reencrypt(self, keys: KeyRing, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
+        """Seal all rows with the newest key of a ring, while other clients go on; see ``rotation.py``.
+
+        Args:
+            keys: The ring that is used from then on; it has the old keys too.
+            progress: Called with the number of rows that are sealed anew, and that of all.
+
+        Raises:
+            KeystoreError: It stopped. All rows can be read, and doing it again finishes the work.
+        """
+        from zoho_keystore._storage.sql.rotation import KeyRotation  # noqa: PLC0415 - only rotations need it
+
+        self.require_open().use(keys)
+        KeyRotation(self, self._lock_timeout_s, progress).run()
+
+    def key_names(self) -> tuple[str, ...]:
+        """Return the fingerprints of the keys that rows may be sealed with, newest first."""
+        return self._read(Reader.store).key_names
 
     def close(self) -> None:
         """Close the connections, and drop the keys and all records; the storage cannot be used afterwards."""
@@ -312,7 +335,12 @@ class SQLStorage:
             known.forget()
             self.database.discard()
 
-    def _require_open(self) -> KnownStore:
+    def require_open(self) -> KnownStore:
+        """Return what is known of the store.
+
+        Raises:
+            StoreClosedError: The storage was closed.
+        """
         if self._known is None:
             raise StoreClosedError(f"{self.name}: the store is closed", "Make a new one")
         return self._known
@@ -341,7 +369,7 @@ class _Attempt:
     def run_without_lock(self, longest_wait_s: float) -> None:
         storage = self._storage
         with storage.database.reading() as session:
-            draft = Draft(Reader(storage._require_open(), session), has_lock=False)
+            draft = Draft(Reader(storage.require_open(), session), has_lock=False)
             self.result = self._work(draft)
         if draft.is_changed:
             with storage.database.writing(longest_wait_s) as session:
@@ -351,8 +379,8 @@ class _Attempt:
         storage = self._storage
         with storage.database.writing(longest_wait_s) as session:
             if session.run(storage.statements.lock) != 1:
-                Reader(storage._require_open(), session).store()  # Raises: there is no such row.
-            reader = Reader(storage._require_open(), session)
+                Reader(storage.require_open(), session).store()  # Raises: there is no such row.
+            reader = Reader(storage.require_open(), session)
             if self._unknown is not None and self._unknown.written.is_there(reader):
                 self.result, self.written = self._unknown.result, self._unknown.written
                 session.commit()
@@ -372,9 +400,10 @@ class _Attempt:
                 session.commit()
 
     def _commit(self, draft: Draft, session: Session) -> None:
-        known = self._storage._require_open()
+        known = self._storage.require_open()
         self.written = draft.write(session)
+        # Before the commit: the next transaction may begin right after it.
+        known.note_saved(draft.last_saved_at)
         session.commit()
         for row in self.written.rows:
             known.keep(row)
-            known.last_saved_at = max(known.last_saved_at, row.record.saved_at)
