@@ -9,6 +9,7 @@ from faults.mutants import patch
 from zoho_keystore._sql import engine, sessions
 from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.sql import sessions as connections
+from zoho_keystore._storage.sql.rotation import KeyRotation
 from zoho_keystore._storage.sql.sessions import Session, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements
 
@@ -82,3 +83,35 @@ def one_maker_alone() -> None:
         return Failure.OTHER if failure is Failure.EXISTS else failure
 
     patch(connections, classify=strict)
+
+
+def not_announced() -> None:
+    """Seal rows with a new key before clients know that they have to look for it."""
+    patch(KeyRotation, _announce=lambda self, session: self._locked(session).key_names)
+
+
+def old_key_dropped_first() -> None:
+    """Remove the old keys from the ring before the rows are sealed anew."""
+    run = KeyRotation.run
+
+    def early(self: KeyRotation) -> None:
+        keys: Any = self._storage.require_open().keys
+        keys._source.remove(keys._source.load()[1:])
+        run(self)
+
+    patch(KeyRotation, run=early)
+
+
+def finished_too_early() -> None:
+    """Withdraw the old keys after the first batch."""
+    seal = KeyRotation._seal_batch
+    patch(
+        KeyRotation,
+        _seal_batch=lambda self, session, *, name, last: [] if last else seal(self, session, name=name, last=last),
+    )
+
+    def finish(self: KeyRotation, session: Session) -> bool:
+        self._set_key_names(session, self._locked(session).header, (self._new,))
+        return True
+
+    patch(KeyRotation, _finish=finish)
