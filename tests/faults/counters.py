@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from faults import Attempt
-from faults.processes import Child, engine, speak
+from faults.processes import Child, engine, speak, start_together
 from faults.races import Make, store_in
 from faults.store import AnyStore, StoreProblem, token
 
@@ -130,6 +130,35 @@ def _raise_numbers(pipe: Connection, *, store: AnyStore, ledger: Ledger, counter
     with ThreadPoolExecutor(len(counters)) as pool:
         # Each thread speaks for itself: what fails has to be known before the process is killed.
         list(pool.map(lambda counter: speak(pipe, work, counter=counter), counters))
+    pipe.send("done")
+
+
+@engine("processes that raise the same number")
+def raise_together(
+    directory: Path, *, make: Make = store_in, processes: int = 8, increments: int = 10
+) -> Generator[Attempt]:
+    """Let processes raise one number of one record, which no look-up knows, at the same time: each of them counts."""
+    store = make(directory)
+    store.open().save(replace(token("shared"), id="shared", redirect_url="0"))
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(Child(_raise_shared, store=store, increments=increments)) for _ in range(processes)
+        ]
+        start_together(children)
+        for child in children:
+            child.hear()
+    [held] = (store.document() or {"tokens": []})["tokens"]
+    if int(held["redirect_url"]) != processes * increments:
+        raise StoreProblem(f"the number is {held['redirect_url']} after {processes * increments} increments")
+    yield Attempt(tried=processes * increments)
+
+
+def _raise_shared(pipe: Connection, *, store: AnyStore, increments: int) -> None:
+    storage = store.open()._storage
+    pipe.send("ready")
+    pipe.recv()
+    for _ in range(increments):
+        storage.transact(partial(_raise_by_one, ids=("shared",)))
     pipe.send("done")
 
 

@@ -7,18 +7,20 @@ import random
 import statistics
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from faults import Attempt, Result
 from faults.counters import Ledger
-from faults.processes import Child, mutate, start_together
+from faults.processes import Child, engine, mutate, start_together
 from faults.store import StoreProblem
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import KeystoreError, LockTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
     from faults.processes import Mutant
     from faults.sql_stores import SQLStore
@@ -57,6 +59,25 @@ def under_load(
     except (StoreProblem, KeystoreError) as problem:
         result.add(Attempt(f"{type(problem).__name__}: {problem}"))
     return result
+
+
+@engine("reads on another node after each save")
+def reads_elsewhere(directory: Path, *, make: Callable[[Path], SQLStore], rounds: int = 200) -> Generator[Attempt]:
+    """Save on one node, and read on the others at once: they have it.
+
+    Args:
+        directory: Where to work.
+        make: Names the store.
+        rounds: How often to save.
+    """
+    store = make(directory)
+    first, *others = [replace(store, urls=(url,)).open() for url in store.urls]
+    for number in range(rounds):
+        first.save(_record(0, number))
+        for keystore in others:
+            if (found := _number(keystore.get("p0"))) != number:
+                raise StoreProblem(f"read save {found} on another node after save {number}")
+        yield Attempt()
 
 
 def _attempt(store: SQLStore, disturb: Callable[[], object], clients: int, mutant: Mutant) -> Attempt:

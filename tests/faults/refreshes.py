@@ -30,7 +30,7 @@ from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
 from zohocrmsdk.src.com.zoho.crm.api.org import OrgOperations
 
 from fake_zoho import FakeZoho
-from zoho_keystore import EncryptedFileStore
+from zoho_keystore import EncryptedFileStore, EncryptedSQLStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,8 +72,6 @@ class Setting:
             return FileStore(str(self.path))
         wait_s = 0 if self.kind in (WITHOUT_LEASES, SQL_WITHOUT_LEASES) else self.refresh_wait
         if self.kind in SQL_KINDS:
-            from zoho_keystore import EncryptedSQLStore  # noqa: PLC0415 - SQLAlchemy is an extra
-
             address = self.sql[os.getpid() % len(self.sql)]
             return EncryptedSQLStore(address, key=self.key, refresh_wait=wait_s, prefix=self.prefix)
         return EncryptedFileStore(self.path, key=self.key, refresh_wait=wait_s)

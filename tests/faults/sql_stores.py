@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from faults.store import StoreProblem
-from zoho_keystore._open import open_keystore
+from zoho_keystore._open import open_sql_keystore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,9 +43,8 @@ class SQLStore:
     def open(self, **options: Any) -> Keystore:
         """Open the store, or make it; the process decides through which address."""
         address = self.urls[os.getpid() % len(self.urls)]
-        return open_keystore(
-            address, key=self.key, prefix=self.prefix, **{"lock_timeout": self.lock_timeout, **options}
-        )
+        given: dict[str, Any] = {"refresh_wait": 10.0, "session_timeout": None, "lock_timeout": self.lock_timeout}
+        return open_sql_keystore(address, key=self.key, prefix=self.prefix, **{**given, **options})
 
     def keys(self) -> list[bytes]:
         """Return the keys, newest first."""
@@ -61,15 +60,18 @@ class SQLStore:
             StoreProblem: A row does not open.
         """
         fernet = MultiFernet([Fernet(key) for key in self.keys()])
-        tokens = []
-        held: dict[str, Any] = {}
-        for sealed in self.rows(f"SELECT sealed FROM {self.prefix}_token ORDER BY seq"):  # noqa: S608 - our own names
+
+        def opened(sealed: str) -> dict[str, Any]:
             try:
-                held = json.loads(fernet.decrypt(sealed[0]))
+                held: dict[str, Any] = json.loads(fernet.decrypt(sealed))
             except (InvalidToken, ValueError):
                 raise StoreProblem("a row does not open") from None
-            tokens += held["tokens"]
-        return {**held, "tokens": tokens}
+            return held
+
+        [[header]] = self.rows(f"SELECT sealed FROM {self.prefix}_store")
+        rows = self.rows(f"SELECT sealed FROM {self.prefix}_token ORDER BY seq")
+        tokens = [token for (sealed,) in rows for token in opened(sealed)["tokens"]]
+        return {**opened(header), "tokens": tokens}
 
     def tokens(self) -> dict[str, str] | None:
         """Return the refresh token of each id."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from faults.counters import KILLS, read_modify_write
+from faults.counters import KILLS, raise_together, read_modify_write
 from faults.races import (
     SLOWEST,
     creators,
@@ -36,6 +36,7 @@ SHORT_HANG = partial(hanging_holder, lock_timeout=0.2)
         (partial(forks, saves=10), 91),
         (partial(creators, rounds=10), 80),
         (same_token, 80),
+        (raise_together, 80),
         (killed_holders, 20),
         (partial(hanging_holder, lock_timeout=0.7), 10),
         (forks_beside_threads, 4),
@@ -68,6 +69,7 @@ def test_race_loses_nothing(engine: Callable[..., Any], least: int, directory: P
         (EIGHT_PROCESSES, "no lock"),
         (EIGHT_THREADS, "no lock"),
         (same_token, "no lock"),
+        (raise_together, "no lock"),
         (partial(forks, processes=4, saves=10), "no lock"),
         (partial(read_modify_write, increments=200, kill_every_s=0.02), "no lock"),
         (SHORT_HANG, "no lock"),

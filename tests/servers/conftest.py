@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from servers.catalog import Running
+from servers.shared import RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from servers.catalog import Running
 
 
 @pytest.fixture(scope="session")
-def running() -> Iterator[Running]:
+def running() -> Running:
     """Give the servers that all tests share; a test asks for one by name."""
-    with Running() as running:
-        yield running
+    return RUNNING

@@ -237,6 +237,10 @@ class PrimaryAndStandby:
     def resume(self, node: int = 0) -> None:
         self._nodes[node].process.resume()
 
+    def restart(self, node: int = 1) -> None:
+        """Start a killed node as what it was."""
+        self._nodes[node].start()
+
     def promote(self, node: int = 1) -> None:
         """Make a node the primary, which does not wait for a standby until one has joined it again."""
         promoted = self._nodes[node]

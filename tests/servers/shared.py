@@ -13,15 +13,15 @@ from servers.catalog import ENTRIES, Running
 if TYPE_CHECKING:
     from pathlib import Path
 
-_RUNNING = Running()
-atexit.register(_RUNNING.__exit__)
+RUNNING = Running()
+atexit.register(RUNNING.__exit__)
 
 
 def address_of(name: str) -> str:
     """Return the address of a server, which is started at its first use; skip the test where it is not installed."""
     if reason := ENTRIES[name].missing():
         pytest.skip(reason)
-    url: str = _RUNNING.get(name).url
+    url: str = RUNNING.get(name).url
     return url
 
 
