@@ -111,9 +111,7 @@ class Settings:
 
 def closed_at_end(keystore: Keystore) -> Keystore:
     """Return a keystore that is closed when the command ends: connections of drivers warn when they are dropped."""
-    context = click.get_current_context(silent=True)
-    if context is not None:
-        context.call_on_close(keystore.close)
+    click.get_current_context().call_on_close(keystore.close)
     return keystore
 
 
@@ -211,7 +209,8 @@ def parse_duration(option: str, text: str) -> float:
 def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the token ids with a prefix; none if the store does not open."""
     try:
-        records = ctx.ensure_object(Settings).open().records()
+        with ctx.scope():
+            records = ctx.ensure_object(Settings).open().records()
     except Exception:  # noqa: BLE001 - an error message would be printed into the line that the user is typing
         return []
     # The shell puts an id on the line as it is: "$(…)" would be run, and "-x" is an option.
