@@ -326,11 +326,16 @@ def test_restore_replaces_the_tokens_of_a_database(store: str, work: Path) -> No
 
 
 def test_restore_makes_a_missing_store_in_a_database(store: str, work: Path) -> None:
+    with closing(open_keystore(store)) as keystore:
+        keystore.save(TokenRecord(client_id="c", client_secret="s", refresh_token="gone"))
+        keystore.delete("4")
     copy = backup(store, "b.keystore")
     other = f"sqlite:///{work}/other.db"
     assert "Restored" in invoke("--store", other, "restore", "b.keystore", "--yes").stdout
     assert records_of(other) == records_of(copy)
     assert not list(work.glob("*.replaced-*"))
+    with closing(open_keystore(other)) as keystore:
+        assert keystore.save(TokenRecord(client_id="c", client_secret="s", refresh_token="new")).id == "5"
 
 
 def test_restore_refuses_when_the_database_changes_meanwhile(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,7 @@ def test_parse_address_shows_known_parameters_alone() -> None:
     [
         f"postgresql://ann:{PASSWORD}@h/zoho",
         f"postgresql://ann:p@{PASSWORD}@h/zoho",
+        f"postgresql://p@{PASSWORD}@h/zoho",
         f"postgresql://ann:/{PASSWORD}@h/zoho",
         f"postgresql://ann:#{PASSWORD}@h/zoho",
         f"postgresql://ann:?{PASSWORD}@h/zoho",
