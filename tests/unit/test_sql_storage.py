@@ -6,6 +6,7 @@ The faults are played on SQLite; tests/servers has real ones.
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -477,6 +478,15 @@ class TestFailures:
             with pytest.raises(KeyboardInterrupt):
                 storage.transact(work)
         assert ids(storage) == ["a"]
+
+    @pytest.mark.parametrize("use", ["read", "write"])
+    def test_connection_in_use_is_closed_when_the_storage_is(self, storage: SQLStorage, use: str) -> None:
+        """It would stay open in a pool that is not used any more."""
+        with storage.database.reading() if use == "read" else storage.database.writing(5) as session:
+            connection = session._cursor.connection
+            storage.close()
+        with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+            connection.execute("SELECT 1")
 
     def test_row_of_the_store_that_was_removed_is_an_error(self, storage: SQLStorage, tmp_path: Path) -> None:
         column(tmp_path, "DELETE FROM zoho_keystore_store")

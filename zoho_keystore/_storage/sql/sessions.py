@@ -119,6 +119,7 @@ class Database:
         self.engines = engines
         self._lock_timeout_s = lock_timeout
         self._dialect = engines.address.dialect
+        self._discards = 0
         dbapi: Any = engines.reads.dialect.loaded_dbapi
         self._errors: tuple[type[Exception], ...] = (dbapi.Error, SQLAlchemyError, OSError)
 
@@ -140,6 +141,7 @@ class Database:
 
         Not one of SQLAlchemy's: those send a ROLLBACK in the end, which takes as long as a query.
         """
+        discards = self._discards
         connection: Any = self.call(self.engines.reads.raw_connection)
         try:
             cursor = connection.cursor()
@@ -150,6 +152,8 @@ class Database:
                 connection.invalidate()
             raise
         finally:
+            if discards != self._discards:
+                connection.invalidate()
             connection.close()
 
     @contextmanager
@@ -161,6 +165,7 @@ class Database:
         """
         # Not for the moments since the call began: another statement takes as long as the rest.
         limit = _LIMITS[self._dialect] if longest_wait_s < self._lock_timeout_s * 0.9 else _NO_LIMIT
+        discards = self._discards
         connection = self.call(self.engines.writes.connect)
         try:
             raw: Any = connection.connection
@@ -183,10 +188,14 @@ class Database:
             raise
         finally:
             with suppress(*self._errors):
+                if discards != self._discards:
+                    connection.invalidate()
                 connection.close()
 
     def discard(self) -> None:
-        """Close the connections that are not in use: the server has gone away from all of them."""
+        """Close the connections: the server has gone away from all of them. Those in use are closed after it."""
+        # They would go back into a pool that is not used any more, and stay open.
+        self._discards += 1
         with suppress(*self._errors):
             self.engines.dispose()
 
