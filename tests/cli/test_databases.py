@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import invoke, made_key, refused, usage_error, write_private
+from support import Terminal, invoke, made_key, refused, usage_error, write_private
 from zoho_keystore import StoreFileError, TokenRecord, backup, restore, rotate
 from zoho_keystore._cli import list_
 from zoho_keystore._keystore import storage_of
@@ -468,6 +468,32 @@ def test_prompt_asks_once_for_each_database() -> None:
         PROMPT.use(None)
     assert asked == ["a", "b"]
     assert (PROMPT.known("a"), PROMPT.answer("a")) == (None, None)
+
+
+ASKING = """
+import pymysql
+from zoho_keystore._cli import main
+
+def connect(*, password=None, **_):
+    if password is None:
+        raise pymysql.err.OperationalError(1045, "Access denied")
+    raise pymysql.err.OperationalError(1047, f"{len(password)} characters")
+
+pymysql.connect = connect
+main(prog_name="zoho-keystore")
+"""
+
+
+@pytest.mark.needs_pty
+def test_password_is_asked_for_without_echo_when_the_server_refuses(work: Path) -> None:
+    init()
+    address = "mysql://ann@127.0.0.1:1/d"
+    terminal = Terminal("--store", address, "list", code=ASKING)
+    terminal.answer(f"Password of {address}", "hunter2\n")
+    shown = terminal.wait(18)
+    assert "7 characters" in shown
+    assert "hunter2" not in shown
+    assert work.is_dir()
 
 
 def test_records_without_leases_are_otherwise_the_same() -> None:

@@ -454,16 +454,16 @@ from zoho_keystore._cli import main
 
 # A test runner that was started in the background ignores SIGINT, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-original, count = Progress.advance, 0
+original, count = Progress.update, 0
 
-def advance(self, *args):
+def update(self, *args, **fields):
     global count
     count += 1
     if count == 500:
         os.kill(os.getpid(), signal.SIGINT)
-    return original(self, *args)
+    return original(self, *args, **fields)
 
-Progress.advance = advance
+Progress.update = update
 main(prog_name="zoho-keystore")
 """
 

@@ -508,9 +508,8 @@ def test_failed_connection_shows_no_password(  # noqa: PLR0917 - pytest passes f
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Not in the error, what it links to, the logs at their most talkative, or the variables of a frame."""
-    caplog.set_level(logging.DEBUG)
-    for name in ("sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool"):
-        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
+    for name in (None, "sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool"):
+        caplog.set_level(logging.DEBUG, logger=name)
     if how == "variable":
         monkeypatch.setenv("ZOHO_KEYSTORE_SQL_PASSWORD", PASSWORD)
     options: dict[str, Any] = {

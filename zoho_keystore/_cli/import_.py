@@ -11,7 +11,7 @@ import click
 
 from zoho_keystore._cli.output import SECRETS, current_time_ms, echo_escaped, format_expiry, print_table
 from zoho_keystore._cli.progress import bar
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, closed_at_end, pass_settings
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._importers import read
 from zoho_keystore._open import open_keystore, open_memory_keystore
@@ -86,7 +86,7 @@ def _open(settings: Settings, *, dry_run: bool) -> Keystore:
         return settings.open()
     if dry_run:
         return open_memory_keystore()
-    keystore = open_keystore(settings.store, key=settings.key)
+    keystore = closed_at_end(open_keystore(settings.store, key=settings.key))
     echo_escaped(f"Created {keystore.name}")
     return keystore
 

@@ -12,7 +12,7 @@ import click
 
 from zoho_keystore import _platform as platform
 from zoho_keystore._cli.output import echo_escaped, print_json, record_as_json
-from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._cli.settings import Settings, closed_at_end, pass_settings
 from zoho_keystore._keys.sources.secret import read_secret
 from zoho_keystore._oauth import http
 from zoho_keystore._oauth.browser import DEFAULT_REDIRECT_URI, open_browser
@@ -161,7 +161,7 @@ def _prepared(settings: Settings) -> Keystore:
                 err=True,
             )
         echo_escaped(f"Created the store {made.name}.", err=True)
-    keystore = open_keystore(settings.store, key=settings.key)
+    keystore = closed_at_end(open_keystore(settings.store, key=settings.key))
     keystore.prove_writable()
     return keystore
 

@@ -99,14 +99,20 @@ class Settings:
         return error
 
     def open(self) -> Keystore:
-        """Open the store. A missing store is an error: no command but ``init`` creates one."""
-        return open_keystore(self.store, key=self.key, create=False)
+        """Open the store until the command ends. A missing one is an error: no command but ``init`` creates one."""
+        return closed_at_end(open_keystore(self.store, key=self.key, create=False))
 
     def open_writable(self) -> Keystore:
         """Open the store for a command that saves, once it is known that it can be saved; a missing one is an error."""
         keystore = self.open()
         keystore.check_writable()
         return keystore
+
+
+def closed_at_end(keystore: Keystore) -> Keystore:
+    """Return a keystore that is closed when the command ends: connections of drivers warn when they are dropped."""
+    click.get_current_context().call_on_close(keystore.close)
+    return keystore
 
 
 _pass_settings = click.make_pass_decorator(Settings)
@@ -203,7 +209,8 @@ def parse_duration(option: str, text: str) -> float:
 def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the token ids with a prefix; none if the store does not open."""
     try:
-        records = ctx.ensure_object(Settings).open().records()
+        with ctx.scope():
+            records = ctx.ensure_object(Settings).open().records()
     except Exception:  # noqa: BLE001 - an error message would be printed into the line that the user is typing
         return []
     # The shell puts an id on the line as it is: "$(…)" would be run, and "-x" is an option.
