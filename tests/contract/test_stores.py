@@ -543,3 +543,6 @@ def test_store_repr_names_class_and_file(store_path: Path, key: bytes) -> None:
     assert store.path == store_path
     assert repr(store) == f"EncryptedFileStore({str(store_path)!r})"
     assert repr(InMemoryStore()) == "InMemoryStore()"
+    address = f"sqlite:///{store_path}.db"
+    with EncryptedSQLStore(address, key=key) as sql_store:
+        assert repr(sql_store) == f"EncryptedSQLStore({address!r})"

@@ -58,6 +58,15 @@ def test_import_of_the_package_loads_no_dependency() -> None:
     )
 
 
+def test_store_in_a_file_loads_nothing_of_databases(tmp_path: Path, key: bytes) -> None:
+    """SQLAlchemy is an extra, and takes a third of a second to import."""
+    run(
+        "import sys, zoho_keystore\n"
+        f"zoho_keystore.EncryptedFileStore({str(tmp_path / 's')!r}, key={key!r}).close()\n"
+        "assert not {'sqlalchemy', 'psycopg', 'pymysql'} & set(sys.modules)"
+    )
+
+
 def test_store_class_without_an_sdk_names_the_extras() -> None:
     """A user who installed the package without an extra reads what to install; the rest works without."""
     output = run(

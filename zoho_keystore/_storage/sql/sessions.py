@@ -134,7 +134,8 @@ class Database:
         Args:
             longest_wait_s: For how many seconds a statement waits for a lock; in MySQL it is 5 s anyway.
         """
-        is_limited = longest_wait_s < self._lock_timeout_s
+        # Not for the moments since the call began: another statement takes as long as the rest.
+        is_limited = longest_wait_s < self._lock_timeout_s * 0.9
         connection = self.call(self.engines.writes.connect)
         try:
             raw: Any = connection.connection
@@ -152,7 +153,7 @@ class Database:
                 session.rows(f"PRAGMA busy_timeout = {int(min(self._lock_timeout_s * 1000, 2**31 - 1))}")
             cursor.close()
         except BaseException as error:
-            if _is_in_doubt(error) or is_limited:
+            if _is_in_doubt(error) or (is_limited and self._dialect == "sqlite"):
                 connection.invalidate()
             raise
         finally:
