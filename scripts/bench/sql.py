@@ -138,11 +138,15 @@ class Figures:
         versions = ", ".join(facts[name] for name in self.measured)
         parts = [
             "# Stores in databases: figures",
-            "`scripts/benchmark.py --sql` writes this page and [benchmark-sql.json](benchmark-sql.json). Medians; "
-            "DBStore is the SDK's own store. Bare statements are those of the driver on the same tables: "
-            f"{BARE_STATEMENTS[BY_ID]} for a find, and {BARE_STATEMENTS[SAVE]} for a save.",
-            f"{facts['processor']}, {facts['file system']}, {facts['kernel']}, {facts['Python']}, load at the start "
-            f"{facts['load at the start']}; {versions}.",
+            (
+                "`scripts/benchmark.py --sql` writes this page and [benchmark-sql.json](benchmark-sql.json). Medians; "
+                "DBStore is the SDK's own store. Bare statements are those of the driver on the same tables: "
+                f"{BARE_STATEMENTS[BY_ID]} for a find, and {BARE_STATEMENTS[SAVE]} for a save."
+            ),
+            (
+                f"{facts['processor']}, {facts['file system']}, {facts['kernel']}, {facts['Python']}, "
+                f"load at the start {facts['load at the start']}; {versions}."
+            ),
             self.tables(),
         ]
         return "\n\n".join(parts) + "\n"
