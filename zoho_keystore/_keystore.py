@@ -525,6 +525,11 @@ class Keystore:
         return error
 
 
+def storage_of(keystore: Keystore) -> Storage:
+    """Return where a keystore keeps its records, for operations on the store as a whole."""
+    return keystore._storage  # noqa: SLF001 - of this module
+
+
 def _needs_exchange(wanted: TokenRecord, now_ms: int) -> bool:
     """Return whether the SDK asks Zoho for an access token when no record is found."""
     return bool(exchange_keys(wanted)) and (not wanted.access_token or needs_refresh(wanted, now_ms))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from zoho_keystore._storage.sql.storage import SQLStorage
+
 FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
 
 #: The names of the tables of a store start with it.
@@ -71,7 +73,7 @@ def open_keystore(
     Raises:
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
     """
-    if (address := _address(path)) is not None:
+    if (address := address_of(path)) is not None:
         return open_sql_keystore(
             address,
             key=key,
@@ -92,7 +94,7 @@ def open_keystore(
     )
 
 
-def _address(path: object) -> str | None:
+def address_of(path: object) -> str | None:
     """Return the address of a database that a path argument means; None if it means a file."""
     given = os.environ.get(FILE_VARIABLE) if path is None else path
     return given if isinstance(given, str) and is_sql_address(given) else None
@@ -142,27 +144,47 @@ def open_sql_keystore(
     create: bool = True,
 ) -> Keystore:
     """Open the keystore in a database; the arguments are those of ``EncryptedSQLStore``."""
+    refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
+    session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
+    storage = open_sql_storage(
+        url, key=key, lock_timeout=lock_timeout, prefix=prefix, connect_args=connect_args, create=create
+    )
+    named = storage.name, spec_for_messages(key)
+    return Keystore(storage, refresh_wait=refresh_wait_s, session_timeout=session_timeout_s, named=named)
+
+
+def open_sql_storage(
+    url: str,
+    *,
+    key: bytes | str | None,
+    lock_timeout: float = _SQL_LOCK_TIMEOUT_S,
+    prefix: str = DEFAULT_PREFIX,
+    connect_args: Mapping[str, Any] | None = None,
+    create: bool = True,
+) -> SQLStorage:
+    """Open the storage in a database; the arguments are those of ``EncryptedSQLStore``."""
     # SQLAlchemy is an extra, and takes a third of a second to import.
     from zoho_keystore._sql.address import parse_address  # noqa: PLC0415 - as above
 
     lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
-    refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
-    session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     if not isinstance(url, str) or looks_like_key(url):
         raise ConfigurationError("the address of the database is none", "Write postgresql://USER@HOST:5432/DATABASE")
     address = parse_address(url)
-    named = address.name, spec_for_messages(key)
     try:
         ring = key_ring(key)
         from zoho_keystore._storage.sql.storage import SQLStorage  # noqa: PLC0415 - as above
 
-        storage = SQLStorage(
-            address, ring, lock_timeout=lock_timeout_s, prefix=prefix, connect_args=connect_args, create=create
+        return SQLStorage(
+            address,
+            ring,
+            lock_timeout=lock_timeout_s,
+            prefix=address.prefix or prefix,
+            connect_args=connect_args,
+            create=create,
         )
     except KeystoreError as error:
-        error.name_store(*named)
+        error.name_store(address.name, spec_for_messages(key))
         raise
-    return Keystore(storage, refresh_wait=refresh_wait_s, session_timeout=session_timeout_s, named=named)
 
 
 def open_memory_keystore(*, refresh_wait: float = 10.0) -> Keystore:

@@ -250,11 +250,11 @@ def _encrypted_before_the_key_is_kept() -> None:
 def _all_but_the_newest_dropped() -> None:
     drop = rotation._drop
 
-    def dropping(source: RingFile, old: Sequence[bytes], path: Path) -> Any:
+    def dropping(source: RingFile, old: Sequence[bytes], path: Path, key: str | None) -> Any:
         # What the store was encrypted with is below the first of the old ones.
         keys = source.load()
         newest = keys[keys.index(old[0]) - 1]
-        return drop(source, [key for key in keys if key != newest], path)
+        return drop(source, [one for one in keys if one != newest], path, key)
 
     patch(rotation, _drop=dropping)
 

@@ -29,6 +29,7 @@ from faults.leaks import (
 )
 from faults.mutants import do_not_wait_to_read_again, keep_no_modes
 from faults.processes import engine
+from faults.secret_databases import failing_databases
 from faults.secret_inputs import Ends, ErrorPath, Scene, wrong_inputs
 from faults.secret_requests import wrong_replies
 from support import held
@@ -128,6 +129,7 @@ def _all_paths(canaries: Canaries, trials: Path) -> Iterator[ErrorPath]:
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
     yield from _failing_disks(canaries, trials)
+    yield from failing_databases(canaries, _uses(canaries.record()))
     yield from wrong_replies(canaries)
     yield from _warnings()  # Last, since the last of them cannot be undone.
 

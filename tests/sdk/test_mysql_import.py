@@ -15,7 +15,7 @@ from servers import mariadb
 from support import Terminal, invoke
 from support import refused as refused_by_the_program
 from zoho_keystore import ImportSourceError, TokenRecord
-from zoho_keystore._importers import mysql, read
+from zoho_keystore._importers import dbstore, read
 from zoho_keystore._open import open_keystore
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def _password(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the password in the environment."""
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, PASSWORD)
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, PASSWORD)
 
 
 def refused(source: str, **options: Any) -> str:
@@ -195,7 +195,7 @@ def test_mysql_password_may_be_in_an_option_file_or_asked_for(server: Server, tm
 
 @pytest.mark.parametrize("password", ["", "hunter2"])
 def test_mysql_wrong_password_is_denied(server: Server, monkeypatch: pytest.MonkeyPatch, password: str) -> None:
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, password)
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, password)
     assert "the server denies access" in refused(server.address())
 
 
@@ -228,7 +228,7 @@ def test_mysql_server_without_tls_is_refused_unless_it_is_switched_off(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On another machine; where the server has TLS the tokens are read."""
-    monkeypatch.setattr(mysql, "_is_this_machine", lambda _options: False)
+    monkeypatch.setattr(dbstore, "is_this_machine", lambda *_: False)
     with server.connected() as cursor:
         cursor.execute("SELECT @@have_ssl")
         has_tls = cursor.fetchone() == ("YES",)
@@ -242,7 +242,7 @@ def test_mysql_server_without_tls_is_refused_unless_it_is_switched_off(
 
 @pytest.mark.usefixtures("_password")
 def test_mysql_locked_table_is_refused_after_the_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(dbstore, "LOCK_TIMEOUT_S", 1)
     with server.connected(database="zohooauth") as cursor:
         cursor.execute("LOCK TABLES empty WRITE")
         assert "locked by another connection" in refused(server.address(rest="?table=empty"))
@@ -266,6 +266,14 @@ def test_mysql_view_that_writes_when_it_is_read_is_refused(server: Server) -> No
         assert cursor.fetchall() == []
 
 
+@pytest.mark.usefixtures("_password")
+def test_mysql_view_is_read(server: Server) -> None:
+    with server.connected(database="zohooauth") as cursor:
+        cursor.execute("CREATE OR REPLACE VIEW chosen AS SELECT * FROM by_hand WHERE id = 5")
+    for table in ("chosen", "zohooauth.chosen"):
+        assert [record.id for record in read(server.address(rest=f"?table={table}")).records] == ["5"]
+
+
 def test_mysql_import_by_the_program_asks_for_the_password(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second import changes nothing, and a wrong password is one line."""
     invoke("init")
@@ -278,10 +286,10 @@ def test_mysql_import_by_the_program_asks_for_the_password(server: Server, monke
     with closing(open_keystore()) as keystore:
         before = keystore.records()
     assert [(record.id, record.refresh_token) for record in before] == [("7", "r"), ("5", "r2")]
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, PASSWORD)
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, PASSWORD)
     assert "2 unchanged" in invoke("import", address, "--dry-run").stdout
     assert "2 unchanged" in invoke("import", address).stdout
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, "hunter2")
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, "hunter2")
     line = refused_by_the_program(10, "import", address)
     assert "the server denies access" in line
     assert "hunter2" not in line

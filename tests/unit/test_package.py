@@ -88,7 +88,7 @@ def test_pyinstaller_hook_names_every_module_of_the_package() -> None:
     found = runpy.run_path(str(Path(directory, "hook-zoho_keystore.py")))["hiddenimports"]
     modules = {one.name for one in pkgutil.walk_packages(zoho_keystore.__path__, "zoho_keystore.")}
     assert set(found) == {"zoho_keystore", *(name for name in modules if "-" not in name)}
-    assert {"zoho_keystore._cli.list_", "zoho_keystore._sdk", "zoho_keystore._importers.mysql"} <= set(found)
+    assert {"zoho_keystore._cli.list_", "zoho_keystore._sdk", "zoho_keystore._importers.dbstore"} <= set(found)
 
 
 def test_pyinstaller_finds_the_hook_by_the_entry_point() -> None:

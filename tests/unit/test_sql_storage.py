@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,9 +31,10 @@ from sql_support import (
 from support import made_key
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
+from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.sql import reading, statements
 from zoho_keystore._storage.sql.sealing import Sealer
-from zoho_keystore._storage.sql.sessions import Database, Session
+from zoho_keystore._storage.sql.sessions import Database, Session, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements, table_statements
 from zoho_keystore._storage.sql.storage import SQLStorage
 from zoho_keystore.errors import (
@@ -41,6 +43,7 @@ from zoho_keystore.errors import (
     DurabilityUnknownError,
     KeystoreError,
     LockTimeoutError,
+    StoreClosedError,
     StoreFileError,
     StoreUnavailableError,
     TokenNotFoundError,
@@ -48,7 +51,6 @@ from zoho_keystore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from zoho_keystore._storage import Transaction
 
@@ -100,15 +102,19 @@ class TestMaking:
 
     def test_store_that_is_made_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         open_storage(tmp_path, KEY).close()
-        assert caplog.messages == [f"created an empty store in sqlite:///{tmp_path}/s.db"]
+        assert caplog.messages == [f"created an empty store at sqlite:///{tmp_path}/s.db"]
         caplog.clear()
         open_storage(tmp_path, KEY).close()
         assert caplog.messages == []
 
     def test_store_that_is_missing_and_not_to_be_made_names_init(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreFileError, match=r"the tables of the store are missing .*zoho-keystore init"):
+        with pytest.raises(StoreFileError, match=r"there is no such database.*zoho-keystore init"):
             open_storage(tmp_path, KEY, create=False)
-        assert column(tmp_path, "SELECT COUNT(*) FROM sqlite_master") == [0]
+        assert not list(tmp_path.iterdir())
+        open_storage(tmp_path, KEY).close()
+        with pytest.raises(StoreFileError, match=r"the tables of the store are missing .*zoho-keystore init"):
+            open_storage(tmp_path, KEY, create=False, prefix="other")
+        assert column(tmp_path, "SELECT COUNT(*) FROM sqlite_master WHERE name = 'other_store'") == [0]
 
     def test_tables_without_a_store_are_filled_when_it_may_be_made(self, tmp_path: Path) -> None:
         """An administrator has made them."""
@@ -163,13 +169,14 @@ class TestMaking:
         """Between the look and the lock."""
         open_storage(tmp_path, KEY).close()
         caplog.clear()
-        monkeypatch.setattr(SQLStorage, "_exists", lambda _: False)
+        missing = SQLFailedError(Failure.NO_TABLE, "no such table", in_commit=False)
+        monkeypatch.setattr(SQLStorage, "_missing", lambda _: missing)
         open_storage(tmp_path, KEY).close()
         assert caplog.messages == []
 
     def test_store_that_may_not_be_made_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fail_once(monkeypatch, "_run", DENIED)
-        with pytest.raises(StoreUnavailableError, match=r"s\.db: the database cannot be used .*permissions"):
+        with pytest.raises(StoreUnavailableError, match=r"s\.db: the database cannot be used .*init --print-sql"):
             open_storage(tmp_path, KEY)
 
     def test_server_that_is_not_there_fails_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +186,16 @@ class TestMaking:
         with pytest.raises(StoreUnavailableError, match="Check that the server runs"):
             open_storage(tmp_path, KEY, lock_timeout=60)
         assert time.monotonic() - started_s < 30
+
+    @pytest.mark.parametrize("sqlstate", [RETRY, LOCK_TIMEOUT])
+    def test_store_is_opened_while_others_are_busy(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlstate: str
+    ) -> None:
+        """Such a failure says that the address is right."""
+        open_storage(tmp_path, KEY).close()
+        failing = fail_once(monkeypatch, "_rows", sqlstate)
+        open_storage(tmp_path, KEY).close()
+        assert failing == []
 
     def test_wrong_key_shows_at_opening(self, tmp_path: Path) -> None:
         open_storage(tmp_path, KEY).close()
@@ -699,9 +716,26 @@ class TestReading:
         assert len(settings) == 1
         assert 1_000 < int(settings[0].removeprefix("SET LOCAL lock_timeout = ")) < 1_500
 
-    def test_closed_storage_closes_twice(self, storage: SQLStorage) -> None:
+    def test_storage_closed_by_another_thread_during_a_read_says_so(
+        self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its records must not come back, and its keys are gone."""
+        put(storage, ANN)
+        real = Session.rows
+
+        def rows(self: Session, *arguments: Any) -> list[Any]:
+            found = real(self, *arguments)
+            storage.close()
+            return found
+
+        refresh(open_storage(Path(storage.name.removeprefix("sqlite:///")).parent, KEY))
+        monkeypatch.setattr(Session, "rows", rows)
+        with pytest.raises(StoreClosedError, match="the store is closed"):
+            storage.get("a")
         storage.close()
-        storage.close()
+
+    def test_empty_id_means_no_record(self, storage: SQLStorage) -> None:
+        assert storage.get("") is None
 
     def test_statement_is_built_once(self) -> None:
         made = Statements("mysql", "p", "%s")

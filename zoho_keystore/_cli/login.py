@@ -20,7 +20,7 @@ from zoho_keystore._oauth.data_centres import DATA_CENTRES, DataCentre, data_cen
 from zoho_keystore._oauth.endpoints import Client
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations import sign_in
-from zoho_keystore._operations.setup import init
+from zoho_keystore._operations.setup import init_store
 from zoho_keystore._operations.sign_in import CLIENT_CREDENTIALS, DEFAULT_SCOPE, SignedIn, SignIn
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def command(  # noqa: PLR0917 - click passes by name
         who = replace(who, redirect_uri=redirect_uri)
         code = _code() if download is None else download.code
         done = sign_in.by_code(keystore, who, code, user=user, kind=way)
-    _report(settings, done, as_json=as_json)
+    _report(keystore.name, done, as_json=as_json)
 
 
 def _require_usable(
@@ -153,14 +153,14 @@ def _require_usable(
 
 def _prepared(settings: Settings) -> Keystore:
     """Open the store, with its key ring created where both are missing, and prove that it can be saved."""
-    if not os.path.lexists(settings.path):
-        made = init(settings.store, key=settings.key)
+    if not settings.is_there:
+        made = init_store(settings.store, key=settings.key)
         if made.made_key:
             echo_escaped(
                 f"Created the key ring {made.source}. Keep a copy of it: without it, the store cannot be opened.",
                 err=True,
             )
-        echo_escaped(f"Created the store {made.store}.", err=True)
+        echo_escaped(f"Created the store {made.name}.", err=True)
     keystore = open_keystore(settings.store, key=settings.key)
     keystore.prove_writable()
     return keystore
@@ -233,13 +233,11 @@ class Terminal:
         echo_escaped(text, err=True)
 
 
-def _report(settings: Settings, done: SignedIn, *, as_json: bool) -> None:
+def _report(name: str, done: SignedIn, *, as_json: bool) -> None:
     for warning in done.warnings:
         echo_escaped(f"Warning: {warning}.", err=True)
     record = done.record
-    echo_escaped(
-        f"Signed in {record.user_name or 'a user without a name'}: token {record.id} in {settings.path}.", err=True
-    )
+    echo_escaped(f"Signed in {record.user_name or 'a user without a name'}: token {record.id} in {name}.", err=True)
     if as_json:
         print_json(record_as_json(record))
     else:

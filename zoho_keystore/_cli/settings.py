@@ -13,7 +13,9 @@ import click
 from zoho_keystore import _platform as platform
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._open import address_of, explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._operations.databases import is_store_there
+from zoho_keystore._sql.address import is_sql_address, name_of
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError, TokenNotFoundError
 
@@ -35,7 +37,7 @@ class Settings:
     """The options that name the store and its keys; they may stand before the command or behind it.
 
     Attributes:
-        store: ``--store``: the store's path, or None for the default.
+        store: ``--store``: the store's path or address, or None for the default.
         key: ``--key``: the spec of the store's key source, or None for the default.
     """
 
@@ -44,13 +46,36 @@ class Settings:
 
     @property
     def path(self) -> Path:
-        """Return the store's file."""
+        """Return the store's file.
+
+        Raises:
+            ConfigurationError: The store is in a database.
+        """
         return store_path(self.store)
 
     @property
+    def is_in_database(self) -> bool:
+        """Return whether the store is in a database."""
+        return address_of(self.store) is not None
+
+    @property
+    def is_there(self) -> bool:
+        """Return whether there is a store, be it a damaged one.
+
+        Raises:
+            StoreUnavailableError: The database cannot be asked.
+        """
+        address = address_of(self.store)
+        return os.path.lexists(self.path) if address is None else is_store_there(address)
+
+    @property
     def named(self) -> tuple[str | None, str | None]:
-        """Return what a printed command repeats of them: not a key that was given by mistake."""
-        store = None if self.store is not None and looks_like_key(self.store) else self.store
+        """Return what a printed command repeats of them: not a key or a password that was given by mistake."""
+        store = self.store
+        if store is not None and looks_like_key(store):
+            store = None
+        elif store is not None and is_sql_address(store):
+            store = name_of(store)
         return store, spec_for_messages(self.key)
 
     def command(self, *arguments: str) -> str:
@@ -70,7 +95,7 @@ class Settings:
         try:
             key_ring(self.key)
         except KeyUnavailableError as own:
-            return explained(own, self.path)
+            return own if self.is_in_database else explained(own, self.path)
         return error
 
     def open(self) -> Keystore:
@@ -97,10 +122,11 @@ def settings_options(function: _C) -> _C:
     """Give a command or group the options ``--store`` and ``--key``."""
     store = click.option(
         "--store",
-        metavar="PATH",
+        metavar="PATH|ADDRESS",
         expose_value=False,
         callback=_set,
-        help="The store's file. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
+        help="The store's file, or the address of its database: postgresql://USER@HOST/DATABASE, mysql://… or "
+        "sqlite:///PATH. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
     )
     key = click.option(
         "--key",

@@ -38,9 +38,12 @@ EXTRAS: Final = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sql"}
 _ADDRESS = re.compile(r"(?:(?:postgres(?:ql)?|mysql|mariadb|sqlite)(?:\+\w+)?:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z]+)(?:\+([a-z0-9_]+))?://", re.IGNORECASE)
 
+#: The parameter of an address that is ours, not the driver's.
+_PREFIX: Final = "prefix"
+
 #: Parameters of an address whose values are no secrets, so that messages may repeat them.
 _SHOWN_PARAMETERS = frozenset(
-    {"host", "option_file", "port", "read_default_file", "service", "ssl", "ssl_ca", "sslmode", "sslrootcert", "table"}
+    {"host", "option_file", "port", "prefix", "read_default_file", "service", "ssl_ca", "sslmode", "sslrootcert"}
     | {"target_session_attrs", "unix_socket"}
 )
 _SECRET_PARAMETER = re.compile(r"passw|pwd|secret|token|^pass$", re.IGNORECASE)
@@ -57,12 +60,14 @@ class SQLAddress:
         url: The address for SQLAlchemy, with the driver; it has no password in it.
         name: The address for messages.
         path: The file of an SQLite database; None for a server.
+        prefix: The prefix of the store's tables, where the address names one: ``?prefix=…``.
     """
 
     dialect: Dialect
     url: URL = field(compare=False)
     name: str
     path: Path | None = None
+    prefix: str | None = None
 
     def __repr__(self) -> str:
         """Return the name alone: parameters of the address may be secrets."""
@@ -106,12 +111,26 @@ def parse_address(text: str) -> SQLAddress:
             ),
         )
     _require_synchronous_driver(url)
+    prefix = url.query.get(_PREFIX)
     if dialect == "sqlite":
-        return _sqlite_address(url)
+        return _sqlite_address(url, prefix)
     name = url.set(drivername=scheme[0][:-3]).set(
         query={key: value for key, value in url.query.items() if key in _SHOWN_PARAMETERS}
     )
-    return SQLAddress(dialect=dialect, url=url, name=name.render_as_string(hide_password=True))
+    return SQLAddress(
+        dialect=dialect,
+        url=url.difference_update_query([_PREFIX]),
+        name=name.render_as_string(hide_password=True),
+        prefix=None if prefix is None else str(prefix),
+    )
+
+
+def name_of(text: str) -> str:
+    """Return an address for messages, also one that is malformed or that has a password in it."""
+    try:
+        return parse_address(text).name
+    except ConfigurationError:
+        return "ADDRESS"
 
 
 def _parsed(text: str, dialect: Dialect) -> URL | None:
@@ -161,11 +180,17 @@ def _require_synchronous_driver(url: URL) -> None:
     raise ConfigurationError(problem, f"Leave the driver out, as in {FORM}")
 
 
-def _sqlite_address(url: URL) -> SQLAddress:
-    if url.database in (None, "", ":memory:") or url.host or url.username or url.port or url.query:
+def _sqlite_address(url: URL, prefix: object) -> SQLAddress:
+    if url.database in (None, "", ":memory:") or url.host or url.username or url.port or set(url.query) - {_PREFIX}:
         raise ConfigurationError(
             "the address of the SQLite database is not that of a file",
             "Write sqlite:///PATH, which is sqlite:////PATH for an absolute path, without parameters",
         )
     path = real_path(str(url.database))
-    return SQLAddress(dialect="sqlite", url=url.set(database=str(path)), name=f"sqlite:///{path}", path=path)
+    return SQLAddress(
+        dialect="sqlite",
+        url=url.set(database=str(path), query={}),
+        name=f"sqlite:///{path}" + (f"?{_PREFIX}={prefix}" if prefix else ""),
+        path=path,
+        prefix=str(prefix) if prefix else None,
+    )

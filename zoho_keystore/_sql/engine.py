@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zoho_keystore._sql import sessions
 from zoho_keystore._sql.address import import_sqlalchemy, not_installed
-from zoho_keystore._sql.password import password_of_environment
+from zoho_keystore._sql.failures import Failure, classify
+from zoho_keystore._sql.password import PROMPT, password_of_environment
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def connect(
     password: str | None = None,
     lock_timeout: float = 30.0,
     connect_args: Mapping[str, Any] | None = None,
+    may_ask: bool = True,
+    create: bool = True,
 ) -> Engines:
     """Return the engines of a database; the first connection is opened when it is used.
 
@@ -43,6 +46,8 @@ def connect(
         password: Its password. None is that of the environment, else the driver looks for it (see ``password.py``).
         lock_timeout: For how many seconds a statement waits for the locks of other connections.
         connect_args: Arguments for the driver's ``connect()``; they take precedence over the package's own.
+        create: Whether to create the file of an SQLite database when it is missing.
+        may_ask: Whether the command line asks for the password, if there is none and the server refuses the user.
 
     Raises:
         ConfigurationError: SQLAlchemy or the driver is not installed.
@@ -50,8 +55,10 @@ def connect(
     arguments = dict(connect_args or {})
     given = next((arguments.pop(name) for name in _PASSWORD_ARGUMENTS if name in arguments), None)
     if address.path is None:
-        given = given or password or password_of_environment()
-    return Engines(_Connector(address, arguments, given, lock_timeout))
+        given = given or password or password_of_environment() or PROMPT.known(address.name)
+    return Engines(
+        _Connector(address, arguments, given, lock_timeout, may_ask=may_ask and given is None, create=create)
+    )
 
 
 class Engines:
@@ -76,8 +83,6 @@ class Engines:
             event.listen(self.writes, "begin", _begin_immediate)
         elif self.address.dialect == "postgresql":
             _check_replication(self.writes)
-            # Also of a statement that commits itself.
-            event.listen(self.reads, "after_cursor_execute", _check_statement)
         _ALL.add(self)
 
     def dispose(self) -> None:
@@ -97,12 +102,21 @@ class _Connector:
     """Opens connections. The password is in no argument that SQLAlchemy or a frame of it holds."""
 
     def __init__(
-        self, address: SQLAddress, arguments: dict[str, Any], password: str | None, lock_timeout_s: float
+        self,
+        address: SQLAddress,
+        arguments: dict[str, Any],
+        password: str | None,
+        lock_timeout_s: float,
+        *,
+        may_ask: bool,
+        create: bool,
     ) -> None:
         self.address = address
         self._arguments = arguments
         self._password = password
         self._lock_timeout_s = lock_timeout_s
+        self._may_ask = may_ask
+        self._create = create
 
     def engine(self, isolation_level: Any) -> Engine:
         sqlalchemy = import_sqlalchemy(self.address.dialect)
@@ -127,6 +141,18 @@ class _Connector:
 
     def open(self, dialect: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
         """Open a connection and make its settings; SQLAlchemy calls it."""
+        opened = self._opened(dialect, record, positional, named)
+        if isinstance(opened, Exception) and self._may_ask and classify(opened) is Failure.LOGIN:
+            self._password = PROMPT.answer(self.address.name)
+            if self._password is not None:
+                opened = self._opened(dialect, record, positional, named)
+        # Raised out here, without the frames that hold the password (see zoho_keystore.errors).
+        if isinstance(opened, Exception):
+            raise opened
+        return opened
+
+    def _opened(self, dialect: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
+        """Return a connection, or the error that it has ended in, without its frames."""
         try:
             return self._open(dialect, record, positional, named)
         except (TypeError, AttributeError) as error:
@@ -136,14 +162,13 @@ class _Connector:
             )
         except Exception as error:  # noqa: BLE001 - SQLAlchemy sorts them
             problem = error
-        # Raised out here, and without the frames that hold the password (see zoho_keystore.errors).
         problem.__cause__ = problem.__context__ = None
-        raise problem.with_traceback(None)
+        return problem.with_traceback(None)
 
     def _open(self, dialect: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
         path = self.address.path
         if path is not None:
-            sessions.prepare_file(path)
+            sessions.prepare_file(path, create=self._create)
             # Another process may remove the file just now; an empty one in its place would be readable for others.
             positional = [f"{path.as_uri()}?mode=rw"]
             named = named | {"uri": True}
@@ -181,10 +206,6 @@ def _check_replication(engine: Engine) -> None:
         _require_replicated(connection)
 
     engine.dialect.do_commit = checked  # type: ignore[assignment, method-assign] # of this engine alone
-
-
-def _check_statement(connection: Connection, *_: object) -> None:
-    _require_replicated(connection.connection)
 
 
 def _require_replicated(connection: Any) -> None:

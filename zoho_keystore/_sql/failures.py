@@ -32,7 +32,9 @@ class Failure(Enum):
     NO_DATABASE = auto()
     #: A table, row or other object is there already: another process was faster.
     EXISTS = auto()
-    #: The user is unknown, the password wrong or missing, or a permission is missing.
+    #: The user is unknown, or the password is wrong or missing.
+    LOGIN = auto()
+    #: A permission is missing, or the account is locked.
     DENIED = auto()
     #: Anything else: a bug, or a server of another kind.
     OTHER = auto()
@@ -46,7 +48,7 @@ _SQLSTATES: Final = {
     "25006": Failure.READ_ONLY,  # read-only transaction: a standby
     "25P03": Failure.UNAVAILABLE,  # idle in transaction for too long
     "25P04": Failure.UNAVAILABLE,  # transaction timeout
-    "28": Failure.DENIED,  # invalid authorization: password, pg_hba.conf
+    "28": Failure.LOGIN,  # invalid authorization: password, pg_hba.conf
     "3D000": Failure.NO_DATABASE,
     "3F000": Failure.NO_TABLE,  # no such schema
     "40": Failure.RETRY,  # transaction rollback
@@ -76,7 +78,7 @@ _NUMBERS: Final = {
     1042: Failure.UNAVAILABLE,  # the host name cannot be resolved
     1043: Failure.UNAVAILABLE,  # bad handshake
     1044: Failure.DENIED,  # the database
-    1045: Failure.DENIED,  # user or password
+    1045: Failure.LOGIN,  # user or password
     1047: Failure.UNAVAILABLE,  # Galera: the node has not joined, or has no majority
     1049: Failure.NO_DATABASE,
     1050: Failure.EXISTS,  # the table
@@ -103,11 +105,11 @@ _NUMBERS: Final = {
     1213: Failure.RETRY,  # deadlock; Galera: a conflict with another node
     1226: Failure.UNAVAILABLE,  # a limit of this user
     1227: Failure.DENIED,  # a privilege
-    1251: Failure.DENIED,  # the way to authenticate
+    1251: Failure.LOGIN,  # the way to authenticate
     1290: Failure.READ_ONLY,  # --read-only
     1317: Failure.UNAVAILABLE,  # the query was interrupted
     1637: Failure.UNAVAILABLE,  # too many transactions
-    1698: Failure.DENIED,  # the user, by the server's plugin
+    1698: Failure.LOGIN,  # the user, by the server's plugin
     1792: Failure.READ_ONLY,  # a read-only transaction
     1820: Failure.DENIED,  # the password has expired
     1836: Failure.READ_ONLY,  # the server runs in read-only mode
@@ -141,12 +143,10 @@ _TEXTS: Final = (
     (re.compile(r"no such table", re.IGNORECASE), Failure.NO_TABLE),
     (re.compile(r"(?:table|index) .* already exists", re.IGNORECASE), Failure.EXISTS),
     (re.compile(r'FATAL: +database ".*" does not exist'), Failure.NO_DATABASE),
+    (re.compile(r"permission denied for database"), Failure.DENIED),
     (
-        re.compile(
-            r'authentication failed|no password supplied|no pg_hba\.conf entry|FATAL: +role ".*"'
-            r"|permission denied for database"
-        ),
-        Failure.DENIED,
+        re.compile(r'authentication failed|no password supplied|no pg_hba\.conf entry|FATAL: +role ".*"'),
+        Failure.LOGIN,
     ),
 )
 
@@ -161,12 +161,19 @@ def classify(error: BaseException) -> Failure:
         if pattern.search(str(orig)):
             return by_text
     if _has_no_password(orig):
-        return Failure.DENIED
+        return Failure.LOGIN
     if _is_pool_timeout(error):
         return Failure.LOCK_TIMEOUT
     if isinstance(orig, OSError) or getattr(error, "connection_invalidated", False) or _is_of_libpq(orig):
         return Failure.UNAVAILABLE
     return Failure.OTHER
+
+
+def error_code(error: BaseException) -> int | str | None:
+    """Return the driver's code of an error: a number of MySQL or SQLite, an SQLSTATE of PostgreSQL."""
+    orig = getattr(error, "orig", None) or error
+    number = getattr(orig, "sqlite_errorcode", None) or _number(orig)
+    return number if number is not None else _state(orig)
 
 
 def _by_code(orig: BaseException) -> Failure | None:
@@ -178,8 +185,8 @@ def _by_code(orig: BaseException) -> Failure | None:
     number = _number(orig)
     if number is not None:
         return Failure.UNAVAILABLE if number in _CLIENT_NUMBERS else _NUMBERS.get(number, Failure.OTHER)
-    state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
-    if isinstance(state, str):
+    state = _state(orig)
+    if state is not None:
         return _SQLSTATES.get(state) or _SQLSTATES.get(state[:2], Failure.OTHER)
     return None
 
@@ -188,6 +195,11 @@ def _number(orig: BaseException) -> int | None:
     """Return MySQL's number: an attribute of the connectors, the first argument of PyMySQL and mysqlclient."""
     candidates = (getattr(orig, "errno", None), *orig.args[:1])
     return next((one for one in candidates if isinstance(one, int)), None)
+
+
+def _state(orig: BaseException) -> str | None:
+    state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
+    return state if isinstance(state, str) else None
 
 
 def _has_no_password(orig: BaseException) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
-from zoho_keystore.errors import storage_error
+from zoho_keystore.errors import StoreFileError, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,9 +105,10 @@ def _milliseconds(seconds: float) -> int:
 
 def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
     # Readers then do not block the writer. SQLite does not wait for the lock of this switch by itself.
-    while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+    while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             code = error.sqlite_errorcode & 0xFF
             if code == sqlite3.SQLITE_READONLY:
@@ -135,24 +136,28 @@ CONFIGURE: Final[dict[str, Callable[[Any, float], None]]] = {
 }
 
 
-def prepare_file(path: Path) -> None:
-    """Create the file of an SQLite database with mode 0600, or take other users' access to ours away.
+def prepare_file(path: Path, *, create: bool) -> None:
+    """Create the file of an SQLite database with mode 0600 if it is missing, or take other users' access to ours away.
 
     An existing file is not opened: closing any descriptor of it would release the locks of SQLite in this process.
 
     Raises:
-        StoreFileError: It cannot be created.
+        StoreFileError: It cannot be created, or is missing and is not to be created.
         UnsafeFileError: It or its directory belongs to another user, or it is no file.
     """
     with Directory.opened(path.parent) as directory:
         try:
             if directory.status_if_there(path.name) is None:
+                if not create:
+                    raise StoreFileError("there is no such database", "Make the store: zoho-keystore init", path)
                 with suppress(atomic.AlreadyThereError):
                     atomic.write(directory, path.name, b"", create=True)
             status = directory.status(path.name)
             permissions.require_regular(status, path)
             permissions.require_owner(status, path)
             if permissions.is_open_to_others(status) and permissions.is_ours(status):
-                directory.chmod(path.name)
+                # A file system without modes refuses, and the user could not change that.
+                with suppress(OSError):
+                    directory.chmod(path.name)
         except OSError as error:
             raise storage_error(error, "the database cannot be opened", path) from error

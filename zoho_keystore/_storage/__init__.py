@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._records import Lookup, Match, TokenRecord
+    from zoho_keystore._storage.codec import Header
 
 _T = TypeVar("_T")
 
@@ -80,6 +81,10 @@ class Transaction(ReadableStorage, Protocol):
         """Return an id that no record of this storage has or ever had."""
         ...
 
+    def take_over(self, other: Header) -> None:
+        """Keep what another store, whose records were put, knows of ids and refresh tokens that were used."""
+        ...
+
 
 class Storage(ReadableStorage, Protocol):
     """Keep records, shared by threads and, where they are on a disk or a server, by processes."""
@@ -111,6 +116,10 @@ class Storage(ReadableStorage, Protocol):
 
     def count(self) -> int:
         """Return how many records there are."""
+        ...
+
+    def header(self) -> Header:
+        """Return what the store knows besides its records: the counter of ids, the retired refresh tokens."""
         ...
 
     def check_writable(self) -> None:

@@ -104,6 +104,9 @@ class FileStorage:
     def count(self) -> int:
         return len(self._current().by_id)
 
+    def header(self) -> Header:
+        return self._current().header
+
     @property
     def name(self) -> str:
         """The path as text."""

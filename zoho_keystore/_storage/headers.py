@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from zoho_keystore._records import exchange_keys, id_number, retired_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._storage.codec import Header
 
@@ -43,6 +45,25 @@ def after_put(header: Header, record: TokenRecord, *, replaced: TokenRecord | No
 def after_removal(header: Header, record: TokenRecord) -> Header:
     """Return the header after a record was removed."""
     return _retire(header, record)
+
+
+def after_take_over(header: Header, other: Header, records: Iterable[TokenRecord]) -> Header:
+    """Return the header of a store that has taken the records of another one, or of an older state of its own.
+
+    Ids that either has assigned are not assigned again. Refresh tokens that either knows as deleted or replaced stay
+    so, unless a record holds them.
+
+    Args:
+        header: The header.
+        other: The header of the other store.
+        records: The records as they are now.
+    """
+    own = set(map(retired_key, records))
+    retired = dict.fromkeys([*other.retired, *header.retired])
+    return header._replace(
+        next_id=max(header.next_id, other.next_id),
+        retired=tuple(one for one in retired if one not in own)[-MAX_RETIRED:],
+    )
 
 
 def _retire(header: Header, record: TokenRecord | None, *, instead: TokenRecord | None = None) -> Header:

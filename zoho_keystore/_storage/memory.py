@@ -63,6 +63,9 @@ class MemoryStorage:
     def count(self) -> int:
         return len(self._current().by_id)
 
+    def header(self) -> Header:
+        return self._current().header
+
     @staticmethod
     def now_ms() -> int:
         """Return the time by this machine's clock."""

@@ -146,6 +146,11 @@ class Snapshot:
         self.header = self.header._replace(next_id=number + 1)
         return str(number)
 
+    def take_over(self, other: Header) -> None:
+        """Keep what another store, whose records were put, knows of ids and refresh tokens that were used."""
+        self.header = headers.after_take_over(self.header, other, self.by_id.values())
+        self.changed = True
+
     def _built_index(self, field: str) -> _Index:
         # Lists while it is built: extending tuples takes quadratic time when many records share a value.
         lists: dict[str, list[str]] = {}

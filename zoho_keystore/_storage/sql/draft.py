@@ -192,6 +192,11 @@ class Draft:
         is_new = id and self.get(id) is None and (id_number(id) == 0 or id_number(id) >= self._first_unused)
         return id if is_new else self.new_id()
 
+    def take_over(self, other: Header) -> None:
+        self._require_lock()
+        records = [record for id in self._ids() if (record := self.get(id)) is not None]
+        self._header = headers.after_take_over(self._current_header(), other, records)
+
     def _require_lock(self) -> None:
         if not self._has_lock:
             raise LockNeededError

@@ -27,7 +27,10 @@ _ADVICE = {
     Failure.READ_ONLY: "Use the server that takes writes: the primary, or another node",
     Failure.NO_TABLE: "Make the tables: zoho-keystore init",
     Failure.NO_DATABASE: "Check the name of the database, or create it",
-    Failure.DENIED: "Check the user, the password and the permissions in the database",
+    Failure.LOGIN: "Check the user, and its password, which a variable (ZOHO_KEYSTORE_SQL_PASSWORD) or a file of the "
+    "driver holds",
+    Failure.DENIED: "Check what the user may do in the database; an administrator makes the tables by what this "
+    "prints: zoho-keystore init --print-sql",
 }
 
 

@@ -11,7 +11,7 @@ from zoho_keystore._records import Lookup, MatchRule
 from zoho_keystore._storage import system_ms
 from zoho_keystore._storage.sql.sealing import Row, Sealer
 from zoho_keystore._storage.sql.statements import FORMAT
-from zoho_keystore.errors import CannotOpenError, NewerVersionError, StoreUnavailableError
+from zoho_keystore.errors import CannotOpenError, NewerVersionError, StoreClosedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,8 +82,13 @@ class KnownStore:
 
     @property
     def sealer(self) -> Sealer:
-        """What seals and opens rows; the store's own row has to be read first."""
-        assert self._sealer is not None  # noqa: S101 - the constructor of the storage reads the row
+        """What seals and opens rows; the constructor of the storage reads the store's own row, and so makes it.
+
+        Raises:
+            StoreClosedError: Another thread has closed the storage.
+        """
+        if self._sealer is None:
+            raise closed(self.name)
         return self._sealer
 
     def use(self, keys: KeyRing) -> None:
@@ -247,6 +252,11 @@ class Reader:
             f"{self.known.name}: the keys of the store change with each statement",
             "Check whether rotations run at once",
         )
+
+
+def closed(name: str) -> StoreClosedError:
+    """Return the error for a store that is used after it was closed."""
+    return StoreClosedError(f"{name}: the store is closed", "Make a new one")
 
 
 def by_id(id: str) -> Lookup:

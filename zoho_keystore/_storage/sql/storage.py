@@ -19,11 +19,11 @@ from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.codec import Header
 from zoho_keystore._storage.sql.draft import ConflictError, Draft, LockNeededError, Written
 from zoho_keystore._storage.sql.patience import Patience, failed
-from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyError, by_id
+from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyError, by_id, closed
 from zoho_keystore._storage.sql.sealing import Sealer
 from zoho_keystore._storage.sql.sessions import Database, Session, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements
-from zoho_keystore.errors import CannotOpenError, KeystoreError, LockTimeoutError, StoreClosedError
+from zoho_keystore.errors import CannotOpenError, KeystoreError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +38,11 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: Logged as a warning, as for a file: a program with another address makes a store of its own, without anyone noticing.
-CREATED = "created an empty store in %s"
+CREATED = "created an empty store at %s"
+
+
+#: Said of tables without a store.
+_EMPTY = "they are empty"
 
 
 class _Unknown:
@@ -88,7 +92,9 @@ class SQLStorage:
     ) -> None:
         self.name = address.name
         self._lock_timeout_s = lock_timeout
-        engines = connect(address, password=password, lock_timeout=lock_timeout, connect_args=connect_args)
+        engines = connect(
+            address, password=password, lock_timeout=lock_timeout, connect_args=connect_args, create=create
+        )
         mark = "?" if engines.reads.dialect.paramstyle == "qmark" else "%s"
         self.statements = Statements(address.dialect, prefix, mark)
         self.database = Database(engines, lock_timeout)
@@ -103,27 +109,38 @@ class SQLStorage:
     # --- opening -----------------------------------------------------------------------------------------------------
 
     def _open(self, keys: KeyRing, *, create: bool) -> None:
-        problem: SQLFailedError | None = None
-        try:
-            if self._exists():
-                self._read(Reader.store)
-                return
-        except SQLFailedError as error:
-            problem = error
-        if problem is not None and problem.failure is not Failure.NO_TABLE:
-            raise failed(problem, self.name)
-        if not create:
-            raise failed(problem or SQLFailedError(Failure.NO_TABLE, "they are empty", in_commit=False), self.name)
-        self._create(keys)
+        missing = self._missing()
+        if missing is not None:
+            if not create:
+                raise failed(missing, self.name)
+            # A user who may not make tables can still use those that are there.
+            self._create(keys, with_tables=missing.said != _EMPTY)
         self._read(Reader.store)
 
-    def _exists(self) -> bool:
-        """Return whether the store is there; the only statement that is not tried again."""
-        with self.database.reading() as session:
-            return bool(session.rows(self.statements.header))
+    def _missing(self) -> SQLFailedError | None:
+        """Return how the database says that the store is missing, or None if it is there.
 
-    def _create(self, keys: KeyRing) -> None:
-        """Make the tables and the store's own row, if no other process is faster."""
+        A server that cannot be reached is an error at once: its address may be wrong.
+        """
+        patience = Patience(self.name, self._lock_timeout_s)
+        while True:
+            problem: SQLFailedError
+            try:
+                with self.database.reading() as session:
+                    if session.rows(self.statements.header):
+                        return None
+                problem = SQLFailedError(Failure.NO_TABLE, _EMPTY, in_commit=False)
+            except SQLFailedError as error:
+                problem = error
+            if problem.failure is Failure.NO_TABLE:
+                return problem
+            is_passing = problem.failure in (Failure.RETRY, Failure.LOCK_TIMEOUT)
+            error_to_raise = patience.error_after(problem) if is_passing else failed(problem, self.name)
+            if error_to_raise is not None:
+                raise error_to_raise
+
+    def _create(self, keys: KeyRing, *, with_tables: bool) -> None:
+        """Make the tables, if they are missing, and the store's own row, if no other process is faster."""
         key_name = keys.fingerprints[0]
         store_id = str(uuid.uuid4())
         sealed = Sealer(keys, store_id, self.name).seal_header(Header(store_id=store_id), key_name)
@@ -131,9 +148,10 @@ class SQLStorage:
         while True:
             problem: SQLFailedError
             try:
-                with self.database.reading() as session:
-                    for statement in self.statements.tables():
-                        session.run(statement)
+                if with_tables:
+                    with self.database.reading() as session:
+                        for statement in self.statements.tables():
+                            session.run(statement)
                 with self.database.writing(self._lock_timeout_s) as session:
                     if session.rows(self.statements.header):
                         return
@@ -175,6 +193,9 @@ class SQLStorage:
 
     def count(self) -> int:
         return self._read(Reader.count)
+
+    def header(self) -> Header:
+        return self._read(Reader.store).header
 
     def now_ms(self) -> int:
         """Return the time by the server's clock, as of the last statement."""
@@ -342,7 +363,7 @@ class SQLStorage:
             StoreClosedError: The storage was closed.
         """
         if self._known is None:
-            raise StoreClosedError(f"{self.name}: the store is closed", "Make a new one")
+            raise closed(self.name)
         return self._known
 
 
