@@ -36,6 +36,9 @@ NEEDS = {
 def pytest_configure(config: pytest.Config) -> None:
     for marker, (_, reason) in NEEDS.items():
         config.addinivalue_line("markers", f"{marker}: skipped where {reason.removesuffix(' here')}")
+    if hasattr(config, "workerinput"):
+        # A worker of pytest-xdist has a thread that reads what it is to run: Python 3.12 and newer warn at each fork.
+        config.addinivalue_line("filterwarnings", "ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

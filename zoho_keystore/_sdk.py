@@ -9,7 +9,7 @@ from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from zoho_keystore._open import DEFAULT_PREFIX, open_file_keystore, open_memory_keystore, open_sql_keystore
-from zoho_keystore._records import FIELDS, TokenRecord, field_values
+from zoho_keystore._records import FIELDS, TokenRecord, field_values, record_of
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
 
 try:
@@ -350,7 +350,7 @@ def _record_of(token: Any, path: Path | None) -> TokenRecord:
             kind = type(fields[wrong]).__name__
             del fields  # Secrets must not be in a frame of the traceback (see zoho_keystore.errors).
             raise InvalidTokenError(f"the token's {wrong} is of type {kind}, not a text", "Set it to a text", path)
-    return TokenRecord(**fields)
+    return record_of(fields)
 
 
 def _fields_of(token: OAuthToken) -> dict[str, Any] | None:

@@ -20,10 +20,11 @@ from bench.aims import Aim
 from bench.databases import PREFIX, Database
 from bench.timing import Budget, Candidate, Rounds, again, interleaved, ratio, spread, spreads
 from zoho_keystore import EncryptedSQLStore, TokenRecord
-from zoho_keystore._operations.rotation import rotate
+from zoho_keystore._keys.ring import KeyRing
+from zoho_keystore._keys.sources import key_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 OURS, BARE = "EncryptedSQLStore", "bare statements"
 BY_ID, BY_TOKEN, SAVE = "find_token_by_id", "find_token, by refresh token", "save_token, a refresh"
@@ -130,6 +131,25 @@ class Figures:
         parts += ["Medians. Bare statements: " + "; ".join(f"{what}: {it}" for what, it in BARE_STATEMENTS.items())]
         parts += [self.tables(), report.table(("what", "aim", "measured", "met"), [aim.row() for aim in self.aims()])]
         return "\n\n".join(parts)
+
+    def as_page(self) -> str:
+        """Return the figures as a page of the documentation."""
+        facts = self.facts
+        versions = ", ".join(facts[name] for name in self.measured)
+        parts = [
+            "# Stores in databases: figures",
+            (
+                "`scripts/benchmark.py --sql` writes this page and [benchmark-sql.json](benchmark-sql.json). Medians; "
+                "DBStore is the SDK's own store. Bare statements are those of the driver on the same tables: "
+                f"{BARE_STATEMENTS[BY_ID]} for a find, and {BARE_STATEMENTS[SAVE]} for a save."
+            ),
+            (
+                f"{facts['processor']}, {facts['file system']}, {facts['kernel']}, {facts['Python']}, "
+                f"load at the start {facts['load at the start']}; {versions}."
+            ),
+            self.tables(),
+        ]
+        return "\n\n".join(parts) + "\n"
 
     def as_json(self) -> str:
         """Return all figures; a measured one is a list of median, quartiles and number of samples."""
@@ -272,14 +292,17 @@ def _rates(database: Database, plan: Plan, tell: Callable[[str], None], director
         started_s = perf_counter()
         store._keystore.import_records(records)
         imported = len(records) / (perf_counter() - started_s)
-    started_s = perf_counter()
-    rotate(database.url, key=spec, prefix=PREFIX)
-    rotated = (plan.rotated + plan.inserts) / (perf_counter() - started_s)
+        source: Any = key_source(spec)
+        source.add(Fernet.generate_key())
+        storage: Any = store._keystore._storage
+        started_s = perf_counter()
+        storage.reencrypt(KeyRing(source))
+        rotated = (plan.rotated + plan.inserts) / (perf_counter() - started_s)
     database.reset()
     return {INSERTS: inserts, IMPORTS: {OURS: imported}, ROTATION: {OURS: rotated}}
 
 
-def _rate(calls: list[Callable[[], object]]) -> float:
+def _rate(calls: Sequence[Callable[[], object]]) -> float:
     started_s = perf_counter()
     for call in calls:
         call()
@@ -287,4 +310,5 @@ def _rate(calls: list[Callable[[], object]]) -> float:
 
 
 def _record(number: int) -> TokenRecord:
-    return TokenRecord(**stores.fields(number))
+    given: dict[str, Any] = dict(stores.fields(number))
+    return TokenRecord(**given)

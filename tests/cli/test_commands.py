@@ -15,12 +15,13 @@ from unittest.mock import Mock
 
 import keyring
 import pytest
+from click.testing import CliRunner
 from cryptography.fernet import Fernet
 from keyrings.alt.file import PlaintextKeyring
 
-from support import Terminal, invoke, refused, run_program, run_python, usage_error
+from support import Terminal, invoke, refused, run_program, usage_error
 from zoho_keystore import EncryptedFileStore, errors
-from zoho_keystore._cli import EXIT_CODES, Failure
+from zoho_keystore._cli import EXIT_CODES, Failure, main
 from zoho_keystore._fs import mounts
 from zoho_keystore._keys.ring import fingerprint
 from zoho_keystore._keys.sources import key_source
@@ -540,16 +541,19 @@ def test_doctor_prints_information_and_problems(store: Path, ring: Path, work: P
 # --- Completion -----------------------------------------------------------------------------------------------------
 
 
+def asking(words: str) -> dict[str, str]:
+    """Return the variables by which bash asks for completions of the last of some words."""
+    return {
+        "_ZOHO_KEYSTORE_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"zoho-keystore {words}",
+        "COMP_CWORD": str(len(words.split(" "))),
+    }
+
+
 def completions(words: str) -> list[str]:
-    """Return what the shell offers for the last of some words."""
-    done = run_python(
-        "-c",
-        "from zoho_keystore._cli import main; main(prog_name='zoho-keystore')",
-        _ZOHO_KEYSTORE_COMPLETE="bash_complete",
-        COMP_WORDS=f"zoho-keystore {words}",
-        COMP_CWORD=str(len(words.split(" "))),
-    )
-    assert done.stderr == ""
+    """Return what bash is offered for the last of some words."""
+    done = CliRunner(env=asking(words)).invoke(main, prog_name="zoho-keystore")
+    assert (done.exit_code, done.stderr) == (0, "")
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
@@ -568,5 +572,13 @@ def test_completion_offers_commands_and_ids(store: Path, tmp_path: Path) -> None
     assert completions(f"show --store {store} abd") == ["abd"]
     assert completions(f"--store {tmp_path / 'none'} show a") == []
     assert completions(f"show --store {tmp_path / 'none'} a") == []
+
+
+def test_completion_in_a_process_offers_ids(store: Path) -> None:
+    done = run_program(**asking(f"show --store {store} "))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "plain,1\nplain,2\n", "")
+
+
+def test_completion_script_of_each_shell_asks_the_program() -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_ZOHO_KEYSTORE_COMPLETE" in run_program("", _ZOHO_KEYSTORE_COMPLETE=f"{shell}_source").stdout

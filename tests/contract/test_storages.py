@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from servers.shared import address_of, prefix_of
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._records import FIELDS, Lookup, MatchRule, TokenRecord
+from zoho_keystore._records import FIELDS, Lookup, MatchRule, TokenRecord, retired_key
 from zoho_keystore._sql.address import parse_address
+from zoho_keystore._storage.codec import Header
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.sql.storage import SQLStorage
@@ -398,6 +399,15 @@ def test_new_id_after_any_id_of_a_caller_is_another_one(storage: Storage, id: st
     """An id that is no number does no harm."""
     put(storage, TokenRecord(id=id))
     assert len({id, new_id(storage), new_id(storage)}) == 3
+
+
+def test_transaction_takes_over_what_another_store_knows(storage: Storage) -> None:
+    """Ids that either has assigned are not assigned again; tokens stay retired, unless a record has them."""
+    put(storage, replace(ANN, refresh_token="r"))
+    other = Header("another", next_id=9, retired=("of another", retired_key(replace(ANN, refresh_token="r"))))
+    storage.transact(lambda transaction: transaction.take_over(other))
+    assert (storage.header().next_id, storage.header().retired) == (9, ("of another",))
+    assert new_id(storage) == "9"
 
 
 IDS = st.sampled_from(["1", "2", "3", "7", "007", "abc"])

@@ -304,7 +304,7 @@ def test_find_token_takes_a_stored_access_token_that_expires_later(store: Store)
     assert (token.get_access_token(), token.get_expires_in()) == ("new", LATER)
 
 
-@pytest.mark.parametrize("expires_in", [LATER, None])
+@pytest.mark.parametrize("expires_in", [LATER, None], ids=["later", "never"])
 def test_find_token_keeps_the_callers_access_token_otherwise(store: Store, expires_in: str | None) -> None:
     """The pair is never mixed from two sources."""
     store.save_token(app(refresh_token="r", access_token="stored", expires_in=SOON))

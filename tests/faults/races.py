@@ -68,7 +68,7 @@ def _saved(keystore: Keystore, who: str, saves: int = 1) -> _Report:
     return report
 
 
-def _compared(store: AnyStore, reports: Sequence[_Report]) -> Attempt:
+def _compared(store: AnyStore, reports: Sequence[_Report], slowest_save_s: float = _SLOWEST_SAVE_S) -> Attempt:
     """Compare what writers were told with what the file holds; to be called when no process writes any more.
 
     Raises:
@@ -83,7 +83,7 @@ def _compared(store: AnyStore, reports: Sequence[_Report]) -> Attempt:
         raise StoreProblem("an id was given twice")
     if len(held) > len(acknowledged):
         raise StoreProblem(f"{len(held)} tokens are there, of which {len(acknowledged)} were saved")
-    if slowest_s >= _SLOWEST_SAVE_S:
+    if slowest_s >= slowest_save_s:
         raise StoreProblem(f"a save took {slowest_s:.1f} s")
     store.require_no_leftovers()
     store.require_private()
@@ -95,9 +95,24 @@ def _compared(store: AnyStore, reports: Sequence[_Report]) -> Attempt:
 
 @engine("processes and threads that save")
 def writers(
-    directory: Path, *, make: Make = store_in, processes: int = 24, threads: int = 1, saves: int = 20
+    directory: Path,
+    *,
+    make: Make = store_in,
+    processes: int = 24,
+    threads: int = 1,
+    saves: int = 20,
+    slowest_save_s: float = _SLOWEST_SAVE_S,
 ) -> Generator[Attempt]:
-    """Let processes, each with threads that share a store, save tokens at the same time: all of them are kept."""
+    """Let processes, each with threads that share a store, save tokens at the same time: all of them are kept.
+
+    Args:
+        directory: Where to work.
+        make: Names the store.
+        processes: How many processes.
+        threads: How many threads each of them has.
+        saves: How often each thread saves.
+        slowest_save_s: Less than this a save may take, in seconds.
+    """
     store = make(directory)
     with ExitStack() as stack:
         children = [
@@ -105,11 +120,18 @@ def writers(
             for number in range(processes)
         ]
         start_together(children)
-        yield _compared(store, [child.hear() for child in children])
+        yield _compared(store, [child.hear() for child in children], slowest_save_s)
 
 
 @engine("a process and its forks that save")
-def forks(directory: Path, *, make: Make = store_in, processes: int = 8, saves: int = 20) -> Generator[Attempt]:
+def forks(
+    directory: Path,
+    *,
+    make: Make = store_in,
+    processes: int = 8,
+    saves: int = 20,
+    slowest_save_s: float = _SLOWEST_SAVE_S,
+) -> Generator[Attempt]:
     """Let a process and forks of it save at the same time, all with the store that was opened before the forks."""
     store = make(directory)
     keystore = store.open()
@@ -120,7 +142,8 @@ def forks(directory: Path, *, make: Make = store_in, processes: int = 8, saves: 
             for number in range(processes)
         ]
         start_together(children)
-        yield _compared(store, [before, _saved(keystore, "own", saves), *(child.hear() for child in children)])
+        own = _saved(keystore, "own", saves)
+        yield _compared(store, [before, own, *(child.hear() for child in children)], slowest_save_s)
 
 
 def _save_many(pipe: Connection, *, opened: Callable[[], Keystore], who: str, threads: int, saves: int) -> None:
@@ -134,7 +157,14 @@ def _save_many(pipe: Connection, *, opened: Callable[[], Keystore], who: str, th
 
 
 @engine("processes that make the store")
-def creators(directory: Path, *, make: Make = store_in, processes: int = 8, rounds: int = 20) -> Generator[Attempt]:
+def creators(
+    directory: Path,
+    *,
+    make: Make = store_in,
+    processes: int = 8,
+    rounds: int = 20,
+    slowest_save_s: float = _SLOWEST_SAVE_S,
+) -> Generator[Attempt]:
     """Let processes make a store at the same moment: they make one, and it holds what each of them saves."""
     with ExitStack() as stack:
         children = [stack.enter_context(Child(_create, who=f"{number}")) for number in range(processes)]
@@ -147,7 +177,7 @@ def creators(directory: Path, *, make: Make = store_in, processes: int = 8, roun
             heard = [child.hear() for child in children]
             if len({store_id for store_id, _ in heard}) > 1:
                 raise StoreProblem("more than one store was made")
-            yield _compared(store, [report for _, report in heard])
+            yield _compared(store, [report for _, report in heard], slowest_save_s)
 
 
 def _create(pipe: Connection, *, who: str) -> None:

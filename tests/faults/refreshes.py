@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -44,7 +45,16 @@ _CLIENT = {"client_id": "client", "client_secret": "any"}
 #: For how long an answer may take before it counts as one that never comes, in seconds.
 _LONGEST_S = 60.0
 
-_PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore._sdk"]
+#: Those that are not installed are left out.
+_PRELOADED = [
+    "zohocrmsdk.src.com.zoho.crm.api.org",
+    "zoho_keystore._sdk",
+    "zoho_keystore._storage.sql.storage",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.mysql.pymysql",
+    "psycopg",
+    "pymysql",
+]
 
 
 @dataclass(frozen=True)
@@ -88,21 +98,29 @@ class Setting:
         token = OAuthToken(**(self.first_token or {"id": token_id}))
         Initializer.initialize(self.environment(), token, store=store, resource_path=str(self.path.parent))
 
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Give a store on the file for a while."""
+        store = self.open()
+        yield store
+        if self.kind != FILE_STORE:
+            store.close()
+
     def keep(self, zoho: FakeZoho, tokens: int) -> None:
         """Store some tokens that are good for an hour, with the ids from 1 on."""
-        store = self.open()
-        for _ in range(tokens):
-            token = OAuthToken(**_CLIENT, refresh_token=zoho.new_refresh_token())
-            token.set_access_token("not asked for yet")
-            token.set_expires_in(_in_ms(3_600_000))
-            store.save_token(token)
+        with self.opened() as store:
+            for _ in range(tokens):
+                token = OAuthToken(**_CLIENT, refresh_token=zoho.new_refresh_token())
+                token.set_access_token("not asked for yet")
+                token.set_expires_in(_in_ms(3_600_000))
+                store.save_token(token)
 
     def expire(self) -> None:
         """Let all tokens expire."""
-        store = self.open()
-        for token in store.get_tokens():
-            token.set_expires_in(_in_ms(0))
-            store.save_token(token)
+        with self.opened() as store:
+            for token in store.get_tokens():
+                token.set_expires_in(_in_ms(0))
+                store.save_token(token)
 
 
 class Outcome(NamedTuple):

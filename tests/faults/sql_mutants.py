@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from faults.mutants import patch
-from zoho_keystore._sql import engine, sessions
+from zoho_keystore._sql import engine, failures, sessions
 from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.sql import sessions as connections
 from zoho_keystore._storage.sql.rotation import KeyRotation
@@ -76,7 +76,7 @@ def connections_of_the_parent() -> None:
 
 def one_maker_alone() -> None:
     """Do not expect that another process makes the tables or the store at the same moment."""
-    classify = connections.classify
+    classify = failures.classify
 
     def strict(error: BaseException) -> Failure:
         failure = classify(error)

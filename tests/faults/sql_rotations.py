@@ -109,8 +109,8 @@ def _rotate_until(pipe: Connection, *, store: SQLStore, number: int, is_before: 
     source: Any = key_source(str(store.key))
     source.add(Fernet.generate_key())
     with closing(store.open()) as keystore:
-        rotation._BATCH = _BATCH  # type: ignore[misc] # smaller for this process alone
-        Session.commit = deadly  # type: ignore[method-assign] # as above
+        rotation._BATCH = _BATCH  # Smaller for this process alone.
+        Session.commit = deadly  # type: ignore[method-assign] # in this process alone
         storage: Any = keystore._storage
         storage.reencrypt(KeyRing(source))
     pipe.send("done")

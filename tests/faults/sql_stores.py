@@ -108,14 +108,18 @@ class SQLStore:
                         raise StoreProblem(f"{path.name} is open to other users")
 
 
+def new_prefix() -> str:
+    """Return a prefix of tables that no other store has; a counter would be the same in each fork."""
+    return f"t{secrets.token_hex(6)}"
+
+
 def on_server(
     urls: Sequence[str], *, key: bytes | str | None = None, lock_timeout: float = 30.0
 ) -> Callable[[Path], SQLStore]:
     """Return what names a new store in a database, with tables that no other store has."""
 
     def make(_directory: Path) -> SQLStore:
-        # Random, since a counter would be the same in each fork.
-        return SQLStore(tuple(urls), key or Fernet.generate_key(), f"t{secrets.token_hex(6)}", lock_timeout)
+        return SQLStore(tuple(urls), key or Fernet.generate_key(), new_prefix(), lock_timeout)
 
     return make
 

@@ -48,6 +48,7 @@ SHORT_HANG = partial(hanging_holder, lock_timeout=0.2)
         "forks",
         "creators",
         "same-token",
+        "same-number",
         "killed",
         "hanging",
         "fork-beside-thread",

@@ -11,7 +11,7 @@ from faults import sql_mutants
 from faults.counters import KILLS, raise_together, read_modify_write
 from faults.races import creators, forks, same_token, writers
 from faults.refreshes import MEETINGS, SQL, SQL_WITHOUT_LEASES, meet
-from faults.sql_stores import on_server
+from faults.sql_stores import new_prefix, on_server
 from servers import catalog, postgres
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 WHERE = ("postgresql15", "serializable", "pgbouncer", "postgresql18", "mariadb", "galera")
 BY_NAME = {meeting.who: meeting for meeting in MEETINGS}
 
-EIGHT = partial(writers, processes=8, saves=50)
+EIGHT = partial(writers, processes=8, saves=50, slowest_save_s=30)
 KILLED = partial(read_modify_write, increments=100, processes=4, threads=2, kill_every_s=0.2)
 
 
@@ -55,8 +55,8 @@ def find_urls(name: str, running: Running) -> Sequence[str]:
         (EIGHT, 400),
         (same_token, 80),
         (raise_together, 80),
-        (partial(creators, processes=8, rounds=2), 16),
-        (partial(forks, saves=5), 46),
+        (partial(creators, processes=8, rounds=2, slowest_save_s=30), 16),
+        (partial(forks, saves=5, slowest_save_s=30), 46),
         (KILLED, 100),
     ],
     ids=["writers", "same-token", "same-number", "creators", "forks", "killed-clients"],
@@ -74,7 +74,7 @@ def test_race_on_a_server_loses_nothing(
 @pytest.mark.parametrize("who", ["24 processes", "8 children, forked after it was opened"])
 def test_one_of_all_on_a_server_refreshes_an_expired_token(who: str, urls: Sequence[str], tmp_path: Path) -> None:
     """And all end with the same access token."""
-    seen = meet(BY_NAME[who], SQL, tmp_path, sql=tuple(urls), prefix=prefix_of(who))
+    seen = meet(BY_NAME[who], SQL, tmp_path, sql=tuple(urls), prefix=new_prefix())
     assert [outcome.error for outcome in seen.outcomes if outcome.error] == []
     assert seen.refreshes == 1
     assert len({outcome.access_token for outcome in seen.outcomes}) == 1
@@ -82,12 +82,8 @@ def test_one_of_all_on_a_server_refreshes_an_expired_token(who: str, urls: Seque
 
 def test_without_leases_several_refresh_on_a_server(urls: Sequence[str], tmp_path: Path) -> None:
     """So the test above would show it if the store did not make one refresh."""
-    seen = meet(BY_NAME["8 processes"], SQL_WITHOUT_LEASES, tmp_path, sql=tuple(urls), prefix="without_leases")
+    seen = meet(BY_NAME["8 processes"], SQL_WITHOUT_LEASES, tmp_path, sql=tuple(urls), prefix=new_prefix())
     assert seen.refreshes > 1
-
-
-def prefix_of(who: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in f"meet_{who}".lower())
 
 
 @pytest.mark.parametrize(

@@ -347,16 +347,16 @@ class TestImport:
         assert (record.created_at, record.saved_at, record.refresh) == (5, 6, None)
 
     @pytest.mark.parametrize("shared", [{}, {"grant_token": "g"}, {"refresh_token": None}])
-    def test_import_of_20_000_records_of_one_user_is_not_quadratic(self, shared: dict[str, Any]) -> None:
-        """A quadratic one took 123 s."""
+    def test_import_of_10_000_records_of_one_user_is_not_quadratic(self, shared: dict[str, Any]) -> None:
+        """A quadratic one took 123 s for twice as many."""
         keystore = open_memory_keystore()
         keystore.save(token(0))
         keystore.find(TokenRecord(user_name="ada"))  # Indexes are kept up to date from now on.
-        rows = [token(number, **shared) for number in range(1, 20_001)]
-        started_s = time.monotonic()
+        rows = [token(number, **shared) for number in range(1, 10_001)]
+        started_s = time.process_time()
         keystore.import_records(rows)
-        assert time.monotonic() - started_s < 20
-        assert len(keystore.records()) == 20_001
+        assert time.process_time() - started_s < 10
+        assert len(keystore.records()) == 10_001
 
 
 class TestKeySource:

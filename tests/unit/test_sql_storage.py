@@ -5,6 +5,8 @@ The faults are played on SQLite; tests/servers has real ones.
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -477,6 +479,15 @@ class TestFailures:
                 storage.transact(work)
         assert ids(storage) == ["a"]
 
+    @pytest.mark.parametrize("use", ["read", "write"])
+    def test_connection_in_use_is_closed_when_the_storage_is(self, storage: SQLStorage, use: str) -> None:
+        """It would stay open in a pool that is not used any more."""
+        with storage.database.reading() if use == "read" else storage.database.writing(5) as session:
+            connection = session._cursor.connection
+            storage.close()
+        with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+            connection.execute("SELECT 1")
+
     def test_row_of_the_store_that_was_removed_is_an_error(self, storage: SQLStorage, tmp_path: Path) -> None:
         column(tmp_path, "DELETE FROM zoho_keystore_store")
         for use in (lambda: storage.get("a"), lambda: storage.transact(add), storage.exchanges):
@@ -697,11 +708,18 @@ class TestReading:
         monkeypatch.setattr(Session, "rows", lambda *arguments: real(*arguments)[::-1])
         assert storage.get("a") == ANN
 
-    def test_wait_for_a_lock_is_limited_on_postgresql(
-        self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("dialect", "expected"),
+        [
+            ("postgresql", [r"SET LOCAL lock_timeout = 1[34]\d\d"]),
+            ("mysql", [r"SET @.* LEAST\(2, .*", "SET SESSION innodb_lock_wait_timeout = @zoho_keystore_wait"]),
+        ],
+    )
+    def test_wait_for_a_lock_is_limited_on_servers(
+        self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch, dialect: str, expected: list[str]
     ) -> None:
-        """By a setting that ends with the transaction; SQLite does not know it."""
-        monkeypatch.setattr(storage.database, "_dialect", "postgresql")
+        """By settings that SQLite does not know; afterwards they are as they were."""
+        monkeypatch.setattr(storage.database, "_dialect", dialect)
         real = Session.run
         settings: list[str] = []
 
@@ -713,8 +731,8 @@ class TestReading:
 
         monkeypatch.setattr(Session, "run", run)
         storage.transact(add, 1.5)
-        assert len(settings) == 1
-        assert 1_000 < int(settings[0].removeprefix("SET LOCAL lock_timeout = ")) < 1_500
+        assert len(settings) == len(expected)
+        assert all(re.fullmatch(pattern, one) for pattern, one in zip(expected, settings, strict=True))
 
     def test_storage_closed_by_another_thread_during_a_read_says_so(
         self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch

@@ -9,12 +9,14 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoho_keystore._records import COUNTER_FIELDS, FIELDS, MAX_COUNTER, SIGN_IN_FIELDS, TokenRecord
+from zoho_keystore._records import COUNTER_FIELDS, FIELDS, MAX_COUNTER, SIGN_IN_FIELDS, record_of
 from zoho_keystore.errors import DocumentError, NewerVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from zoho_keystore._records import TokenRecord
 
 FORMAT = "zoho-keystore"
 VERSION = 1
@@ -217,7 +219,12 @@ def _record(fields: Any, number: int) -> TokenRecord:
     if not _TEXT_TYPES.issuperset(map(type, fields.values())):
         name = next(name for name, value in fields.items() if type(value) not in _TEXT_TYPES)
         raise _MalformedError(f"{name} of token {number} is not a text")
-    return TokenRecord(**fields, **counters, refresh=refresh, unknown=unknown or None)
+    fields |= counters
+    if refresh is not None:
+        fields["refresh"] = refresh
+    if unknown:
+        fields["unknown"] = unknown
+    return record_of(fields)
 
 
 def _writable(unknown: dict[str, Any]) -> dict[str, Any]:

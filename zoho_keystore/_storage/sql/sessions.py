@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -12,12 +13,36 @@ from zoho_keystore._sql.failures import Failure, classify, first_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from zoho_keystore._sql.address import Dialect
     from zoho_keystore._sql.engine import Engines
 
 _T = TypeVar("_T")
 
 #: Failures after which the connection can be used on, once its transaction is rolled back.
 _HARMLESS = frozenset((Failure.RETRY, Failure.LOCK_TIMEOUT, Failure.EXISTS, Failure.NO_TABLE, Failure.DENIED))
+
+
+_MAX_MS = 2**31 - 1
+
+
+class _Limit(NamedTuple):
+    """Statements that limit the wait for locks in one transaction: before it, in it, and after it."""
+
+    before: str = ""
+    inside: str = ""
+    after: str = ""
+
+
+_NO_LIMIT = _Limit()
+_LIMITS: dict[Dialect, _Limit] = {
+    "postgresql": _Limit(inside="SET LOCAL lock_timeout = {ms}"),
+    "mysql": _Limit(
+        before="SET @zoho_keystore_wait = @@SESSION.innodb_lock_wait_timeout, "
+        "SESSION innodb_lock_wait_timeout = LEAST({s}, @@SESSION.innodb_lock_wait_timeout)",
+        after="SET SESSION innodb_lock_wait_timeout = @zoho_keystore_wait",
+    ),
+    "sqlite": _Limit(before="PRAGMA busy_timeout = {ms}", after="PRAGMA busy_timeout = {ms}"),
+}
 
 
 class SQLFailedError(Exception):
@@ -94,6 +119,7 @@ class Database:
         self.engines = engines
         self._lock_timeout_s = lock_timeout
         self._dialect = engines.address.dialect
+        self._discards = 0
         dbapi: Any = engines.reads.dialect.loaded_dbapi
         self._errors: tuple[type[Exception], ...] = (dbapi.Error, SQLAlchemyError, OSError)
 
@@ -115,6 +141,7 @@ class Database:
 
         Not one of SQLAlchemy's: those send a ROLLBACK in the end, which takes as long as a query.
         """
+        discards = self._discards
         connection: Any = self.call(self.engines.reads.raw_connection)
         try:
             cursor = connection.cursor()
@@ -125,6 +152,8 @@ class Database:
                 connection.invalidate()
             raise
         finally:
+            if discards != self._discards:
+                connection.invalidate()
             connection.close()
 
     @contextmanager
@@ -132,36 +161,41 @@ class Database:
         """Give a connection in a transaction, which is rolled back unless it is committed.
 
         Args:
-            longest_wait_s: For how many seconds a statement waits for a lock; in MySQL it is 5 s anyway.
+            longest_wait_s: For how many seconds a statement waits for a lock; in MySQL at least 1 s.
         """
         # Not for the moments since the call began: another statement takes as long as the rest.
-        is_limited = longest_wait_s < self._lock_timeout_s * 0.9
+        limit = _LIMITS[self._dialect] if longest_wait_s < self._lock_timeout_s * 0.9 else _NO_LIMIT
+        discards = self._discards
         connection = self.call(self.engines.writes.connect)
         try:
             raw: Any = connection.connection
             cursor = raw.cursor()
             session = Session(self, cursor, connection.commit)
-            if is_limited and self._dialect == "sqlite":
-                session.rows(f"PRAGMA busy_timeout = {int(longest_wait_s * 1000)}")
+            if limit.before:
+                session.run(limit.before.format(ms=int(longest_wait_s * 1000), s=math.ceil(longest_wait_s) or 1))
             self.call(connection.begin)
-            if is_limited and self._dialect == "postgresql":
-                session.run(f"SET LOCAL lock_timeout = {max(1, int(longest_wait_s * 1000))}")
+            if limit.inside:
+                session.run(limit.inside.format(ms=int(longest_wait_s * 1000) or 1))
             yield session
             if not session.is_committed:
                 self.call(connection.rollback)
-            if is_limited and self._dialect == "sqlite":
-                session.rows(f"PRAGMA busy_timeout = {int(min(self._lock_timeout_s * 1000, 2**31 - 1))}")
+            if limit.after:
+                session.run(limit.after.format(ms=int(min(self._lock_timeout_s * 1000, _MAX_MS))))
             cursor.close()
         except BaseException as error:
-            if _is_in_doubt(error) or (is_limited and self._dialect == "sqlite"):
+            if _is_in_doubt(error) or limit.after:
                 connection.invalidate()
             raise
         finally:
             with suppress(*self._errors):
+                if discards != self._discards:
+                    connection.invalidate()
                 connection.close()
 
     def discard(self) -> None:
-        """Close the connections that are not in use: the server has gone away from all of them."""
+        """Close the connections: the server has gone away from all of them. Those in use are closed after it."""
+        # They would go back into a pool that is not used any more, and stay open.
+        self._discards += 1
         with suppress(*self._errors):
             self.engines.dispose()
 
