@@ -2,7 +2,9 @@
 
 All are measured by turns, so that a disturbance of the machine hits all of them alike; a ratio is the median of the
 rounds' ratios. A full run takes about ten minutes and writes docs/benchmark.json and docs/benchmark.svg; --quick takes
-a minute and shows that the benchmark works.
+a minute and shows that the benchmark works. --sql measures the stores in databases instead, against bare statements on
+the drivers and the SDK's DBStore, on servers that it starts itself, and writes docs/benchmark-sql.json and
+docs/benchmark-sql.md.
 """
 
 from __future__ import annotations
@@ -75,10 +77,24 @@ def as_picture(figures: report.Figures) -> str:
     return picture.draw(panels, _CANDIDATES, caption)
 
 
+def _measure_sql(directory: Path, docs: Path | None, *, is_quick: bool, is_strict: bool) -> int:
+    from bench import sql  # noqa: PLC0415 - SQLAlchemy and the drivers are needed for it alone
+
+    directory.chmod(0o755)  # The servers' user works below it.
+    figures = sql.measure(directory, sql.QUICK if is_quick else sql.FULL, _tell)
+    print(figures.as_text())
+    if docs is not None:
+        docs.mkdir(parents=True, exist_ok=True)
+        (docs / "benchmark-sql.json").write_text(figures.as_json(), encoding="utf-8")
+        (docs / "benchmark-sql.md").write_text(figures.as_page(), encoding="utf-8")
+    return 1 if is_strict and not all(aim.is_met for aim in figures.aims()) else 0
+
+
 def main() -> int:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="end in a minute, with few samples at few sizes")
+    parser.add_argument("--sql", action="store_true", help="measure the stores in databases, on servers of its own")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when an aim is not met")
     parser.add_argument(
         "--docs", type=Path, metavar="DIRECTORY", help="where the files go; default: docs, and nowhere with --quick"
@@ -88,6 +104,8 @@ def main() -> int:
     # The usual /tmp may be in memory, where a sync costs nothing.
     base = os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108 - a private directory is made in it
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=base) as directory:
+        if options.sql:
+            return _measure_sql(Path(directory).resolve(), docs, is_quick=options.quick, is_strict=options.strict)
         figures = measure(Path(directory).resolve(), runs.QUICK if options.quick else runs.FULL)
     print(figures.as_text())
     if docs is not None:

@@ -39,7 +39,11 @@ from faults import (
     staleness,
 )
 from faults.mounts import missing_for
+from faults.sql_rotations import kill_rotations
+from faults.sql_stores import on_sqlite
 from faults.syscalls import fail_every_system_call, kill_at_every_system_call, missing_for_strace
+from servers.campaigns import kill_under_load
+from servers.catalog import ENTRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,6 +110,14 @@ def campaigns() -> Iterator[Campaign]:
     yield Campaign("rotations: two at once", rotations.at_once, "rounds", 200, 25, 1)
     for rotation in (rotations.key_by_hand, rotations.beside_a_lease, rotations.taken_locks):
         yield Campaign(f"rotations: {rotation.__name__}", rotation)
+    for race in (races.writers, races.same_token, races.creators, races.forks, counters.raise_together):
+        yield Campaign(f"SQLite: {race.__name__}", partial(race, make=on_sqlite))
+    counting = partial(counters.read_modify_write, make=on_sqlite)
+    yield Campaign("SQLite: read, modify, write under kills", counting, "increments", 100_000, 2_500, 5)
+    yield Campaign("SQLite: kills of rotations", partial(kill_rotations, make=on_sqlite))
+    for name in ("postgresql15", "postgresql18", "mariadb", "galera"):
+        kill = partial(kill_under_load, name=name)
+        yield Campaign(f"servers: kills of {name}", kill, "kills", 100, 10, 5, ENTRIES[name].missing)
     for name in hostile.CONTENTS:
         yield Campaign(f"hostile files: {name}", partial(hostile.replaced_files, contents=name))
     yield Campaign("hostile files: odd ones", hostile.odd_files)

@@ -60,7 +60,8 @@ def _concerns(marker: pytest.Mark, item: pytest.Item) -> bool:
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep tests away from the keys and stores of the user who runs them."""
-    for name in ("ZOHO_KEYSTORE_KEY", "ZOHO_KEYSTORE_KEYRING", "ZOHO_KEYSTORE_FILE", "ZOHO_KEYSTORE_MYSQL_PASSWORD"):
+    passwords = ("ZOHO_KEYSTORE_MYSQL_PASSWORD", "ZOHO_KEYSTORE_SQL_PASSWORD")
+    for name in ("ZOHO_KEYSTORE_KEY", "ZOHO_KEYSTORE_KEYRING", "ZOHO_KEYSTORE_FILE", *passwords):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path / "home"))

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from click.testing import CliRunner
@@ -25,9 +25,13 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from click.testing import Result
+
+    from zoho_keystore._keystore import Keystore
+    from zoho_keystore._storage import Transaction
 
 _E = TypeVar("_E", bound=Exception)
 
@@ -91,6 +95,12 @@ def assert_hides(text: str, *secrets: bytes) -> None:
     for secret in secrets:
         parts = {secret[start : start + 8].decode(errors="replace") for start in range(len(secret) - 7)}
         assert not [part for part in parts if part in text]
+
+
+def held(keystore: Keystore) -> AbstractContextManager[Transaction]:
+    """Hold the lock of a keystore in a file or in memory."""
+    storage: Any = keystore._storage
+    return storage.transaction()  # type: ignore[no-any-return] # only these storages have it
 
 
 def as_other_user(work: Callable[[], object]) -> str:

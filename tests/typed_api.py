@@ -18,6 +18,7 @@ from zoho_keystore import (
     DocumentError,
     DurabilityUnknownError,
     EncryptedFileStore,
+    EncryptedSQLStore,
     ImportSourceError,
     InMemoryStore,
     InvalidTokenError,
@@ -61,6 +62,18 @@ def sdk_stores(token: Any) -> None:
         store.delete_tokens()
     EncryptedFileStore()
     EncryptedFileStore("tokens.keystore", key="env:NAME").close()
+    with EncryptedSQLStore(
+        "postgresql://keystore@localhost/keystore",
+        key=b"key",
+        lock_timeout=30.0,
+        refresh_wait=10.0,
+        session_timeout=None,
+        prefix="zoho_keystore",
+        connect_args={"sslmode": "verify-full"},
+    ) as sql_store:
+        assert_type(sql_store, EncryptedSQLStore)
+        assert_type(sql_store.address, str)
+
     with InMemoryStore(refresh_wait=0) as memory:
         assert_type(memory, InMemoryStore)
 
@@ -104,12 +117,12 @@ def record(one: TokenRecord) -> None:
 def operations() -> None:
     rotation = rotate(path, key="file:keyring", new="env:NEW", drop_old=True, lock_timeout=10.0)
     assert_type(rotation, Rotation)
-    assert_type(rotation.path, Path)
+    assert_type(rotation.path, Path | str)
     assert_type(rotation.source, str)
     assert_type(rotation.fingerprint, str)
     assert_type(rotation.retired, tuple[str, ...])
     assert_type(rotation.dropped, tuple[str, ...])
-    assert_type(rotation.lost, tuple[Path, ...])
+    assert_type(rotation.lost, tuple[Path | str, ...])
     assert_type(rotation.manual_distribution, bool)
     assert_type(rotation.report(), str)
     rotate()

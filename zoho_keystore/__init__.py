@@ -30,6 +30,7 @@ from zoho_keystore.errors import (
     SignInNeededError,
     StoreClosedError,
     StoreFileError,
+    StoreUnavailableError,
     ThrottledError,
     TokenError,
     TokenNotFoundError,
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
     from zoho_keystore._operations.backup import backup, restore
     from zoho_keystore._operations.doctor import Diagnostic, diagnose
     from zoho_keystore._operations.rotation import Rotation, rotate
-    from zoho_keystore._sdk import EncryptedFileStore, InMemoryStore
+    from zoho_keystore._sdk import EncryptedFileStore, EncryptedSQLStore, InMemoryStore
 
 _MODULES = {
     "Diagnostic": "_operations.doctor",
     "EncryptedFileStore": "_sdk",
+    "EncryptedSQLStore": "_sdk",
     "InMemoryStore": "_sdk",
     "Keystore": "_keystore",
     "Rotation": "_operations.rotation",
@@ -66,6 +68,7 @@ __all__ = [
     "DocumentError",
     "DurabilityUnknownError",
     "EncryptedFileStore",
+    "EncryptedSQLStore",
     "ImportSourceError",
     "InMemoryStore",
     "InvalidTokenError",
@@ -82,6 +85,7 @@ __all__ = [
     "SignInNeededError",
     "StoreClosedError",
     "StoreFileError",
+    "StoreUnavailableError",
     "ThrottledError",
     "TokenError",
     "TokenNotFoundError",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from zoho_keystore._saving import (
     require_valid,
     save_time,
 )
+from zoho_keystore._storage import system_ms
 from zoho_keystore.errors import DurabilityUnknownError, SignInNeededError, TokenNotFoundError
 
 if TYPE_CHECKING:
@@ -38,13 +38,9 @@ if TYPE_CHECKING:
     from httpx import Auth
     from requests.auth import AuthBase
 
-    from zoho_keystore._storage import ReadableStorage, Storage
+    from zoho_keystore._storage import ReadableStorage, Storage, Transaction
 
 _log = logging.getLogger(__name__)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class _RollBackError(Exception):
@@ -59,7 +55,8 @@ class Keystore:
 
     Args:
         storage: Where the records rest.
-        now_ms: The clock, in milliseconds since the epoch.
+        now_ms: The clock, in milliseconds since the epoch. None is that of the storage for all that its users share,
+            and this machine's for the expiry of access tokens, as the SDK uses it.
         refresh_wait: For how many seconds ``get_for_use`` and ``find_for_use`` wait for another thread or process that
             refreshes the token; 0 switches leases off.
         session_timeout: After how many seconds from its sign-in on a record is taken for absent by all that looks
@@ -70,7 +67,7 @@ class Keystore:
     def __init__(
         self,
         storage: Storage,
-        now_ms: Callable[[], int] = _now_ms,
+        now_ms: Callable[[], int] | None = None,
         *,
         refresh_wait: float = 0.0,
         session_timeout: float | None = None,
@@ -78,17 +75,24 @@ class Keystore:
     ) -> None:
         self._storage = storage
         self._session_timeout_s = session_timeout
-        self._now_ms = now_ms
+        self._now_ms = now_ms or storage.now_ms
+        #: The SDK compares the expiry of an access token with this clock.
+        self._local_ms = now_ms or system_ms
         self._refresh_wait_s = refresh_wait
         self._named = named
         #: The ids that this process has held a record of: see :meth:`save`.
         self._held_ids: set[str] = set()
-        self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=now_ms)
+        self._coordinator = RefreshCoordinator(storage, refresh_wait, now_ms=self._now_ms)
 
     @property
     def path(self) -> Path | None:
-        """The store's file, absolute and without symbolic links; None for a store in memory."""
+        """The store's file, absolute and without symbolic links; None for a store in memory or in a database."""
         return self._storage.path
+
+    @property
+    def name(self) -> str:
+        """What messages call the store: its file, or the address of its database, without a password."""
+        return self._storage.name
 
     def now_ms(self) -> int:
         """Return the time by the store's clock, in milliseconds since the epoch."""
@@ -113,7 +117,7 @@ class Keystore:
             KeystoreError: The store cannot be read.
         """
         record = self.get(id)
-        if record is not None and needs_refresh(record, self._now_ms()):
+        if record is not None and needs_refresh(record, self._local_ms()):
             record = self._coordinator.acquire(record, self._is_fresh)
         if record is None:
             _log.warning("%s", self.not_found(id))
@@ -152,7 +156,7 @@ class Keystore:
         record = self._matching_one(self._storage, wanted)
         if record is None and wanted.id and not (wanted.has_token or wanted.user_name):
             raise self.not_found(wanted.id)
-        if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._now_ms()):
+        if record is None and self._refresh_wait_s and not wanted.id and _needs_exchange(wanted, self._local_ms()):
             match = self._coordinator.acquire_exchange(
                 exchange_keys(wanted)[0], partial(self._matching, wanted=wanted), is_one_time=not wanted.refresh_token
             )
@@ -161,7 +165,7 @@ class Keystore:
             return None
         self._held_ids.add(record.id)
         token = merged(wanted, record)
-        if not wanted.id and needs_refresh(token, self._now_ms()):
+        if not wanted.id and needs_refresh(token, self._local_ms()):
             record = self._coordinator.acquire(record, lambda one: self._is_fresh(merged(wanted, one)))
             return None if record is None else merged(wanted, record)
         return token
@@ -195,37 +199,40 @@ class Keystore:
         """
         require_valid(given, self.path)
         record: TokenRecord | None = None
-        match: Match | None = None
-        has_newer = False
+
+        def work(transaction: Transaction) -> tuple[TokenRecord, Match | None, bool]:
+            nonlocal record
+            match: Match | None = None
+            has_newer = False
+            if given.id:
+                stored = transaction.get(given.id)
+                has_newer = is_outdated(transaction, given, stored, is_held=given.id in self._held_ids, path=self.path)
+            else:
+                match = matching(transaction, given)
+                stored = None if match is None else match.records[0]
+            now_ms = save_time(transaction, self._now_ms())
+            if stored is None:
+                require_usable(given, self.path)
+                record = created(given, id=given.id or transaction.new_id(), now_ms=now_ms)
+            else:
+                record = stored if has_newer else updated(stored, given, now_ms=now_ms)
+            if record is not stored:
+                transaction.put(record)
+            return record, match, has_newer
+
         try:
-            with self._storage.transaction() as transaction:
-                if given.id:
-                    stored = transaction.get(given.id)
-                    has_newer = is_outdated(
-                        transaction, given, stored, is_held=given.id in self._held_ids, path=self.path
-                    )
-                else:
-                    match = matching(transaction, given)
-                    stored = None if match is None else match.records[0]
-                now_ms = save_time(transaction, self._now_ms())
-                if stored is None:
-                    require_usable(given, self.path)
-                    record = created(given, id=given.id or transaction.new_id(), now_ms=now_ms)
-                else:
-                    record = stored if has_newer else updated(stored, given, now_ms=now_ms)
-                if record is not stored:
-                    transaction.put(record)
+            saved, match, has_newer = self._storage.transact(work)
         except DurabilityUnknownError:
             if record is not None:
                 on_saved(record)
             raise
-        self._held_ids.add(record.id)
+        self._held_ids.add(saved.id)
         # Not under the lock: a handler of the log may call this very store.
         self._warn_if_ambiguous(match)
         if has_newer:
-            _log.warning("%s: token %r was signed in again; its new refresh token stays", self._name, record.id)
-        on_saved(record)
-        return record
+            _log.warning("%s: token %r was signed in again; its new refresh token stays", self._storage.name, saved.id)
+        on_saved(saved)
+        return saved
 
     def delete(self, *ids: str) -> None:
         """Delete the records of some ids, all of them or none.
@@ -234,11 +241,17 @@ class Keystore:
             TokenNotFoundError: One of them has no record.
             KeystoreError: Nothing was deleted.
         """
-        with self._storage.transaction() as transaction:
-            for id in dict.fromkeys(ids):
-                if transaction.get(id) is None:
-                    raise self.not_found(id, "; nothing was deleted")
-                transaction.remove(id)
+
+        def work(transaction: Transaction) -> str | None:
+            missing = next((id for id in ids if transaction.get(id) is None), None)
+            if missing is None:
+                for id in dict.fromkeys(ids):
+                    transaction.remove(id)
+            return missing
+
+        missing = self._storage.transact(work)
+        if missing is not None:
+            raise self.not_found(missing, "; nothing was deleted")
 
     def clear(self) -> None:
         """Delete all records; their ids are not assigned again.
@@ -246,8 +259,7 @@ class Keystore:
         Raises:
             KeystoreError: Nothing was deleted.
         """
-        with self._storage.transaction() as transaction:
-            transaction.clear()
+        self._storage.transact(lambda transaction: transaction.clear())
 
     def records(self) -> Sequence[TokenRecord]:
         """Return all records in the order in which they were first saved.
@@ -286,14 +298,24 @@ class Keystore:
             InvalidTokenError: One of them cannot be stored.
             KeystoreError: Nothing was imported.
         """
+        records = list(given)
         imported: list[ImportedRecord] = []
-        with suppress(_RollBackError), self._storage.transaction() as transaction:
+        reported = 0
+
+        def work(transaction: Transaction) -> None:
+            nonlocal reported
+            imported.clear()
             sign_ins = SignIns(transaction.records())
-            for record in given:
+            for record in records:
                 imported.append(import_record(transaction, sign_ins, record, now_ms=self._now_ms(), path=self.path))
-                progress()
+                if len(imported) > reported:
+                    reported += 1
+                    progress()
             if dry_run:
                 raise _RollBackError
+
+        with suppress(_RollBackError):
+            self._storage.transact(work)
         return imported
 
     def access_token(self, id: str, *, min_life: float = 60.0) -> str:
@@ -403,12 +425,15 @@ class Keystore:
         Raises:
             KeystoreError: Nothing was changed.
         """
-        with self._storage.transaction() as transaction:
+
+        def work(transaction: Transaction) -> TokenRecord | None:
             record = transaction.get(id)
             if record is not None and (changed := change(record, save_time(transaction, self._now_ms()))) != record:
                 transaction.put(changed)
                 return changed
-        return record
+            return record
+
+        return self._storage.transact(work)
 
     def delete_if(self, condition: Callable[[TokenRecord], bool], *ids: str) -> list[str]:
         """Delete those of some records that meet a condition when it comes to it, and return their ids.
@@ -416,14 +441,15 @@ class Keystore:
         Raises:
             KeystoreError: Nothing was deleted.
         """
-        deleted = []
-        with self._storage.transaction() as transaction:
-            for id in ids:
-                record = transaction.get(id)
-                if record is not None and condition(record):
-                    transaction.remove(id)
-                    deleted.append(id)
-        return deleted
+
+        def work(transaction: Transaction) -> list[str]:
+            records = [transaction.get(id) for id in dict.fromkeys(ids)]
+            deleted = [record.id for record in records if record is not None and condition(record)]
+            for id in deleted:
+                transaction.remove(id)
+            return deleted
+
+        return self._storage.transact(work)
 
     def prove_writable(self) -> None:
         """Save the store as it is, before a code is spent that works once: only a save proves that saving works.
@@ -431,8 +457,7 @@ class Keystore:
         Raises:
             KeystoreError: It cannot be saved.
         """
-        with self._storage.transaction() as transaction:
-            transaction.touch()
+        self._storage.transact(lambda transaction: transaction.touch())
 
     def finish_sign_in(self, id: str, user_name: str | None, *, again: str | None = None) -> TokenRecord | None:
         """Name the user of a record that was just signed in, and put it in the place of the one that it renews.
@@ -451,16 +476,13 @@ class Keystore:
         Raises:
             KeystoreError: Nothing was changed.
         """
-        with self._storage.transaction() as transaction:
-            return finish_sign_in(transaction, id, user_name, again=again, now_ms=self._now_ms())
+        return self._storage.transact(
+            lambda transaction: finish_sign_in(transaction, id, user_name, again=again, now_ms=self._now_ms())
+        )
 
     def close(self) -> None:
         """Drop keys and records from memory; the store cannot be used afterwards."""
         self._storage.close()
-
-    @property
-    def _name(self) -> str:
-        return str(self.path or "the store in memory")
 
     def _matching_one(self, storage: ReadableStorage, wanted: TokenRecord) -> TokenRecord | None:
         match = self._matching(storage, wanted)
@@ -480,22 +502,32 @@ class Keystore:
         if match is not None and len(match.records) > 1:
             ids = ", ".join(repr(record.id) for record in match.records)
             _log.warning(
-                "%s: the token matches %s by its %s; the one saved last is used", self._name, ids, match.rule.value
+                "%s: the token matches %s by its %s; the one saved last is used",
+                self._storage.name,
+                ids,
+                match.rule.value,
             )
 
     def _is_fresh(self, record: TokenRecord) -> bool:
-        return not needs_refresh(record, self._now_ms())
+        return not needs_refresh(record, self._local_ms())
 
     def not_found(self, id: str, more: str = "") -> TokenNotFoundError:
         """Return the error that says that no record has an id, and how many there are."""
-        number = len(self._storage.records())
-        place = "this store" if self.path is not None else "the store in memory"
+        number = self._storage.count()
+        # An error on a file starts with its path.
+        place = "this store" if self.path is not None else self._storage.name
         count = "1 token" if number == 1 else f"{number:,} tokens"
         # No command lists a store in memory.
-        advice = f"List the ids with: {'zoho-keystore list' if self.path is not None else 'get_tokens()'}"
+        has_commands = self.path is not None or self._named[0] is not None
+        advice = f"List the ids with: {'zoho-keystore list' if has_commands else 'get_tokens()'}"
         error = TokenNotFoundError(f"there is no token {id!r} in {place}, which has {count}{more}", advice, self.path)
         error.name_store(*self._named)
         return error
+
+
+def storage_of(keystore: Keystore) -> Storage:
+    """Return where a keystore keeps its records, for operations on the store as a whole."""
+    return keystore._storage  # noqa: SLF001 - of this module
 
 
 def _needs_exchange(wanted: TokenRecord, now_ms: int) -> bool:

@@ -341,7 +341,8 @@ class RefreshCoordinator:
         lease_ms: int,
     ) -> tuple[bool, _View[_T]]:
         """Write the lease if it is still free and needed; return whether the caller goes on now, and what it sees."""
-        with self._storage.transaction(left_s) as transaction:
+
+        def work(transaction: Transaction) -> tuple[bool, _View[_T]]:
             view = look(transaction)
             now_ms = self._now_ms()
             lease = view.lease
@@ -354,6 +355,8 @@ class RefreshCoordinator:
                 failed_at_ms = 0 if lease is None else lease.recent_failure_ms(now_ms)
                 put(transaction, Lease(caller, now_ms + lease_ms, failed_at_ms))
             return True, view
+
+        return self._storage.transact(work, left_s)
 
     def _log_once(self, error: KeystoreError) -> None:
         if not self._has_logged:

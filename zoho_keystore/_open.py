@@ -16,45 +16,100 @@ from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
+from zoho_keystore._sql.address import is_sql_address
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.store_file import not_a_keystore
 from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError, UnsafeFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
+
+    from zoho_keystore._storage.sql.storage import SQLStorage
 
 FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
+
+#: The names of the tables of a store start with it.
+DEFAULT_PREFIX = "zoho_keystore"
+
+_FILE_LOCK_TIMEOUT_S = 10.0
+#: A cluster takes some seconds to go on after the loss of a server.
+_SQL_LOCK_TIMEOUT_S = 30.0
 
 
 def open_keystore(
     path: str | os.PathLike[str] | None = None,
     *,
     key: bytes | str | None = None,
-    lock_timeout: float = 10.0,
+    lock_timeout: float | None = None,
     refresh_wait: float = 10.0,
     session_timeout: float | None = None,
+    prefix: str = DEFAULT_PREFIX,
+    connect_args: Mapping[str, Any] | None = None,
     create: bool = True,
 ) -> Keystore:
-    """Open the keystore in a file, without the SDK.
+    """Open the keystore in a file or a database, without the SDK.
 
     Args:
-        path: The file. None is the one that ``ZOHO_KEYSTORE_FILE`` names, else ``tokens.keystore`` in the user's data
-            directory, which is created if need be; the directory of a file that was named has to be there.
+        path: The file; or the address of a database, as for ``EncryptedSQLStore``. None is what ``ZOHO_KEYSTORE_FILE``
+            names, else ``tokens.keystore`` in the user's data directory, which is created if need be; the directory of
+            a file that was named has to be there.
         key: A Fernet key as bytes; or where keys come from, as text: ``env:NAME``, ``file:PATH``,
             ``keyring:SERVICE/USER`` or ``command:ARGV``; or None for the first that is there of ``ZOHO_KEYSTORE_KEY``
             (one or more keys, comma-separated, newest first), ``ZOHO_KEYSTORE_KEYRING`` (the path of a key ring file)
             and the key ring in the user's config directory.
-        lock_timeout: For how many seconds a write waits for the store's lock.
+        lock_timeout: For how many seconds a write waits for the store's lock, and any call for a database that has gone
+            away. None is 10 for a file, 30 for a database.
         refresh_wait: For how many seconds a caller that is about to use an expired token waits for another thread or
             process that refreshes it; 0 switches this off.
         session_timeout: For how many seconds from its sign-in on a token is handed out; then it is taken for absent,
             and the user has to sign in again. None is for ever.
-        create: Whether to create the file, encrypted and without tokens, when it is missing.
+        prefix: In a database, the names of the tables start with it.
+        connect_args: In a database, arguments for the driver's ``connect()``.
+        create: Whether to create the file or the tables, without tokens, when they are missing.
 
     Raises:
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
     """
+    if (address := address_of(path)) is not None:
+        return open_sql_keystore(
+            address,
+            key=key,
+            lock_timeout=_SQL_LOCK_TIMEOUT_S if lock_timeout is None else lock_timeout,
+            refresh_wait=refresh_wait,
+            session_timeout=session_timeout,
+            prefix=prefix,
+            connect_args=connect_args,
+            create=create,
+        )
+    return open_file_keystore(
+        path,
+        key=key,
+        lock_timeout=_FILE_LOCK_TIMEOUT_S if lock_timeout is None else lock_timeout,
+        refresh_wait=refresh_wait,
+        session_timeout=session_timeout,
+        create=create,
+    )
+
+
+def address_of(path: object) -> str | None:
+    """Return the address of a database that a path argument means; None if it means a file."""
+    given = os.environ.get(FILE_VARIABLE) if path is None else path
+    return given if isinstance(given, str) and is_sql_address(given) else None
+
+
+def open_file_keystore(
+    path: str | os.PathLike[str] | None,
+    *,
+    key: bytes | str | None,
+    lock_timeout: float,
+    refresh_wait: float,
+    session_timeout: float | None,
+    create: bool = True,
+) -> Keystore:
+    """Open the keystore in a file; otherwise as :func:`open_keystore`."""
     lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
     session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
@@ -75,6 +130,61 @@ def open_keystore(
     else:
         return Keystore(storage, refresh_wait=refresh_wait_s, session_timeout=session_timeout_s, named=named)
     raise problem
+
+
+def open_sql_keystore(
+    url: str,
+    *,
+    key: bytes | str | None,
+    lock_timeout: float,
+    refresh_wait: float,
+    session_timeout: float | None,
+    prefix: str = DEFAULT_PREFIX,
+    connect_args: Mapping[str, Any] | None = None,
+    create: bool = True,
+) -> Keystore:
+    """Open the keystore in a database; the arguments are those of ``EncryptedSQLStore``."""
+    refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
+    session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
+    storage = open_sql_storage(
+        url, key=key, lock_timeout=lock_timeout, prefix=prefix, connect_args=connect_args, create=create
+    )
+    named = storage.name, spec_for_messages(key)
+    return Keystore(storage, refresh_wait=refresh_wait_s, session_timeout=session_timeout_s, named=named)
+
+
+def open_sql_storage(
+    url: str,
+    *,
+    key: bytes | str | None,
+    lock_timeout: float = _SQL_LOCK_TIMEOUT_S,
+    prefix: str = DEFAULT_PREFIX,
+    connect_args: Mapping[str, Any] | None = None,
+    create: bool = True,
+) -> SQLStorage:
+    """Open the storage in a database; the arguments are those of ``EncryptedSQLStore``."""
+    # SQLAlchemy is an extra, and takes a third of a second to import.
+    from zoho_keystore._sql.address import parse_address  # noqa: PLC0415 - as above
+
+    lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
+    if not isinstance(url, str) or looks_like_key(url):
+        raise ConfigurationError("the address of the database is none", "Write postgresql://USER@HOST:5432/DATABASE")
+    address = parse_address(url)
+    try:
+        ring = key_ring(key)
+        from zoho_keystore._storage.sql.storage import SQLStorage  # noqa: PLC0415 - as above
+
+        return SQLStorage(
+            address,
+            ring,
+            lock_timeout=lock_timeout_s,
+            prefix=address.prefix or prefix,
+            connect_args=connect_args,
+            create=create,
+        )
+    except KeystoreError as error:
+        error.name_store(address.name, spec_for_messages(key))
+        raise
 
 
 def open_memory_keystore(*, refresh_wait: float = 10.0) -> Keystore:
@@ -142,7 +252,7 @@ def store_path(path: str | os.PathLike[str] | None) -> Path:
     Nothing is created.
 
     Raises:
-        ConfigurationError: It is not a path.
+        ConfigurationError: It is not a path, or the address of a database.
         UnsafeFileError: It leads over a symbolic link of another user.
     """
     given = path if path is not None else os.environ.get(FILE_VARIABLE) or None
@@ -150,4 +260,9 @@ def store_path(path: str | os.PathLike[str] | None) -> Path:
         return real_path(default_store())
     if isinstance(given, str | bytes | os.PathLike) and looks_like_key(os.fsdecode(given)):
         raise ConfigurationError("the path holds what looks like a key", "Pass the key as key=…, and a path as path")
+    if isinstance(given, str) and is_sql_address(given):
+        raise ConfigurationError(
+            "the address of a database was given where the path of a file is needed",
+            "Pass the path of a file; a program that keeps its tokens in a database uses EncryptedSQLStore",
+        )
     return real_path(given)

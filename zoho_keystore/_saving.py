@@ -111,15 +111,15 @@ def is_outdated(
     Raises:
         TokenNotFoundError: The record was deleted since.
     """
-    if not transaction.is_retired(given) or (stored is None and not is_held):
+    if stored is not None:
+        return given.refresh_token != stored.refresh_token and transaction.is_retired(given)
+    if not is_held or not transaction.is_retired(given):
         return False
-    if stored is None:
-        raise TokenNotFoundError(
-            f"the token {given.id!r} was deleted; nothing was saved",
-            "To add it again, save it without an id, or under another one",
-            path,
-        )
-    return given.refresh_token != stored.refresh_token
+    raise TokenNotFoundError(
+        f"the token {given.id!r} was deleted; nothing was saved",
+        "To add it again, save it without an id, or under another one",
+        path,
+    )
 
 
 def import_record(

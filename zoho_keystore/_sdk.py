@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from zoho_keystore._open import open_keystore, open_memory_keystore
+from zoho_keystore._open import DEFAULT_PREFIX, open_file_keystore, open_memory_keystore, open_sql_keystore
 from zoho_keystore._records import FIELDS, TokenRecord, field_values, record_of
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
 
@@ -25,7 +25,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -196,7 +196,7 @@ class EncryptedFileStore(_KeystoreTokenStore):
         session_timeout: float | None = None,
     ) -> None:
         super().__init__(
-            open_keystore(
+            open_file_keystore(
                 path,
                 key=key,
                 lock_timeout=lock_timeout,
@@ -213,6 +213,71 @@ class EncryptedFileStore(_KeystoreTokenStore):
     def __repr__(self) -> str:
         """Name the file."""
         return f"{type(self).__name__}({str(self.path)!r})"
+
+
+class EncryptedSQLStore(_KeystoreTokenStore):
+    """Keep the SDK's tokens in a database, each row encrypted, safe for many processes on many machines.
+
+    The same behaviour as :class:`EncryptedFileStore`, on PostgreSQL, MySQL, MariaDB, their clusters, and SQLite. No
+    token and no key can be read from the database. It learns the number of tokens, their sizes and times, and which of
+    them share a value; and it can delete tokens, or put old ones back, unnoticed.
+
+    A save that returned is kept across a crash if the server syncs its commits, and across the loss of the server only
+    with synchronous replication.
+
+    The constructor connects, and makes the tables when they are missing. A call that meets a server that has gone away
+    tries again, on new connections, for up to ``lock_timeout`` seconds. After a fork, the child uses connections of its
+    own.
+
+    Args:
+        url: The address: ``postgresql://USER@HOST:5432/DATABASE``, ``mysql://USER@HOST:3306/DATABASE`` or
+            ``sqlite:///PATH``. A password in it is refused: it comes from ``ZOHO_KEYSTORE_SQL_PASSWORD``, from
+            ``~/.pgpass``, from an option file (``?read_default_file=~/.my.cnf``) or from ``connect_args``. Another
+            driver of SQLAlchemy can be named: ``mysql+mysqlconnector://…``.
+        key: As for :class:`EncryptedFileStore`.
+        lock_timeout: For how many seconds a call waits for other clients, or for a server that has gone away.
+        refresh_wait: As for :class:`EncryptedFileStore`, for all machines.
+        session_timeout: As for :class:`EncryptedFileStore`.
+        prefix: The names of the two tables start with it: up to 40 small letters, digits and underscores.
+        connect_args: Arguments for the driver's ``connect()``, such as ``{"sslmode": "verify-full"}``.
+
+    Raises:
+        ConfigurationError: An argument is invalid, or SQLAlchemy or the driver is not installed.
+        StoreUnavailableError: The database cannot be reached or used.
+        KeystoreError: Another of its kinds, for whatever failed; nothing was changed then.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: bytes | str | None = None,
+        lock_timeout: float = 30.0,
+        refresh_wait: float = 10.0,
+        session_timeout: float | None = None,
+        prefix: str = DEFAULT_PREFIX,
+        connect_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            open_sql_keystore(
+                url,
+                key=key,
+                lock_timeout=lock_timeout,
+                refresh_wait=refresh_wait,
+                session_timeout=session_timeout,
+                prefix=prefix,
+                connect_args=connect_args,
+            )
+        )
+
+    @property
+    def address(self) -> str:
+        """The address of the database, without a password."""
+        return self._keystore.name
+
+    def __repr__(self) -> str:
+        """Name the address."""
+        return f"{type(self).__name__}({self.address!r})"
 
 
 class InMemoryStore(_KeystoreTokenStore):

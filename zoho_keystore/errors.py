@@ -10,6 +10,7 @@ The families, each of which may be caught as a whole::
     ├── CannotOpenError             the file does not decrypt: wrong key or damaged (which of them cannot be known)
     ├── DocumentError               the file decrypts, and its content is not a keystore document
     │   └── NewerVersionError       it is one, of a version that this release does not know
+    ├── StoreUnavailableError       the database server cannot be reached or used; nothing was changed
     ├── StoreFileError              the file or its directory cannot be read, created or replaced
     │   ├── UnsafeFileError         its kind, owner or permissions give other users access
     │   └── DurabilityUnknownError  the new state is saved and visible, and may not survive a power cut
@@ -121,6 +122,10 @@ class UnsafeFileError(StoreFileError):
 
 class DurabilityUnknownError(StoreFileError):
     """The new state is saved and visible, and it is unknown whether it would survive a power cut."""
+
+
+class StoreUnavailableError(KeystoreError):
+    """The database of the store cannot be reached, or cannot be used at present; nothing was changed."""
 
 
 class RotationUnfinishedError(KeystoreError):

@@ -360,7 +360,7 @@ def test_import_of_an_unreadable_source_is_one_line_and_changes_nothing(
 @pytest.mark.usefixtures("store")
 def test_import_exit_codes_tell_addresses_and_keystores_apart(work: Path) -> None:
     """An unknown address, a password in an address, a keystore without its key, and with a wrong key."""
-    assert "address of an unknown kind" in refused(2, "import", "postgres://u:CANARY@h/d")
+    assert "address of an unknown kind" in refused(2, "import", "oracle://u:CANARY@h/d")
     assert "CANARY" not in refused(2, "import", "mysql://u:CANARY@h/d")
     line = refused(3, "import", make_keystore(work / "source", ADA), "--from-key", "env:NOT_SET")
     assert "NOT_SET is not set. Name the source of the other keystore's keys: --from-key SPEC" in line
@@ -465,16 +465,16 @@ from zoho_keystore._cli import main
 
 # A test runner that was started in the background ignores SIGINT, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-original, count = Progress.advance, 0
+original, count = Progress.update, 0
 
-def advance(self, *args):
+def update(self, *args, **fields):
     global count
     count += 1
     if count == 500:
         os.kill(os.getpid(), signal.SIGINT)
-    return original(self, *args)
+    return original(self, *args, **fields)
 
-Progress.advance = advance
+Progress.update = update
 main(prog_name="zoho-keystore")
 """
 
@@ -496,7 +496,7 @@ import sys
 from zoho_keystore import _importers
 from zoho_keystore._cli import main
 
-_importers.mysql.read = lambda address, ask: sys.exit(print("given:", len(ask())))
+_importers.dbstore.read = lambda address, ask: sys.exit(print("given:", len(ask())))
 main(prog_name="zoho-keystore")
 """
 

@@ -19,8 +19,10 @@ from zohocrmsdk.src.com.zoho.crm.api.exception import SDKException
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
 import zoho_keystore
+from servers.shared import address_of, prefix_of
 from zoho_keystore import (
     EncryptedFileStore,
+    EncryptedSQLStore,
     InMemoryStore,
     InvalidTokenError,
     KeystoreError,
@@ -29,9 +31,9 @@ from zoho_keystore import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-Store = EncryptedFileStore | InMemoryStore
+Store = EncryptedFileStore | EncryptedSQLStore | InMemoryStore
 PACKAGE = Path(zoho_keystore.__file__).parent
 KEY = Fernet.generate_key()
 
@@ -39,16 +41,33 @@ KEY = Fernet.generate_key()
 STORES: dict[str, Callable[[Path], Store]] = {
     "file": lambda directory: EncryptedFileStore(directory / "tokens.keystore", key=KEY),
     "memory": lambda _directory: InMemoryStore(),
+    "sqlite": lambda directory: EncryptedSQLStore(f"sqlite:///{directory}/s.db", key=KEY),
+    "postgresql": lambda directory: open_on_server("postgresql15", directory),
+    "mariadb": lambda directory: open_on_server("mariadb", directory),
 }
+#: Those that need a server.
+ON_SERVERS = {"postgresql", "mariadb"}
 
 NOW_MS = time.time_ns() // 1_000_000
 SOON, LATER = str(NOW_MS + 1_000_000), str(NOW_MS + 2_000_000)
 
 
-@pytest.fixture(params=list(STORES.values()), ids=list(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def open_on_server(name: str, directory: Path) -> EncryptedSQLStore:
+    """Open a store on a server, in tables of the directory's own."""
+    return EncryptedSQLStore(address_of(name), key=KEY, prefix=prefix_of(directory))
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(make, id=name, marks=[pytest.mark.servers] if name in ON_SERVERS else [])
+        for name, make in STORES.items()
+    ]
+)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Give an empty store of each class."""
-    return request.param(tmp_path)  # type: ignore[no-any-return] # pytest's request is not typed
+    store: Store = request.param(tmp_path)
+    yield store
+    store.close()
 
 
 def make(*, user: str | None = None, expires_in: str | None = None, **fields: Any) -> OAuthToken:
@@ -156,7 +175,7 @@ def test_find_token_by_id_of_an_unknown_id_is_none_and_warns(
         assert store.find_token_by_id("no-such-id") is None
     [record] = caplog.records
     assert "'no-such-id'" in record.getMessage()
-    assert str(getattr(store, "path", "memory")) in record.getMessage()
+    assert str(getattr(store, "path", getattr(store, "address", "memory"))) in record.getMessage()
 
 
 def test_find_token_fills_and_returns_the_same_token(store: Store) -> None:
@@ -524,3 +543,6 @@ def test_store_repr_names_class_and_file(store_path: Path, key: bytes) -> None:
     assert store.path == store_path
     assert repr(store) == f"EncryptedFileStore({str(store_path)!r})"
     assert repr(InMemoryStore()) == "InMemoryStore()"
+    address = f"sqlite:///{store_path}.db"
+    with EncryptedSQLStore(address, key=key) as sql_store:
+        assert repr(sql_store) == f"EncryptedSQLStore({address!r})"

@@ -8,17 +8,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from faults import Attempt
-from faults.processes import Child, engine, speak
-from faults.races import store_in
-from faults.store import Store, StoreProblem, token
+from faults.processes import Child, engine, speak, start_together
+from faults.races import Make, store_in
+from faults.store import AnyStore, StoreProblem, token
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from multiprocessing.connection import Connection
     from pathlib import Path
+
+    from zoho_keystore._storage import Transaction
 
 KILLS = "kills"
 
@@ -40,7 +43,7 @@ class Ledger:
         """End all threads after what they do now."""
         self._stop[0] = 1
 
-    def settle(self, counters: range, store: Store) -> None:
+    def settle(self, counters: range, store: AnyStore) -> None:
         """Compare counters that no thread raises at the moment with the ledger, and go on from what the file holds.
 
         Raises:
@@ -62,18 +65,25 @@ class Ledger:
 
 @engine("processes that read, modify and write, under kills")
 def read_modify_write(
-    directory: Path, *, increments: int, processes: int = 8, threads: int = 4, kill_every_s: float = 0.1
+    directory: Path,
+    *,
+    increments: int,
+    make: Make = store_in,
+    processes: int = 8,
+    threads: int = 4,
+    kill_every_s: float = 0.1,
 ) -> Generator[Attempt]:
     """Let threads raise a number each, and one together, while processes are killed: each acknowledged one counts.
 
     Args:
         directory: Where to work.
         increments: When so many are acknowledged, it ends.
+        make: Names the store.
         processes: How many processes; one that is killed is replaced at once.
         threads: How many threads each of them has, with one store.
         kill_every_s: How much time passes from one kill to the next on average, in seconds.
     """
-    store = store_in(directory)
+    store = make(directory)
     counters = range(processes * threads)
     shares = [counters[first : first + threads] for first in counters[::threads]]
     ledger = Ledger(len(counters))
@@ -108,19 +118,51 @@ def _kill(children: list[Child]) -> None:
         child.kill()
 
 
-def _raise_numbers(pipe: Connection, *, store: Store, ledger: Ledger, counters: range) -> None:
-    storage = store.open()._storage
+def _raise_numbers(pipe: Connection, *, store: AnyStore, ledger: Ledger, counters: range) -> None:
+    storage: Any = store.open()._storage
 
     def work(_: Connection, *, counter: int) -> None:
         while not ledger.stopped:
             number = ledger.begun[counter] = ledger.begun[counter] + 1
-            with storage.transaction() as transaction:
-                for id in (f"{counter}", "total"):
-                    record: Any = transaction.get(id)
-                    transaction.put(replace(record, redirect_url=f"{int(record.redirect_url) + 1}"))
+            storage.transact(partial(_raise_by_one, ids=(f"{counter}", "total")))
             ledger.acknowledged[counter] = number
 
     with ThreadPoolExecutor(len(counters)) as pool:
         # Each thread speaks for itself: what fails has to be known before the process is killed.
         list(pool.map(lambda counter: speak(pipe, work, counter=counter), counters))
     pipe.send("done")
+
+
+@engine("processes that raise the same number")
+def raise_together(
+    directory: Path, *, make: Make = store_in, processes: int = 8, increments: int = 10
+) -> Generator[Attempt]:
+    """Let processes raise one number of one record, which no look-up knows, at the same time: each of them counts."""
+    store = make(directory)
+    store.open().save(replace(token("shared"), id="shared", redirect_url="0"))
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(Child(_raise_shared, store=store, increments=increments)) for _ in range(processes)
+        ]
+        start_together(children)
+        for child in children:
+            child.hear()
+    [held] = (store.document() or {"tokens": []})["tokens"]
+    if int(held["redirect_url"]) != processes * increments:
+        raise StoreProblem(f"the number is {held['redirect_url']} after {processes * increments} increments")
+    yield Attempt(tried=processes * increments)
+
+
+def _raise_shared(pipe: Connection, *, store: AnyStore, increments: int) -> None:
+    storage = store.open()._storage
+    pipe.send("ready")
+    pipe.recv()
+    for _ in range(increments):
+        storage.transact(partial(_raise_by_one, ids=("shared",)))
+    pipe.send("done")
+
+
+def _raise_by_one(transaction: Transaction, ids: tuple[str, ...]) -> None:
+    for id in ids:
+        record: Any = transaction.get(id)
+        transaction.put(replace(record, redirect_url=f"{int(record.redirect_url) + 1}"))

@@ -250,11 +250,11 @@ def _encrypted_before_the_key_is_kept() -> None:
 def _all_but_the_newest_dropped() -> None:
     drop = rotation._drop
 
-    def dropping(source: RingFile, old: Sequence[bytes], path: Path) -> Any:
+    def dropping(source: RingFile, old: Sequence[bytes], path: Path, key: str | None) -> Any:
         # What the store was encrypted with is below the first of the old ones.
         keys = source.load()
         newest = keys[keys.index(old[0]) - 1]
-        return drop(source, [key for key in keys if key != newest], path)
+        return drop(source, [one for one in keys if one != newest], path, key)
 
     patch(rotation, _drop=dropping)
 
@@ -338,7 +338,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "mtime-only cache": lambda: _trust_signatures(lambda status: status.st_mtime_ns),
     "recent changes trusted": lambda: _trust_signatures(freshness.stat_signature),
     "first bytes alone": _first_bytes_alone,
-    "keys loaded once": lambda: patch(KeyRing, _reload_keys=lambda _self: ""),
+    "keys loaded once": lambda: patch(KeyRing, reload=lambda _self: ""),
     "old keys dropped first": _old_keys_dropped_first,
     # Longer than a reader tries again to open a file that another process is changing.
     "old keys dropped long before": partial(_old_keys_dropped_first, 0.3),

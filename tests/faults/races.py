@@ -13,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import Pipe
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cryptography.fernet import Fernet
 
 from faults import Attempt
 from faults.mutants import set_lock_timeout
 from faults.processes import Child, engine, speak, start_together, timed
-from faults.store import Store, StoreProblem, token
+from faults.store import AnyStore, Store, StoreProblem, token
+from support import held
 from zoho_keystore.errors import LockTimeoutError
 
 if TYPE_CHECKING:
@@ -44,8 +45,12 @@ class _Report(NamedTuple):
     slowest_s: float = 0.0
 
 
+#: Names a store that is still to be made, in an empty directory or elsewhere.
+Make: TypeAlias = "Callable[[Path], AnyStore]"
+
+
 def store_in(directory: Path) -> Store:
-    """Name a store that is still to be made."""
+    """Name the file of a store that is still to be made."""
     return Store(directory / "tokens.keystore", Fernet.generate_key())
 
 
@@ -56,14 +61,14 @@ def _saved(keystore: Keystore, who: str, saves: int = 1) -> _Report:
         start = time.monotonic()
         id = keystore.save(token(name)).id
         report = report._replace(slowest_s=max(report.slowest_s, time.monotonic() - start))
-        found = {record.id: record.refresh_token for record in keystore.records()}
-        if found.get(id) != name:
+        found = keystore.get(id)
+        if found is None or found.refresh_token != name:
             raise StoreProblem(f"{name} is not there after its save")
         report.saved.append((id, name))
     return report
 
 
-def _compared(store: Store, reports: Sequence[_Report]) -> Attempt:
+def _compared(store: AnyStore, reports: Sequence[_Report], slowest_save_s: float = _SLOWEST_SAVE_S) -> Attempt:
     """Compare what writers were told with what the file holds; to be called when no process writes any more.
 
     Raises:
@@ -78,7 +83,7 @@ def _compared(store: Store, reports: Sequence[_Report]) -> Attempt:
         raise StoreProblem("an id was given twice")
     if len(held) > len(acknowledged):
         raise StoreProblem(f"{len(held)} tokens are there, of which {len(acknowledged)} were saved")
-    if slowest_s >= _SLOWEST_SAVE_S:
+    if slowest_s >= slowest_save_s:
         raise StoreProblem(f"a save took {slowest_s:.1f} s")
     store.require_no_leftovers()
     store.require_private()
@@ -89,22 +94,46 @@ def _compared(store: Store, reports: Sequence[_Report]) -> Attempt:
 
 
 @engine("processes and threads that save")
-def writers(directory: Path, *, processes: int = 24, threads: int = 1, saves: int = 20) -> Generator[Attempt]:
-    """Let processes, each with threads that share a store, save tokens at the same time: all of them are kept."""
-    store = store_in(directory)
+def writers(
+    directory: Path,
+    *,
+    make: Make = store_in,
+    processes: int = 24,
+    threads: int = 1,
+    saves: int = 20,
+    slowest_save_s: float = _SLOWEST_SAVE_S,
+) -> Generator[Attempt]:
+    """Let processes, each with threads that share a store, save tokens at the same time: all of them are kept.
+
+    Args:
+        directory: Where to work.
+        make: Names the store.
+        processes: How many processes.
+        threads: How many threads each of them has.
+        saves: How often each thread saves.
+        slowest_save_s: Less than this a save may take, in seconds.
+    """
+    store = make(directory)
     with ExitStack() as stack:
         children = [
             stack.enter_context(Child(_save_many, opened=store.open, who=f"{number}", threads=threads, saves=saves))
             for number in range(processes)
         ]
         start_together(children)
-        yield _compared(store, [child.hear() for child in children])
+        yield _compared(store, [child.hear() for child in children], slowest_save_s)
 
 
 @engine("a process and its forks that save")
-def forks(directory: Path, *, processes: int = 8, saves: int = 20) -> Generator[Attempt]:
+def forks(
+    directory: Path,
+    *,
+    make: Make = store_in,
+    processes: int = 8,
+    saves: int = 20,
+    slowest_save_s: float = _SLOWEST_SAVE_S,
+) -> Generator[Attempt]:
     """Let a process and forks of it save at the same time, all with the store that was opened before the forks."""
-    store = store_in(directory)
+    store = make(directory)
     keystore = store.open()
     before = _saved(keystore, "before")
     with ExitStack() as stack:
@@ -113,7 +142,8 @@ def forks(directory: Path, *, processes: int = 8, saves: int = 20) -> Generator[
             for number in range(processes)
         ]
         start_together(children)
-        yield _compared(store, [before, _saved(keystore, "own", saves), *(child.hear() for child in children)])
+        own = _saved(keystore, "own", saves)
+        yield _compared(store, [before, own, *(child.hear() for child in children)], slowest_save_s)
 
 
 def _save_many(pipe: Connection, *, opened: Callable[[], Keystore], who: str, threads: int, saves: int) -> None:
@@ -127,20 +157,27 @@ def _save_many(pipe: Connection, *, opened: Callable[[], Keystore], who: str, th
 
 
 @engine("processes that make the store")
-def creators(directory: Path, *, processes: int = 8, rounds: int = 20) -> Generator[Attempt]:
+def creators(
+    directory: Path,
+    *,
+    make: Make = store_in,
+    processes: int = 8,
+    rounds: int = 20,
+    slowest_save_s: float = _SLOWEST_SAVE_S,
+) -> Generator[Attempt]:
     """Let processes make a store at the same moment: they make one, and it holds what each of them saves."""
     with ExitStack() as stack:
         children = [stack.enter_context(Child(_create, who=f"{number}")) for number in range(processes)]
         for number in range(rounds):
             own = directory / f"{number}"
             own.mkdir(mode=0o700)
-            store = store_in(own)
+            store = make(own)
             for child in children:
                 child.tell(store)
             heard = [child.hear() for child in children]
             if len({store_id for store_id, _ in heard}) > 1:
                 raise StoreProblem("more than one store was made")
-            yield _compared(store, [report for _, report in heard])
+            yield _compared(store, [report for _, report in heard], slowest_save_s)
 
 
 def _create(pipe: Connection, *, who: str) -> None:
@@ -148,6 +185,34 @@ def _create(pipe: Connection, *, who: str) -> None:
         store = pipe.recv()
         keystore = store.open()
         pipe.send((store.document()["store_id"], _saved(keystore, who)))
+
+
+@engine("processes that save the same new token")
+def same_token(directory: Path, *, make: Make = store_in, processes: int = 8, rounds: int = 10) -> Generator[Attempt]:
+    """Let processes save the same new token at the same moment: it becomes one record, and all are told its id."""
+    store = make(directory)
+    store.open()
+    with ExitStack() as stack:
+        children = [stack.enter_context(Child(_save_told, store=store)) for _ in range(processes)]
+        for child in children:
+            child.hear()
+        for number in range(1, rounds + 1):
+            for child in children:
+                child.tell(f"shared-{number}")
+            ids = {child.hear() for child in children}
+            held = store.tokens() or {}
+            if len(held) != number:
+                raise StoreProblem(f"{len(held)} records are there after {number} new tokens")
+            if {id for id, name in held.items() if name == f"shared-{number}"} != ids:
+                raise StoreProblem(f"the processes were told the ids {sorted(ids)}")
+            yield Attempt(tried=processes)
+
+
+def _save_told(pipe: Connection, *, store: AnyStore) -> None:
+    keystore = store.open()
+    pipe.send("ready")
+    while True:
+        pipe.send(keystore.save(token(pipe.recv())).id)
 
 
 # --- Holders of the lock that are killed, hang, or are forked --------------------------------------------------------
@@ -210,7 +275,7 @@ def _require_refusal(keystore: Keystore, lock: Path) -> None:
 
 
 def _hold(pipe: Connection, *, store: Store) -> None:
-    with store.open()._storage.transaction() as transaction:
+    with held(store.open()) as transaction:
         transaction.put(replace(token("held"), id="held"))
         pipe.send("inside")
         pipe.recv()
@@ -280,7 +345,7 @@ def _parent(pipe: Connection, *, keystore: Keystore, told: Connection, lock: Pat
     inside = threading.Event()
 
     def work(_: Connection) -> None:
-        with keystore._storage.transaction() as transaction:
+        with held(keystore) as transaction:
             transaction.put(replace(token("thread"), id="thread"))
             inside.set()
             pipe.send("a thread is inside")

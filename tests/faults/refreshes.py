@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import multiprocessing
+import os
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -29,20 +31,30 @@ from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
 from zohocrmsdk.src.com.zoho.crm.api.org import OrgOperations
 
 from fake_zoho import FakeZoho
-from zoho_keystore import EncryptedFileStore
+from zoho_keystore import EncryptedFileStore, EncryptedSQLStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
 KINDS = FILE_STORE, WITHOUT_LEASES, OURS = "FileStore", "EncryptedFileStore, refresh_wait=0", "EncryptedFileStore"
+SQL_KINDS = SQL_WITHOUT_LEASES, SQL = "EncryptedSQLStore, refresh_wait=0", "EncryptedSQLStore"
 
 _CLIENT = {"client_id": "client", "client_secret": "any"}
 
 #: For how long an answer may take before it counts as one that never comes, in seconds.
 _LONGEST_S = 60.0
 
-_PRELOADED = ["zohocrmsdk.src.com.zoho.crm.api.org", "zoho_keystore._sdk"]
+#: Those that are not installed are left out.
+_PRELOADED = [
+    "zohocrmsdk.src.com.zoho.crm.api.org",
+    "zoho_keystore._sdk",
+    "zoho_keystore._storage.sql.storage",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.mysql.pymysql",
+    "psycopg",
+    "pymysql",
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Setting:
     """Which kind of store, in which file and with which key, and the address of the fake server.
 
     Attributes:
+        sql: The addresses of a database, in place of the file; processes are spread over them.
+        prefix: What the names of its tables begin with.
         first_token: What each process signs in with when it is told to; None if it knows the id of a stored token.
     """
 
@@ -59,12 +73,17 @@ class Setting:
     url: str
     refresh_wait: float = 10.0
     first_token: dict[str, str] | None = None
+    sql: tuple[str, ...] = ()
+    prefix: str = "zoho_keystore"
 
     def open(self) -> Any:
         """Return a store on the file."""
         if self.kind == FILE_STORE:
             return FileStore(str(self.path))
-        wait_s = 0 if self.kind == WITHOUT_LEASES else self.refresh_wait
+        wait_s = 0 if self.kind in (WITHOUT_LEASES, SQL_WITHOUT_LEASES) else self.refresh_wait
+        if self.kind in SQL_KINDS:
+            address = self.sql[os.getpid() % len(self.sql)]
+            return EncryptedSQLStore(address, key=self.key, refresh_wait=wait_s, prefix=self.prefix)
         return EncryptedFileStore(self.path, key=self.key, refresh_wait=wait_s)
 
     def environment(self) -> Any:
@@ -79,21 +98,29 @@ class Setting:
         token = OAuthToken(**(self.first_token or {"id": token_id}))
         Initializer.initialize(self.environment(), token, store=store, resource_path=str(self.path.parent))
 
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Give a store on the file for a while."""
+        store = self.open()
+        yield store
+        if self.kind != FILE_STORE:
+            store.close()
+
     def keep(self, zoho: FakeZoho, tokens: int) -> None:
         """Store some tokens that are good for an hour, with the ids from 1 on."""
-        store = self.open()
-        for _ in range(tokens):
-            token = OAuthToken(**_CLIENT, refresh_token=zoho.new_refresh_token())
-            token.set_access_token("not asked for yet")
-            token.set_expires_in(_in_ms(3_600_000))
-            store.save_token(token)
+        with self.opened() as store:
+            for _ in range(tokens):
+                token = OAuthToken(**_CLIENT, refresh_token=zoho.new_refresh_token())
+                token.set_access_token("not asked for yet")
+                token.set_expires_in(_in_ms(3_600_000))
+                store.save_token(token)
 
     def expire(self) -> None:
         """Let all tokens expire."""
-        store = self.open()
-        for token in store.get_tokens():
-            token.set_expires_in(_in_ms(0))
-            store.save_token(token)
+        with self.opened() as store:
+            for token in store.get_tokens():
+                token.set_expires_in(_in_ms(0))
+                store.save_token(token)
 
 
 class Outcome(NamedTuple):
@@ -277,10 +304,17 @@ class Seen(NamedTuple):
     outcomes: list[Outcome]
 
 
-def meet(meeting: Meeting, kind: str, directory: Path) -> Seen:
-    """Let them meet the expired token, and return what came of it."""
+def meet(meeting: Meeting, kind: str, directory: Path, **options: Any) -> Seen:
+    """Let them meet the expired token, and return what came of it.
+
+    Args:
+        meeting: Which processes or threads.
+        kind: Which store.
+        directory: Where the files are made.
+        options: More of the :class:`Setting`.
+    """
     with FakeZoho(delay_s=meeting.delay_s) as zoho:
-        setting = Setting(kind, directory / "tokens", Fernet.generate_key(), zoho.url)
+        setting = Setting(kind, directory / "tokens", Fernet.generate_key(), zoho.url, **options)
         setting.keep(zoho, meeting.tokens)
         with meeting.make(setting) as crew:
             setting.expire()

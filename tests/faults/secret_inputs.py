@@ -16,6 +16,7 @@ from filelock import lock_descriptor
 
 from faults.leaks import SECRET_FIELDS, Canaries
 from faults.store import write_private
+from support import held
 from zoho_keystore._importers import read
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
 from zoho_keystore._open import FILE_VARIABLE, open_keystore
@@ -276,11 +277,11 @@ def _bad_directories() -> Iterator[ErrorPath]:
                 os.close(fd)
 
     def locked_by_this_thread(scene: Scene) -> None:
-        with closing(scene.stored()) as store, store._storage.transaction():
+        with closing(scene.stored()) as store, held(store):
             store.save(scene.canaries.record())
 
     def without_its_lock(scene: Scene) -> None:
-        with closing(scene.stored()) as store, store._storage.transaction() as transaction:
+        with closing(scene.stored()) as store, held(store) as transaction:
             transaction.put(scene.canaries.record(id="2"))
             scene.lock.unlink()
 

@@ -29,8 +29,10 @@ from faults.leaks import (
 )
 from faults.mutants import do_not_wait_to_read_again, keep_no_modes
 from faults.processes import engine
+from faults.secret_databases import failing_databases
 from faults.secret_inputs import Ends, ErrorPath, Scene, wrong_inputs
 from faults.secret_requests import wrong_replies
+from support import held
 from zoho_keystore import errors
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE
@@ -127,6 +129,7 @@ def _all_paths(canaries: Canaries, trials: Path) -> Iterator[ErrorPath]:
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
     yield from _failing_disks(canaries, trials)
+    yield from failing_databases(canaries, _uses(canaries.record()))
     yield from wrong_replies(canaries)
     yield from _warnings()  # Last, since the last of them cannot be undone.
 
@@ -334,7 +337,7 @@ def _look_at_objects(scene: Scene, evidence: Evidence) -> None:
     sources = [ring._source for ring in rings]
     decrypted = rings[0].open(rings[0].seal(scene.canaries.key))
     storages = [keystore._storage for keystore in (in_memory, store)]
-    with store._storage.transaction() as transaction:
+    with held(store) as transaction:
         shown = [decrypted, *rings, *sources, *sdk_stores, *storages, in_memory, store, transaction]
         for one in [*shown, *store.records(), store.records()]:
             evidence.look_at(f"the text of a {type(one).__name__}", f"{one!s} {one!r} {one!a} {one}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -25,6 +25,42 @@ TOKENS = {"1": "r1", "2": "r2", "3": "r3"}
 
 class StoreProblem(Exception):  # noqa: N818 - not an error of a program, but what an engine has found
     """A guarantee that the store has not kept."""
+
+
+class AnyStore(Protocol):
+    """A store that engines open with the package under test, and read without it."""
+
+    def open(self, **options: Any) -> Keystore:
+        """Open the store, or make it."""
+        ...
+
+    def document(self) -> dict[str, Any] | None:
+        """Return what it holds as one document, by plain ``cryptography`` and ``json``; None when there is none.
+
+        Raises:
+            StoreProblem: It is damaged.
+        """
+        ...
+
+    def tokens(self) -> dict[str, str] | None:
+        """Return the refresh token of each id; None when there is no store."""
+        ...
+
+    def require_no_leftovers(self) -> None:
+        """Make sure that nothing is left that a write should have removed.
+
+        Raises:
+            StoreProblem: Something is.
+        """
+        ...
+
+    def require_private(self) -> None:
+        """Make sure that other users cannot read it.
+
+        Raises:
+            StoreProblem: They can.
+        """
+        ...
 
 
 @dataclass(frozen=True)

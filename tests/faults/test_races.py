@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from faults.counters import KILLS, read_modify_write
+from faults.counters import KILLS, raise_together, read_modify_write
 from faults.races import (
     SLOWEST,
     creators,
@@ -15,6 +15,7 @@ from faults.races import (
     forks_beside_threads,
     hanging_holder,
     killed_holders,
+    same_token,
     writers,
 )
 
@@ -34,12 +35,25 @@ SHORT_HANG = partial(hanging_holder, lock_timeout=0.2)
         (EIGHT_THREADS, 80),
         (partial(forks, saves=10), 91),
         (partial(creators, rounds=10), 80),
+        (same_token, 80),
+        (raise_together, 80),
         (killed_holders, 20),
         (partial(hanging_holder, lock_timeout=0.7), 10),
         (forks_beside_threads, 4),
         (partial(read_modify_write, increments=200, kill_every_s=0.05), 200),
     ],
-    ids=["processes", "threads", "forks", "creators", "killed", "hanging", "fork-beside-thread", "read-modify-write"],
+    ids=[
+        "processes",
+        "threads",
+        "forks",
+        "creators",
+        "same-token",
+        "same-number",
+        "killed",
+        "hanging",
+        "fork-beside-thread",
+        "read-modify-write",
+    ],
 )
 def test_race_loses_nothing(engine: Callable[..., Any], least: int, directory: Path) -> None:
     """No id is given twice, no save takes 5 seconds, and readers wait for nothing."""
@@ -55,6 +69,8 @@ def test_race_loses_nothing(engine: Callable[..., Any], least: int, directory: P
     [
         (EIGHT_PROCESSES, "no lock"),
         (EIGHT_THREADS, "no lock"),
+        (same_token, "no lock"),
+        (raise_together, "no lock"),
         (partial(forks, processes=4, saves=10), "no lock"),
         (partial(read_modify_write, increments=200, kill_every_s=0.02), "no lock"),
         (SHORT_HANG, "no lock"),

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,14 +11,16 @@ from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.api.authenticator.store.db_store import DBStore
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
+from servers import mariadb
 from support import Terminal, invoke
 from support import refused as refused_by_the_program
 from zoho_keystore import ImportSourceError, TokenRecord
-from zoho_keystore._importers import mysql, read
+from zoho_keystore._importers import dbstore, read
 from zoho_keystore._open import open_keystore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.mysql
 
@@ -86,71 +81,25 @@ class Server:
         return f"mysql://{user}@127.0.0.1:{self.port}/{rest}"
 
 
-def programs() -> list[str]:
-    """Return the paths of the programs that install and run a server, or skip the test."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-    found = [shutil.which(name, path=path) for name in ("mariadb-install-db", "mariadbd")]
-    pytest.importorskip("mysql.connector", reason="needs mysql-connector-python")
-    if None in found:
-        pytest.skip("needs MariaDB's server: apt-get install mariadb-server")
-    return [str(program) for program in found]
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Give a server with its own directory, socket and port on loopback, and default settings."""
-    install, serve = programs()
-    # Not below tmp_path: the path of a socket has at most 107 characters.
-    directory = Path(tempfile.mkdtemp(prefix="mariadb-"))
-    common = ["--no-defaults", f"--datadir={directory / 'data'}"]
-    if os.geteuid() == 0:
-        common.append("--user=root")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        server = Server(free.getsockname()[1], str(directory / "socket"))
-    process: subprocess.Popen[bytes] | None = None
-    try:
-        made = subprocess.run(
-            [install, *common, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"],
-            capture_output=True,
-            check=False,
-        )
-        assert made.returncode == 0, made.stderr.decode()
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    serve,
-                    *common,
-                    "--bind-address=127.0.0.1",
-                    f"--port={server.port}",
-                    f"--socket={server.unix_socket}",
-                    f"--pid-file={directory / 'pid'}",
-                    "--skip-name-resolve",
-                    "--innodb-buffer-pool-size=8M",
-                    "--innodb-flush-log-at-trx-commit=0",
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 30
-        while not os.path.exists(server.unix_socket):
-            assert process.poll() is None, (directory / "log").read_text()
-            assert time.monotonic() < deadline, (directory / "log").read_text()
-            time.sleep(0.05)
+    pytest.importorskip("mysql.connector", reason="needs mysql-connector-python")
+    if needed := mariadb.missing():
+        pytest.skip(f"needs MariaDB's server: {needed}")
+    with closing(mariadb.MariaDB()) as started:
+        started.start()
+        server = Server(started.port, started.socket)
         with server.connected() as cursor:
             for statement in SET_UP:
                 cursor.execute(statement)
         yield server
-    finally:
-        if process is not None:
-            process.terminate()
-            process.wait(30)
-        shutil.rmtree(directory)
 
 
 @pytest.fixture
 def _password(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the password in the environment."""
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, PASSWORD)
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, PASSWORD)
 
 
 def refused(source: str, **options: Any) -> str:
@@ -246,7 +195,7 @@ def test_mysql_password_may_be_in_an_option_file_or_asked_for(server: Server, tm
 
 @pytest.mark.parametrize("password", ["", "hunter2"])
 def test_mysql_wrong_password_is_denied(server: Server, monkeypatch: pytest.MonkeyPatch, password: str) -> None:
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, password)
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, password)
     assert "the server denies access" in refused(server.address())
 
 
@@ -279,7 +228,7 @@ def test_mysql_server_without_tls_is_refused_unless_it_is_switched_off(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On another machine; where the server has TLS the tokens are read."""
-    monkeypatch.setattr(mysql, "_is_this_machine", lambda _options: False)
+    monkeypatch.setattr(dbstore, "is_this_machine", lambda *_: False)
     with server.connected() as cursor:
         cursor.execute("SELECT @@have_ssl")
         has_tls = cursor.fetchone() == ("YES",)
@@ -293,7 +242,7 @@ def test_mysql_server_without_tls_is_refused_unless_it_is_switched_off(
 
 @pytest.mark.usefixtures("_password")
 def test_mysql_locked_table_is_refused_after_the_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(dbstore, "LOCK_TIMEOUT_S", 1)
     with server.connected(database="zohooauth") as cursor:
         cursor.execute("LOCK TABLES empty WRITE")
         assert "locked by another connection" in refused(server.address(rest="?table=empty"))
@@ -317,6 +266,14 @@ def test_mysql_view_that_writes_when_it_is_read_is_refused(server: Server) -> No
         assert cursor.fetchall() == []
 
 
+@pytest.mark.usefixtures("_password")
+def test_mysql_view_is_read(server: Server) -> None:
+    with server.connected(database="zohooauth") as cursor:
+        cursor.execute("CREATE OR REPLACE VIEW chosen AS SELECT * FROM by_hand WHERE id = 5")
+    for table in ("chosen", "zohooauth.chosen"):
+        assert [record.id for record in read(server.address(rest=f"?table={table}")).records] == ["5"]
+
+
 @pytest.mark.needs_pty
 def test_mysql_import_by_the_program_asks_for_the_password(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second import changes nothing, and a wrong password is one line."""
@@ -330,10 +287,10 @@ def test_mysql_import_by_the_program_asks_for_the_password(server: Server, monke
     with closing(open_keystore()) as keystore:
         before = keystore.records()
     assert [(record.id, record.refresh_token) for record in before] == [("7", "r"), ("5", "r2")]
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, PASSWORD)
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, PASSWORD)
     assert "2 unchanged" in invoke("import", address, "--dry-run").stdout
     assert "2 unchanged" in invoke("import", address).stdout
-    monkeypatch.setenv(mysql.PASSWORD_VARIABLE, "hunter2")
+    monkeypatch.setenv(dbstore.MYSQL_PASSWORD_VARIABLE, "hunter2")
     line = refused_by_the_program(10, "import", address)
     assert "the server denies access" in line
     assert "hunter2" not in line

@@ -471,10 +471,10 @@ def test_store_that_cannot_be_written_is_found_before_zoho_is_asked(
     """Each token that cannot be kept is one of ten."""
     storage: Any = keystore._storage
 
-    def transaction(*_: object) -> None:
+    def transact(*_: object) -> None:
         raise StoreFileError("the file system is read-only")
 
-    monkeypatch.setattr(storage, "transaction", transaction)
+    monkeypatch.setattr(storage, "transact", transact)
     failure(lambda: fresh_record(keystore, "1", zoho=Zoho()), StoreFileError)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import IS_ROOT, OTHER_UID, as_other_user, failing, write_private
+from support import IS_ROOT, OTHER_UID, as_other_user, failing, held, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, fingerprint
@@ -368,7 +368,7 @@ def test_restore_waits_as_long_as_every_write() -> None:
 def test_restore_lock_timeout_keeps_store(store: Keystore, copy: Path, store_path: Path) -> None:
     """Another writer would lose its save."""
     before = store_path.read_bytes()
-    with store._storage.transaction(), pytest.raises(LockTimeoutError):
+    with held(store), pytest.raises(LockTimeoutError):
         restore(store_path, copy, lock_timeout=0)
     assert store_path.read_bytes() == before
 

@@ -13,7 +13,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 import benchmark
-from bench import limits, picture, processes, report, runs, stores
+from bench import limits, picture, processes, report, runs, sql, stores
 from bench.aims import Aim
 from bench.timing import Budget, Candidate, Spread, again, interleaved, ratio, spread
 from zoho_keystore._storage import codec
@@ -154,3 +154,50 @@ def test_limit_writes_and_reads_a_keystore(store_path: Path, key: bytes) -> None
     limits.write(store_path, Fernet(key), content)
     assert limits.read(store_path, Fernet(key)) == json.loads(content)
     assert [path.name for path in store_path.parent.iterdir()] == [store_path.name]
+
+
+def sql_figures(*, find_s: float = 1e-4, growth: float = 1.0, save_s: float = 1e-3) -> sql.Figures:
+    """Return the figures of a run on SQLite in which all aims are met."""
+
+    def finds(bare_s: float) -> dict[int, dict[str, list[float]]]:
+        return {
+            100: {sql.OURS: [find_s] * 3, sql.BARE: [bare_s] * 3},
+            1_000: {sql.OURS: [find_s * growth] * 3, sql.BARE: [bare_s] * 3, "DBStore": [0.1] * 3},
+        }
+
+    saves = {rows: {sql.OURS: [save_s] * 3, sql.BARE: [6e-4] * 3} for rows in (100, 1_000)}
+    facts = {"processor": "slow & old", "file system": "ext4", "kernel": "Linux", "Python": "3"}
+    return sql.Figures(
+        facts={**facts, "load at the start": "0.1", "SQLite": "SQLite 3"},
+        left_out={"PostgreSQL": "apt-get install postgresql"},
+        measured={"SQLite": {sql.BY_ID: finds(1e-5), sql.BY_TOKEN: finds(1e-5), sql.SAVE: saves}},
+        rates={"SQLite": {sql.INSERTS: {sql.OURS: 1234.5}}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "missed"),
+    [
+        ({}, 0),
+        ({"find_s": 1.6e-4}, 4),
+        ({"growth": 3.1, "find_s": 1e-5}, 2),
+        ({"save_s": 1.3e-3}, 2),
+    ],
+)
+def test_sql_aims_are_judged_by_the_median(options: dict[str, float], missed: int) -> None:
+    """Two finds at two sizes each, their growth, and saves at two sizes."""
+    aims = sql_figures(**options).aims()
+    assert len(aims) == 8
+    assert sum(not aim.is_met for aim in aims) == missed
+
+
+def test_sql_report_has_machine_figures_and_what_was_left_out() -> None:
+    figures = sql_figures()
+    assert "PostgreSQL was left out: apt-get install postgresql" in figures.as_text()
+    page = figures.as_page()
+    assert "slow & old" in page
+    [row] = [line for line in page.splitlines() if "DBStore" in line and sql.BY_ID in line]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [sql.BY_ID, "SQLite", "DBStore", "", "100 ms"]
+    assert "1,234" in page
+    content = json.loads(figures.as_json())
+    assert content["seconds"]["SQLite"][sql.BY_ID]["100"][sql.OURS] == [1e-4, 1e-4, 1e-4, 3]

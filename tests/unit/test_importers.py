@@ -7,6 +7,7 @@ import pickle
 import shutil
 import socket
 import sqlite3
+import ssl
 import sys
 import tempfile
 import threading
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
-import mysql.connector
+import psycopg
+import pymysql
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,10 +28,11 @@ from zohocrmsdk.src.com.zoho.api.authenticator.store.file_store import FileStore
 from zohocrmsdk.src.com.zoho.crm.api.user_signature import UserSignature
 
 from zoho_keystore import _importers
-from zoho_keystore._importers import ImportSource, filestore, read, rows, sqlite
-from zoho_keystore._importers import mysql as mysql_importer
+from zoho_keystore._importers import ImportSource, dbstore, filestore, read, rows, sqlite
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import CREDENTIAL_FIELDS, TokenRecord
+from zoho_keystore._sql import engine
+from zoho_keystore._sql.address import parse_address as parse_sql_address
 from zoho_keystore.errors import (
     CannotOpenError,
     ConfigurationError,
@@ -41,7 +44,7 @@ from zoho_keystore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
@@ -371,7 +374,7 @@ def test_read_refuses_a_file_above_the_limit(source: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        (f"postgres://ada:{SECRET}@host/db", "address of an unknown kind"),
+        (f"oracle://ada:{SECRET}@host/db", "address of an unknown kind"),
         (f" mysql://ada:{SECRET}@host/db", "address of an unknown kind"),
         *((f"{prefix}{'k' * 42}A=", "looks like a key") for prefix in ("", "mysql://", "mariadb://")),
     ],
@@ -442,7 +445,7 @@ def make_database(path: Path, rows: Iterable[Sequence[object]] = (), table: str 
     """Create a database with a table and rows."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA journal_mode = {mode}")
-        connection.execute(table)
+        connection.executescript(table)
         for row in rows:
             connection.execute(f"INSERT INTO oauthtoken VALUES ({','.join('?' * len(row))})", row)  # noqa: S608 - ours
         connection.commit()
@@ -606,6 +609,32 @@ def test_sqlite_database_without_table_or_columns_is_refused(source: Path, table
     assert problem in refused(source)
 
 
+def test_sqlite_table_or_view_of_an_address_is_read(source: Path) -> None:
+    """Without the library of the other databases."""
+    make_database(source, [values(ADA), values(BOB)])
+    with closing(sqlite3.connect(source)) as connection:
+        connection.execute("CREATE VIEW old AS SELECT * FROM oauthtoken WHERE id = 2")
+    path = shutil.copy(source, source.parent.parent / "a.db")
+    assert read(f"sqlite:///{path}").records == [ADA, BOB]
+    found = read(f"SQLite:///{path}?table=OLD")
+    assert (found.records, found.other_tables, found.kind) == ([BOB], ["oauthtoken"], "SQLite database")
+    assert "no table none" in refused(f"sqlite:///{path}?table=none")
+    filestore_file = source.parent.parent / "tokens.csv"
+    filestore_file.write_text(HEADER)
+    assert "not an SQLite database" in refused(f"sqlite:///{filestore_file}")
+
+
+def test_sqlite_view_that_computes_without_end_is_refused(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "READ_TIMEOUT_S", 0.05)
+    make_database(source)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) AS id FROM n"
+    with closing(sqlite3.connect(source)) as connection:
+        others = ",".join(f"NULL AS {name}" for name in rows.COLUMNS[1:])
+        connection.execute("DROP TABLE oauthtoken")
+        connection.execute(f"CREATE VIEW oauthtoken AS SELECT id, {others} FROM ({endless})")  # noqa: S608 - ours
+    assert "reading takes longer than" in refused(source)
+
+
 def test_sqlite_table_of_older_releases_is_read(source: Path) -> None:
     """With user_mail instead of user_name."""
     table = SAMPLE.replace("user_name", "user_mail").replace("redirect_url", "redirect_uri")
@@ -653,58 +682,37 @@ def test_sqlite_damaged_or_vanished_database_is_refused(source: Path, monkeypatc
 # --- The SDK's DBStore ----------------------------------------------------------------------------------------------
 
 
-_offers_tls = mysql_importer._offers_tls
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mock]:
+    """Give a function that puts an SQLite database in place of the server; real servers are in ``tests/sdk``."""
+
+    def serve(rows: Sequence[Sequence[object]] = (), table: str = UNTYPED, error: Exception | None = None) -> Mock:
+        path = tmp_path / f"server-{os.urandom(4).hex()}"
+        make_database(path, rows, table)
+
+        def connect(_address: object, **_: object) -> engine.Engines:
+            if error is not None:
+                raise error
+            return engine.connect(parse_sql_address(f"sqlite:///{path}"))
+
+        mock = Mock(side_effect=connect)
+        monkeypatch.setattr(dbstore, "connect", mock)
+        return mock
+
+    return serve
 
 
-def _offers_tls_here(options: dict[str, Any]) -> bool:
-    return options["host"] != "127.0.0.1" or _offers_tls(options)
-
-
-def fake_server(
-    monkeypatch: pytest.MonkeyPatch,
-    rows: Sequence[Sequence[object]] = (),
-    names: Sequence[str] = rows.COLUMNS,
-    error: Exception | None = None,
-    cipher: str = "TLS_AES",
-) -> Mock:
-    """Replace the library's ``connect()``; a real server is in ``tests/sdk/test_mysql_import.py``."""
-    connect = Mock(side_effect=error)
-    cursor = connect.return_value.cursor.return_value
-    cursor.column_names = names
-    cursor.fetchall.side_effect = lambda: (
-        [("Ssl_cipher", cipher)] if "Ssl_cipher" in cursor.execute.call_args.args[0] else rows
-    )
-    monkeypatch.setattr(mysql.connector, "connect", connect)
-    if cipher:
-        # Names of hosts such as "other" do not lead anywhere.
-        monkeypatch.setattr(mysql_importer, "_offers_tls", _offers_tls_here)
-    return connect
-
-
-def test_mysql_table_is_read_in_a_read_only_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = fake_server(monkeypatch, [values(ADA), values(BOB)])
-    address = "mysql://ada@127.0.0.1"
-    assert read(address) == ImportSource(kind="MySQL table", name=address, path=None, records=[ADA, BOB])
-    connection = connect.return_value
-    chosen = ", ".join(f"`{name}`" for name in rows.COLUMNS)
-    assert [one.args for one in connection.cursor.return_value.execute.call_args_list] == [
-        ("SET SESSION lock_wait_timeout = 10",),
-        ("START TRANSACTION READ ONLY",),
-        ("SELECT * FROM `oauthtoken` LIMIT 0",),
-        (f"SELECT {chosen} FROM `oauthtoken`",),  # noqa: S608 - an expectation
-    ]
-    connection.close.assert_called_once_with()
-    connect.assert_called_once_with(
-        user="ada",
-        password="",
-        host="127.0.0.1",
-        port=3306,
-        unix_socket=None,
-        database="zohooauth",
-        charset="utf8mb4",
-        connection_timeout=10,
-        allow_local_infile=False,
-    )
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [("mysql://ada@127.0.0.1", "MySQL table"), ("postgresql://ada@127.0.0.1", "PostgreSQL table")],
+)
+def test_dbstore_table_is_read(serve: Callable[..., Mock], address: str, kind: str) -> None:
+    connect = serve([values(ADA), values(BOB)])
+    assert read(address) == ImportSource(kind=kind, name=address, path=None, records=[ADA, BOB])
+    assert connect.call_args.kwargs["lock_timeout"] == 10
+    arguments = connect.call_args.kwargs["connect_args"]
+    assert (arguments["user"], arguments["host"], arguments["connect_timeout"]) == ("ada", "127.0.0.1", 10)
+    assert "zohooauth" in (arguments.get("database"), arguments.get("dbname"))
 
 
 @pytest.mark.needs_posix_shell("unix_socket")
@@ -716,13 +724,17 @@ def test_mysql_table_is_read_in_a_read_only_transaction(monkeypatch: pytest.Monk
             {"user": "a@b", "host": "::1", "port": 99, "database": "other"},
         ),
         ("MySQL://ada@/?unix_socket=~/my+sock", {"user": "ada", "unix_socket": "HOME/my sock"}),
+        ("postgres://a%40b@[::1]:99/other", {"user": "a@b", "host": "::1", "port": 99, "dbname": "other"}),
+        ("postgresql:///?unix_socket=~/pg", {"host": "HOME/pg"}),
     ],
 )
-def test_mysql_address_is_decoded(monkeypatch: pytest.MonkeyPatch, address: str, options: dict[str, object]) -> None:
-    connect = fake_server(monkeypatch)
+def test_dbstore_address_is_decoded(
+    serve: Callable[..., Mock], monkeypatch: pytest.MonkeyPatch, address: str, options: dict[str, object]
+) -> None:
+    connect = serve(table=f"{UNTYPED}; CREATE TABLE T_1 ({','.join(rows.COLUMNS)})")
     monkeypatch.setenv("HOME", "HOME")
     assert read(address).name == address
-    assert options.items() <= connect.call_args.kwargs.items()
+    assert options.items() <= connect.call_args.kwargs["connect_args"].items()
 
 
 @pytest.mark.parametrize(
@@ -744,9 +756,17 @@ def test_mysql_address_is_decoded(monkeypatch: pytest.MonkeyPatch, address: str,
         ("mysql://ada@host/db?option_file=", "an unknown or empty parameter"),
         (f"mysql://ada@host/db?table={SECRET}`--", "not the name of a table"),
         (f"mysql://ada@host/db?table={'t' * 65}", "not the name of a table"),
+        ("mysql://ada@host/db?table=a.b.c", "not the name of a table"),
+        (f"postgresql://ada:{SECRET}@host/db", "there is a password in the address"),
+        (f"postgresql://ada@host/db?sslpassword={SECRET}", "there is a password in the address"),
+        ("postgresql://ada@host/db?option_file=/my.cnf", "an unknown or empty parameter"),
+        ("sqlite://host/a.db", "is malformed"),
+        ("sqlite:///", "is malformed"),
+        (f"sqlite:///a.db?key={SECRET}", "is malformed"),
+        (f"sqlite:///a.db?table={SECRET}`--", "is malformed"),
     ],
 )
-def test_mysql_malformed_address_is_not_repeated(address: str, problem: str) -> None:
+def test_dbstore_malformed_address_is_not_repeated(address: str, problem: str) -> None:
     """A password with a special character may be in any part of it."""
     assert problem in refused(address, kind=ConfigurationError)
 
@@ -755,32 +775,85 @@ def test_mysql_malformed_address_is_not_repeated(address: str, problem: str) -> 
 @pytest.mark.parametrize("is_asked", [False, True])
 @pytest.mark.parametrize("is_set", [False, True])
 def test_mysql_password_comes_from_variable_option_file_prompt_in_this_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_file: bool, is_asked: bool, is_set: bool
+    serve: Callable[..., Mock],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    in_file: bool,
+    is_asked: bool,
+    is_set: bool,
 ) -> None:
-    connect = fake_server(monkeypatch)
+    connect = serve()
     options = tmp_path / "my.cnf"
-    options.write_text("[client]\nuser = bob\nhost = other\nport = 3307\npassword = \"100% of '#'\"\n")
+    options.write_text("[client]\nuser = bob\nhost = localhost\nport = 3307\npassword = \"100% of '#'\"\n")
     if is_set:
         monkeypatch.setenv("ZOHO_KEYSTORE_MYSQL_PASSWORD", "set")
-    address = f"mysql:///?option_file={options}" if in_file else "mysql://ada@host"
+    address = f"mysql:///?option_file={options}" if in_file else "mysql://ada@127.0.0.1"
     read(address, password=(lambda: "asked") if is_asked else None)
     expected = "set" if is_set else "100% of '#'" if in_file else "asked" if is_asked else ""
     assert connect.call_args.kwargs["password"] == expected
-    assert [connect.call_args.kwargs[name] for name in ("user", "host", "port", "database")] == (
-        ["bob", "other", 3307, "zohooauth"] if in_file else ["ada", "host", 3306, "zohooauth"]
+    arguments = connect.call_args.kwargs["connect_args"]
+    assert [arguments[name] for name in ("user", "host", "port", "database")] == (
+        ["bob", "localhost", 3307, "zohooauth"] if in_file else ["ada", "127.0.0.1", 3306, "zohooauth"]
     )
 
 
-def test_mysql_address_takes_precedence_over_the_option_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mysql_password_may_be_in_the_variable_of_stores(
+    serve: Callable[..., Mock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable of imports takes precedence: the store may be on another server."""
+    connect = serve()
+    monkeypatch.setenv("ZOHO_KEYSTORE_SQL_PASSWORD", "of the store")
+    read("mysql://ada@127.0.0.1")
+    assert connect.call_args.kwargs["password"] == "of the store"
+    monkeypatch.setenv("ZOHO_KEYSTORE_MYSQL_PASSWORD", "of the source")
+    read("mysql://ada@127.0.0.1")
+    assert connect.call_args.kwargs["password"] == "of the source"
+    read("postgresql://ada@127.0.0.1")
+    assert connect.call_args.kwargs["password"] == "of the store"
+
+
+def test_postgresql_password_is_asked_for_when_the_server_denies_access(
+    serve: Callable[..., Mock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in a file of libpq, and a server on this machine may need none."""
+    connect = serve([values(ADA)])
+    read("postgresql://127.0.0.1", password=lambda: "asked")
+    assert connect.call_args.kwargs["password"] != "asked"
+    works = connect.side_effect
+
+    def deny(address: object, *, password: str | None, **options: object) -> engine.Engines:
+        if password is None:
+            raise psycopg.OperationalError("fe_sendauth: no password supplied")
+        found: engine.Engines = works(address, **options)
+        return found
+
+    connect.side_effect = deny
+    assert read("postgresql://127.0.0.1", password=lambda: "asked").records == [ADA]
+    assert connect.call_args.kwargs["password"] == "asked"
+    assert "the server denies access. Check the user, what it may read" in refused("postgresql://127.0.0.1")
+    connect.side_effect = psycopg.OperationalError("connection refused")
+    assert "cannot be reached" in refused("postgresql://127.0.0.1", password=lambda: "asked")
+    monkeypatch.setenv("ZOHO_KEYSTORE_SQL_PASSWORD", SECRET)
+    connect.side_effect = psycopg.OperationalError("password authentication failed")
+    assert "~/.pgpass" in refused("postgresql://127.0.0.1", password=lambda: "asked")
+
+
+def test_mysql_address_takes_precedence_over_the_option_file(serve: Callable[..., Mock], tmp_path: Path) -> None:
     """A socket in the file would lead to another server."""
-    connect = fake_server(monkeypatch)
+    connect = serve()
     options = tmp_path / "my.cnf"
-    options.write_text("[client]\nuser=bob\nhost=other\nport=3307\nsocket=/other\ndatabase=other\nlocal-infile=1\n")
-    read(f"mysql://ada@host/db?option_file={options}")
-    names = ("user", "host", "port", "unix_socket", "database", "allow_local_infile")
-    assert [connect.call_args.kwargs[name] for name in names] == ["ada", "host", 3306, None, "db", False]
+    options.write_text(
+        "!include other\n[client]\nuser=bob\nhost=other\nport=3307\nsocket=/other\ndatabase=other\nquick\n"
+    )
+    read(f"mysql://ada@127.0.0.1/db?option_file={options}")
+    arguments = connect.call_args.kwargs["connect_args"]
+    assert [arguments[name] for name in ("user", "host", "port", "database")] == ["ada", "127.0.0.1", 3306, "db"]
+    assert "unix_socket" not in arguments
     read(f"mysql://ada@host/db?unix_socket=/ours&option_file={options}")
-    assert connect.call_args.kwargs["unix_socket"] == "/ours"
+    assert connect.call_args.kwargs["connect_args"]["unix_socket"] == "/ours"
+    read(f"mysql:///db?option_file={options}")
+    assert connect.call_args.kwargs["connect_args"]["unix_socket"] == "/other"
 
 
 @pytest.mark.parametrize(
@@ -789,6 +862,8 @@ def test_mysql_address_takes_precedence_over_the_option_file(tmp_path: Path, mon
         (None, "cannot be read: no such file or directory"),
         (f"[client]\npassword = {SECRET}\n={SECRET}\n", "cannot be read: it is malformed"),
         (f"password = {SECRET}\n", "no user is given"),
+        ("[client]\nuser = ada\nport = many\n", "the port in the option file is not a number"),
+        ("# " + "x" * 1024 * 1024, "it is too large"),
         ("directory", "a directory, not a file"),
     ],
 )
@@ -807,28 +882,41 @@ def test_mysql_unusable_option_file_is_refused(tmp_path: Path, content: str | No
 @pytest.mark.parametrize(
     ("error", "problem"),
     [
-        (mysql.connector.ProgrammingError(SECRET, 1045), "the server denies access"),
-        (mysql.connector.ProgrammingError(SECRET, 1049), "the server has no such database"),
-        (mysql.connector.ProgrammingError(SECRET, 1146), "the database has no such table"),
-        (mysql.connector.OperationalError(SECRET, 2013), "the server cannot be reached"),
-        (mysql.connector.OperationalError(SECRET, 2026), "TLS failed"),
-        (mysql.connector.DatabaseError(SECRET, 9999), "the server reports error 9999"),
+        (pymysql.err.OperationalError(1045, SECRET), "the server denies access"),
+        (pymysql.err.OperationalError(1049, SECRET), "the server has no such database"),
+        (pymysql.err.ProgrammingError(1146, SECRET), "the database has no such table"),
+        (pymysql.err.OperationalError(1205, SECRET), "the table is locked by another connection"),
+        (pymysql.err.OperationalError(2013, SECRET), "the server cannot be reached"),
+        (pymysql.err.OperationalError(2026, SECRET), dbstore._NO_TLS[0]),
+        (pymysql.err.InternalError(9999, SECRET), "the server reports error 9999"),
         (ValueError(SECRET), "the server's answer is malformed (ValueError)"),
+        (ConfigurationError("the library pymysql is not installed", "Do it"), "the library pymysql is not installed"),
     ],
 )
-def test_mysql_error_of_the_server_is_not_quoted(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, problem: str
+def test_dbstore_error_of_the_server_is_not_quoted(
+    serve: Callable[..., Mock], monkeypatch: pytest.MonkeyPatch, error: Exception, problem: str
 ) -> None:
     monkeypatch.setenv("ZOHO_KEYSTORE_MYSQL_PASSWORD", SECRET)
-    fake_server(monkeypatch, error=error)
-    assert refused("mysql://ada@host").startswith(f"mysql://ada@host: {problem}. ")
+    serve(error=error)
+    assert refused("mysql://ada@127.0.0.1").startswith(f"mysql://ada@127.0.0.1: {problem}. ")
 
 
-def test_mysql_table_is_checked_like_an_sqlite_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_server(monkeypatch, names=["id"])
-    assert "the table t lacks the columns user_name, " in refused("mysql://ada@host?table=t")
-    fake_server(monkeypatch, [[bytearray(b"1"), *values(BOB)[1:]], ["1" * 256, *values(BOB)[1:]]])
-    found = read("mysql://ada@host")
+def test_dbstore_failed_tls_is_told_from_missing_tls(serve: Callable[..., Mock]) -> None:
+    """PyMySQL has one number for a certificate that is refused and for a server that is not there."""
+    error: Any = pymysql.err.OperationalError(2003, "Can't connect")
+    error.original_exception = ssl.SSLError("certificate verify failed")
+    serve(error=error)
+    assert "TLS failed" in refused("mysql://ada@127.0.0.1")
+    serve(error=psycopg.OperationalError("server does not support SSL, but SSL was required"))
+    assert "the server offers no TLS" in refused("postgresql://ada@127.0.0.1")
+
+
+def test_dbstore_table_is_checked_like_an_sqlite_table(serve: Callable[..., Mock]) -> None:
+    serve(table="CREATE TABLE t (id)")
+    assert "the table t lacks the columns user_name, " in refused("mysql://ada@127.0.0.1?table=t")
+    assert "the database has no such table" in refused("mysql://ada@127.0.0.1?table=none")
+    serve([[b"1", *values(BOB)[1:]], ["1" * 256, *values(BOB)[1:]]])
+    found = read("mysql://ada@127.0.0.1?table=main.oauthtoken")
     assert (found.records, found.skipped) == ([replace(BOB, id="1")], ["the id of row 2 has 256 characters"])
 
 
@@ -853,90 +941,130 @@ def greeting_server(greeting: bytes) -> Iterator[int]:
 
 
 def mysql_greeting(capabilities: int) -> bytes:
-    """Return the start of a server's greeting."""
-    packet = b"\x0a8.0.36\0" + bytes(4) + b"scramble\0" + capabilities.to_bytes(2, "little") + bytes(20)
+    """Return a server's greeting."""
+    packet = b"\x0a8.0.36\0" + bytes(4) + b"scramble\0" + capabilities.to_bytes(2, "little") + b"\x2d\2\0\xff\xdf\x15"
+    packet += bytes(10) + b"scramble1234\0mysql_native_password\0"
     return len(packet).to_bytes(3, "little") + b"\0" + packet
 
 
-@pytest.mark.needs_modes
 @pytest.mark.parametrize(
-    ("greeting", "cipher", "parameter", "is_refused"),
+    ("greeting", "parameter", "problem"),
     [
-        (mysql_greeting(0xFFFF), "TLS_AES", "", False),
-        (mysql_greeting(0xF7FF), "TLS_AES", "", True),
-        (mysql_greeting(0xF7FF), "", "?ssl=off", False),
-        (mysql_greeting(0xFFFF), "", "", True),
-        # Another kind of server, or none: the library says what is wrong.
-        (b"", "TLS_AES", "", False),
-        (b"hello", "TLS_AES", "", False),
+        (mysql_greeting(0xF7FF), "", "the server offers no TLS"),
+        (mysql_greeting(0xF7FF), "?ssl=off", "the server cannot be reached"),
+        # TLS begins, and fails.
+        (mysql_greeting(0xFFFF), "", "the server cannot be reached"),
+        (b"", "", "the server cannot be reached"),
+        (b"hello", "", "the server's answer is malformed"),
     ],
+    ids=["no TLS", "off", "TLS", "silence", "another kind"],
 )
-def test_mysql_without_tls_is_refused_unless_it_is_switched_off(
-    monkeypatch: pytest.MonkeyPatch, greeting: bytes, cipher: str, parameter: str, *, is_refused: bool
+def test_mysql_without_tls_is_refused_before_the_password_is_sent(
+    monkeypatch: pytest.MonkeyPatch, greeting: bytes, parameter: str, problem: str
 ) -> None:
-    """Before the password is sent, where the server offers none; before tokens are, if the connection has none."""
-    monkeypatch.setattr(mysql_importer, "_is_this_machine", lambda _options: False)
-    connect = fake_server(monkeypatch, [values(ADA)], cipher=cipher)
+    """With the real driver: on another machine than this one."""
+    monkeypatch.setattr(dbstore, "is_this_machine", lambda *_: False)
+    monkeypatch.setenv("ZOHO_KEYSTORE_MYSQL_PASSWORD", SECRET)
     with greeting_server(greeting) as port:
-        address = f"mysql://ada@127.0.0.1:{port}{parameter}"
-        if is_refused:
-            message = refused(address)
-            assert "the server offers no TLS" in message
-            assert "add ssl=off to the address" in message
-            assert connect.called is (greeting == mysql_greeting(0xFFFF))
-            executed = str(connect.return_value.cursor.return_value.execute.call_args_list)
-            assert "SELECT" not in executed
-        else:
-            assert read(address).records == [ADA]
-            assert connect.call_args.kwargs.get("ssl_disabled", False) is bool(parameter)
-
-
-def test_mysql_server_that_cannot_be_reached_is_reported_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql_importer, "_is_this_machine", lambda _options: False)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"mysql://ada@127.0.0.1:{server.getsockname()[1]}"
-    assert "the server cannot be reached" in refused(address)
-
-
-def test_mysql_option_file_that_switches_tls_off_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = tmp_path / "my.cnf"
-    options.write_text("[client]\nuser=bob\nhost=other\nssl_disabled=True\n")
-    connect = fake_server(monkeypatch)
-    assert "the server offers no TLS" in refused(f"mysql:///?option_file={options}")
-    assert not connect.called
+        message = refused(f"mysql://ada@127.0.0.1:{port}{parameter}")
+    assert problem in message or "TLS failed" in message
 
 
 @pytest.mark.parametrize(
-    ("options", "is_here"),
+    ("address", "expected"),
     [
-        ({}, True),
-        ({"host": "localhost"}, True),
-        ({"host": "127.8.8.8"}, True),
-        ({"host": "::1"}, True),
-        ({"host": "db.example.com", "unix_socket": "/run/socket"}, True),
-        ({"host": "db.example.com", "unix_socket": None}, False),
-        ({"host": "10.0.0.1"}, False),
+        ("mysql://ada@db.example.com", "required"),
+        ("mysql://ada@db.example.com?ssl=off", "off"),
+        ("mysql://ada@127.0.0.1", "as offered"),
+        ("postgresql://ada@db.example.com", "required"),
+        ("postgresql://ada@db.example.com?ssl=off", "off"),
+        ("postgresql://ada@/db", "as offered"),
     ],
 )
-def test_mysql_connection_to_this_machine_needs_no_tls(options: dict[str, Any], *, is_here: bool) -> None:
-    assert mysql_importer._is_this_machine(options) is is_here
+def test_dbstore_connection_to_another_machine_needs_tls(
+    serve: Callable[..., Mock], address: str, expected: str
+) -> None:
+    connect = serve()
+    read(address)
+    arguments = connect.call_args.kwargs["connect_args"]
+    is_required = "ssl" in arguments or arguments.get("sslmode") == "require"
+    is_off = arguments.get("ssl_disabled", False) or arguments.get("sslmode") == "disable"
+    assert (is_required, is_off) == (expected == "required", expected == "off")
 
 
-@pytest.mark.timeout(10)
-@pytest.mark.parametrize("is_listening", [False, True])
-def test_mysql_unreachable_or_silent_server_is_refused(monkeypatch: pytest.MonkeyPatch, *, is_listening: bool) -> None:
-    """With the real library. Its releases number a time-out differently."""
-    monkeypatch.setattr(mysql_importer, "CONNECT_TIMEOUT_S", 1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"mysql://ada@127.0.0.1:{server.getsockname()[1]}"
-        if not is_listening:
-            server.close()
-        message = refused(address)
-    assert "the server cannot be reached" in message or (
-        is_listening and "the server did not answer in time" in message
+def test_postgresql_settings_of_libpq_are_kept(serve: Callable[..., Mock], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stricter mode is not weakened; a host in a variable may be another machine."""
+    connect = serve()
+    monkeypatch.setenv("PGHOST", "db.example.com")
+    read("postgresql:///")
+    assert connect.call_args.kwargs["connect_args"]["sslmode"] == "require"
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    read("postgresql:///")
+    assert "sslmode" not in connect.call_args.kwargs["connect_args"]
+
+
+def test_mysql_option_file_names_the_authority_of_certificates(serve: Callable[..., Mock], tmp_path: Path) -> None:
+    """With one, the certificate of the server is checked; switching TLS off there is not enough."""
+    connect = serve()
+
+    def mode() -> object:
+        read(f"mysql:///?option_file={options}")
+        return connect.call_args.kwargs["connect_args"]["ssl"].verify_mode
+
+    options = tmp_path / "my.cnf"
+    options.write_text("[client]\nuser=bob\nhost=db.example.com\nssl_disabled=True\n")
+    assert mode() is ssl.CERT_NONE
+    options.write_text(f"[client]\nuser=bob\nhost=db.example.com\nssl_capath={tmp_path}\n")
+    assert mode() is ssl.CERT_REQUIRED
+    options.write_text("[client]\nuser=bob\nhost=db.example.com\nssl-cert=/missing.pem\n")
+    assert "the ssl options of the option file cannot be used: no such file" in refused(
+        f"mysql:///?option_file={options}"
     )
 
 
-def test_mysql_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mysql.connector", None)
-    assert 'pip install "zoho_keystore[mysql]"' in refused("mysql://ada@host")
+@pytest.mark.parametrize(
+    ("host", "unix_socket", "is_here"),
+    [
+        (None, None, True),
+        ("localhost", None, True),
+        ("127.8.8.8", None, True),
+        ("::1", None, True),
+        ("db.example.com", "/run/socket", True),
+        ("db.example.com", None, False),
+        ("10.0.0.1", None, False),
+    ],
+)
+def test_dbstore_connection_to_this_machine_needs_no_tls(
+    host: str | None, unix_socket: str | None, *, is_here: bool
+) -> None:
+    assert dbstore.is_this_machine(host, unix_socket) is is_here
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("scheme", ["mysql", "postgresql"])
+@pytest.mark.parametrize("is_listening", [False, True])
+def test_dbstore_unreachable_or_silent_server_is_refused(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, *, is_listening: bool
+) -> None:
+    """With the real drivers."""
+    monkeypatch.setattr(dbstore, "CONNECT_TIMEOUT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}://ada@127.0.0.1:{server.getsockname()[1]}"
+        if not is_listening:
+            server.close()
+        assert "the server cannot be reached" in refused(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "library", "extra"),
+    [
+        ("mysql://ada@127.0.0.1", "pymysql", "mysql"),
+        ("mysql://ada@127.0.0.1", "sqlalchemy", "mysql"),
+        ("postgresql://ada@127.0.0.1", "psycopg", "postgresql"),
+    ],
+)
+def test_dbstore_missing_library_is_named(
+    monkeypatch: pytest.MonkeyPatch, address: str, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    assert f'pip install "zoho_keystore[{extra}]"' in refused(address)

@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet
 
 from support import assert_hides, failure_of, made_key, write_private
 from zoho_keystore._keys.ring import Decrypted, KeyRing, fingerprint, key_ring
-from zoho_keystore._keys.sources import KEY_VARIABLE
+from zoho_keystore._keys.sources import KEY_VARIABLE, GivenKeys
 from zoho_keystore.errors import CannotOpenError
 
 if TYPE_CHECKING:
@@ -272,3 +272,13 @@ def test_no_failure_shows_key(
             assert_hides(shown, NEW)
     printed = capfd.readouterr()
     assert_hides(caplog.text + printed.out + printed.err, NEW)
+
+
+def test_seal_with_a_named_key_and_derived_keys_differ_by_key_and_purpose() -> None:
+    """Stores in databases seal with the key that is announced, and derive their indexes from it."""
+    ring = KeyRing(GivenKeys([NEW, OLD]))
+    assert Fernet(OLD).decrypt(ring.seal(b"x", fingerprint(OLD))) == b"x"
+    derived = {ring.derive(fingerprint(key), purpose) for key in (OLD, NEW) for purpose in (b"a", b"b")}
+    assert {len(key) for key in derived} == {32}
+    assert len(derived) == 4
+    assert repr(ring._keys[0]) == f"<key {fingerprint(NEW)}>"

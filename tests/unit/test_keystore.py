@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from zoho_keystore._storage import Storage, Transaction
+    from zoho_keystore._storage import Transaction
 
 FULL = TokenRecord(
     user_name="ann",
@@ -85,7 +85,7 @@ def app(number: int, **fields: Any) -> TokenRecord:
     return TokenRecord(client_id="c", client_secret="s", refresh_token=f"r{number}", **fields)
 
 
-def state(keystore: Keystore, storage: Storage) -> object:
+def state(keystore: Keystore, storage: MemoryStorage) -> object:
     """Return all that later saves depend on."""
     found: object = None
     with suppress(InterruptedError), storage.transaction() as transaction:

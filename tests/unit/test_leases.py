@@ -269,7 +269,7 @@ class ReadOnly:
         self._error = error
         self.waits: list[float] = []
 
-    def transaction(self, longest_wait_s: float) -> Any:
+    def transact(self, _work: Any, longest_wait_s: float) -> Any:
         """Fail."""
         self.waits.append(longest_wait_s)
         raise self._error

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import held
 from zoho_keystore import open_keystore
 from zoho_keystore._fs import permissions
-from zoho_keystore._open import as_seconds, open_memory_keystore
+from zoho_keystore._open import (
+    as_seconds,
+    open_file_keystore,
+    open_memory_keystore,
+    open_sql_keystore,
+    store_path,
+)
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
@@ -26,6 +35,9 @@ from zoho_keystore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: The arguments of the functions that open one kind of store.
+FILE_ARGUMENTS: dict[str, Any] = {"key": None, "lock_timeout": 1, "refresh_wait": 1, "session_timeout": None}
 
 TOKEN = TokenRecord(client_id="c", client_secret="s", refresh_token="r", user_name="ann")
 
@@ -219,8 +231,15 @@ NO_SECONDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("value", NO_SECONDS.values(), ids=NO_SECONDS)
-@pytest.mark.parametrize("name", ["lock_timeout", "refresh_wait"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, id=f"{name}-{text}")
+        for name in ("lock_timeout", "refresh_wait")
+        for text, value in NO_SECONDS.items()
+        if (name, value) != ("lock_timeout", None)  # The default.
+    ],
+)
 def test_open_refuses_what_is_no_length_of_time(name: str, value: Any, store_path: Path, key: bytes) -> None:
     """Before anything is created; the message names the argument."""
     waits: Any = {name: value}
@@ -250,7 +269,7 @@ def test_open_with_a_lock_timeout_of_zero_does_not_wait(store_path: Path, key: b
     holder = open_keystore(store_path, key=key)
     other = open_keystore(store_path, key=key, lock_timeout=0)
     before = store_path.read_bytes()
-    with holder._storage.transaction(), pytest.raises(LockTimeoutError):
+    with held(holder), pytest.raises(LockTimeoutError):
         other.save(TOKEN)
     assert store_path.read_bytes() == before
     assert other.save(TOKEN).id == "1"
@@ -260,3 +279,64 @@ def test_open_in_memory_is_empty_and_has_no_path() -> None:
     """Each one for itself."""
     open_memory_keystore().save(TOKEN)
     assert (open_memory_keystore().path, open_memory_keystore().records()) == (None, [])
+
+
+# --- Databases ---
+
+
+def test_open_of_an_address_opens_the_store_in_the_database(tmp_path: Path, key: bytes) -> None:
+    """Its name is in messages, and works as the store of commands."""
+    address = f"sqlite:///{tmp_path}/s.db"
+    with closing(open_keystore(address, key=key)) as keystore:
+        assert (keystore.path, keystore.name) == (None, address)
+        keystore.save(TOKEN)
+        with pytest.raises(TokenNotFoundError) as caught:
+            keystore.require("2")
+    assert str(caught.value) == (
+        f"there is no token '2' in {address}, which has 1 token. "
+        f"List the ids with: zoho-keystore --store {address} list"
+    )
+
+
+def test_open_takes_the_address_of_the_variable(tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the path of a file."""
+    monkeypatch.setenv("ZOHO_KEYSTORE_FILE", f"sqlite:///{tmp_path}/s.db")
+    with closing(open_keystore(key=key, prefix="other", connect_args={"timeout": 5})) as keystore:
+        assert keystore.name == f"sqlite:///{tmp_path}/s.db"
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM other_store").fetchone() == (1,)
+    connection.close()
+
+
+def test_open_of_a_database_that_is_not_to_be_made_names_the_command(tmp_path: Path, key: bytes) -> None:
+    """With the address and the key that were given."""
+    address = f"sqlite:///{tmp_path}/s.db"
+    (tmp_path / "ring").write_bytes(key)
+    (tmp_path / "ring").chmod(0o600)
+    spec = f"file:{tmp_path}/ring"
+    with pytest.raises(StoreFileError) as caught:
+        open_keystore(address, key=spec, create=False)
+    assert f"zoho-keystore --store {address} --key {spec} init" in str(caught.value)
+
+
+@pytest.mark.parametrize("use", [store_path, lambda path: open_file_keystore(path, **FILE_ARGUMENTS)])
+def test_address_in_the_place_of_a_file_is_refused(use: Callable[[str], object]) -> None:
+    """It would make a directory named postgresql: otherwise."""
+    with pytest.raises(ConfigurationError, match="the address of a database was given where the path"):
+        use("postgresql://localhost/keystore")
+
+
+@pytest.mark.parametrize("url", [None, "tokens.keystore", b"sqlite:///x", "k" * 43 + "="])
+def test_open_sql_refuses_what_is_no_address(url: Any, key: bytes) -> None:
+    """Without repeating it: it may be a key."""
+    with pytest.raises(ConfigurationError, match="the address") as caught:
+        open_sql_keystore(url, **FILE_ARGUMENTS | {"key": key})
+    assert "kkk" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["lock_timeout", "refresh_wait", "session_timeout"])
+def test_open_sql_refuses_what_is_no_length_of_time(name: str, tmp_path: Path, key: bytes) -> None:
+    """Before anything is created."""
+    with pytest.raises(ConfigurationError, match=rf"^{name} is not a number of seconds"):
+        open_sql_keystore(f"sqlite:///{tmp_path}/s.db", **FILE_ARGUMENTS | {"key": key, name: -1})
+    assert not list(tmp_path.iterdir())

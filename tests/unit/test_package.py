@@ -28,7 +28,15 @@ def test_package_exports_its_public_names_and_no_other() -> None:
     """Every error is one of them, and the one that the modules raise."""
     kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and name.endswith("Error")}
     functions = {"backup", "diagnose", "open_keystore", "restore", "rotate"}
-    classes = {"Diagnostic", "EncryptedFileStore", "InMemoryStore", "Keystore", "Rotation", "TokenRecord"}
+    classes = {
+        "Diagnostic",
+        "EncryptedFileStore",
+        "EncryptedSQLStore",
+        "InMemoryStore",
+        "Keystore",
+        "Rotation",
+        "TokenRecord",
+    }
     assert set(zoho_keystore.__all__) == {*kinds, *functions, *classes, "__version__"}
     assert zoho_keystore.__all__ == sorted(zoho_keystore.__all__) == dir(zoho_keystore)
     for name in zoho_keystore.__all__:
@@ -47,6 +55,15 @@ def test_import_of_the_package_loads_no_dependency() -> None:
         "import sys, zoho_keystore\n"
         "heavy = {'zohocrmsdk', 'cryptography', 'filelock', 'platformdirs', 'requests', 'logging'} & set(sys.modules)\n"
         "assert not heavy, heavy"
+    )
+
+
+def test_store_in_a_file_loads_nothing_of_databases(tmp_path: Path, key: bytes) -> None:
+    """SQLAlchemy is an extra, and takes a third of a second to import."""
+    run(
+        "import sys, zoho_keystore\n"
+        f"zoho_keystore.EncryptedFileStore({str(tmp_path / 's')!r}, key={key!r}).close()\n"
+        "assert not {'sqlalchemy', 'psycopg', 'pymysql'} & set(sys.modules)"
     )
 
 
@@ -71,7 +88,7 @@ def test_pyinstaller_hook_names_every_module_of_the_package() -> None:
     found = runpy.run_path(str(Path(directory, "hook-zoho_keystore.py")))["hiddenimports"]
     modules = {one.name for one in pkgutil.walk_packages(zoho_keystore.__path__, "zoho_keystore.")}
     assert set(found) == {"zoho_keystore", *(name for name in modules if "-" not in name)}
-    assert {"zoho_keystore._cli.list_", "zoho_keystore._sdk", "zoho_keystore._importers.mysql"} <= set(found)
+    assert {"zoho_keystore._cli.list_", "zoho_keystore._sdk", "zoho_keystore._importers.dbstore"} <= set(found)
 
 
 def test_pyinstaller_finds_the_hook_by_the_entry_point() -> None:

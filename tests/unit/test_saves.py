@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import failing, write_private
+from support import failing, held, write_private
 from zoho_keystore import rotate
 from zoho_keystore._leases import Lease, RefreshCoordinator
 from zoho_keystore._open import open_keystore, open_memory_keystore
@@ -583,7 +583,7 @@ class TestExchanges:
     def test_exchange_of_a_grant_is_refused_while_the_lock_hangs(self, store_path: Path, key: bytes) -> None:
         keystore = open_keystore(store_path, key=key, refresh_wait=0.1)
         wanted = TokenRecord(client_id="c", client_secret="s", grant_token="g1")
-        with open_keystore(store_path, key=key)._storage.transaction():
+        with held(open_keystore(store_path, key=key)):
             assert keystore.find_for_use(replace(wanted, refresh_token="r1")) is None
             with pytest.raises(LockTimeoutError):
                 keystore.find_for_use(wanted)

@@ -15,7 +15,8 @@ import click
 from zoho_keystore import errors
 from zoho_keystore._cli.output import WarningHandler, escape
 from zoho_keystore._cli.settings import Settings, settings_options
-from zoho_keystore._platform import is_closed_pipe
+from zoho_keystore._platform import is_closed_pipe, is_terminal
+from zoho_keystore._sql.password import PROMPT
 from zoho_keystore._version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ EXIT_CODES: Mapping[type[errors.KeystoreError], int] = {
     errors.SignInError: 13,
     errors.ThrottledError: 16,
     errors.ZohoUnreachableError: 17,
+    errors.StoreUnavailableError: 18,
 }
 
 #: The errors of a write to a full or failing disk.
@@ -65,6 +67,7 @@ _COMMANDS = {
     "doctor": "doctor",
     "backup": "backup",
     "restore": "restore",
+    "copy": "copy",
     "completion": "completion",
 }
 
@@ -151,3 +154,9 @@ def main(ctx: click.Context) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="zoho-keystore")
     ctx.call_on_close(WarningHandler.installed())
+    PROMPT.use(_ask_password if is_terminal(sys.stdin) else None)
+    ctx.call_on_close(lambda: PROMPT.use(None))
+
+
+def _ask_password(name: str) -> str:
+    return str(click.prompt(escape(f"Password of {name}"), hide_input=True, err=True))

@@ -36,7 +36,7 @@ def command(settings: Settings, ids: tuple[str, ...], all_: bool, yes: bool) -> 
                 keystore.path,
             )
     if not chosen:
-        echo_escaped(f"There are no tokens in {keystore.path}.", err=True)
+        echo_escaped(f"There are no tokens in {keystore.name}.", err=True)
         return
     if not yes and is_terminal(sys.stdin):
         for id in chosen:

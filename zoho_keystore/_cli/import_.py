@@ -9,11 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from zoho_keystore._cli.init import create_missing
 from zoho_keystore._cli.output import SECRETS, current_time_ms, echo_escaped, format_expiry, print_table
+from zoho_keystore._cli.progress import bar
 from zoho_keystore._cli.settings import Settings, complete_paths, pass_settings
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._importers import read
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 #: At most so many problems of rows are shown.
 _SHOWN_PROBLEMS = 10
 
-#: From this many records on, a terminal shows a progress bar.
-_PROGRESS_BAR_RECORDS = 1_000
-
 _RESULTS = {
     ImportResult.ADDED: "added",
     ImportResult.UPDATED: "updated (expires later than the stored one)",
@@ -55,9 +51,10 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     """Import the tokens of another store.
 
     SOURCE is a file of the SDK's FileStore, a database of the SQLite sample, another keystore, or the table of the
-    SDK's DBStore in MySQL or MariaDB: mysql://USER@HOST:3306/DATABASE?table=oauthtoken. The database password comes
-    from ZOHO_KEYSTORE_MYSQL_PASSWORD or an option file, or is asked for. A server on another machine has to offer TLS,
-    unless the address says ssl=off.
+    SDK's DBStore, or a view of its columns: mysql://USER@HOST:3306/DATABASE?table=oauthtoken,
+    postgresql://USER@HOST:5432/DATABASE?table=oauthtoken or sqlite:///PATH?table=oauthtoken. The database password
+    comes from ZOHO_KEYSTORE_MYSQL_PASSWORD, ZOHO_KEYSTORE_SQL_PASSWORD, an option file or ~/.pgpass, or is asked for.
+    A server on another machine has to offer TLS, unless the address says ssl=off.
 
     A missing store is created, and its key ring. All tokens that can be read are imported, or none. Running it
     again changes nothing. The source is only read.
@@ -66,7 +63,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
         raise click.UsageError("--remove-source deletes the source, --dry-run changes nothing. Give one of them.")
     found = read(source, from_key=from_key, password=_prompt if is_terminal(sys.stdin) else None)
     if remove_source:
-        _require_removable(found, settings.path)
+        _require_removable(found, settings)
     keystore = _open(settings, dry_run=dry_run)
     imported = _import(keystore, found, dry_run=dry_run)
     if dry_run:
@@ -77,7 +74,7 @@ def command(settings: Settings, source: str, dry_run: bool, from_key: str | None
     _require_whole(found, dry_run=dry_run, remove_source=remove_source)
     if remove_source and found.path is not None:
         _require_stored(settings, found, imported)
-        files = ", ".join(map(str, _remove(found, found.path, from_key)))
+        files = ", ".join(map(str, _remove(found, source, found.path, from_key)))
         echo_escaped(f"Deleted {files}. Copies in backups, version control and the disk's free space remain.")
 
 
@@ -87,20 +84,17 @@ def _prompt() -> str:
 
 def _open(settings: Settings, *, dry_run: bool) -> Keystore:
     """Open the store, and create a missing one with its key ring, as login does."""
-    if dry_run and not os.path.lexists(settings.path):
+    if dry_run and not settings.is_there:
         return open_memory_keystore()
     create_missing(settings)
     return settings.open()
 
 
 def _import(keystore: Keystore, found: ImportSource, *, dry_run: bool) -> list[ImportedRecord]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    err = Console(stderr=True)
-    # On a pipe, rich would print an empty line for the bar.
-    is_off = not err.is_terminal or len(found.records) < _PROGRESS_BAR_RECORDS
-    with Progress(*columns, console=err, transient=True, disable=is_off) as bar:
-        task = bar.add_task("importing", total=len(found.records))
-        return keystore.import_records(found.records, dry_run=dry_run, progress=lambda: bar.advance(task))
+    total = len(found.records)
+    done = iter(range(1, total + 1))
+    with bar("importing") as show:
+        return keystore.import_records(found.records, dry_run=dry_run, progress=lambda: show(next(done), total))
 
 
 def _print_records(imported: list[ImportedRecord]) -> None:
@@ -120,10 +114,10 @@ def _print_records(imported: list[ImportedRecord]) -> None:
     )
 
 
-def _require_removable(found: ImportSource, store: Path) -> None:
+def _require_removable(found: ImportSource, settings: Settings) -> None:
     if found.path is None:
         raise click.UsageError("--remove-source deletes files only. Drop the table yourself, after the import.")
-    if is_same_file(found.path, store):
+    if not settings.is_in_database and is_same_file(found.path, settings.path):
         raise click.UsageError("The source is the store itself.")
     if found.other_tables:
         names = ", ".join(found.other_tables)
@@ -165,7 +159,7 @@ def _require_stored(settings: Settings, found: ImportSource, imported: list[Impo
         raise ImportSourceError(
             f"the store does not hold {', '.join(differences)} of the source; the source was not deleted",
             "Compare the two (zoho-keystore list), and delete the source yourself when nothing of it is needed",
-            settings.path,
+            None if settings.is_in_database else settings.path,
         )
 
 
@@ -176,9 +170,9 @@ def _is_superseded(given: TokenRecord, stored: TokenRecord | None) -> bool:
     return (stored.expires_at_ms or 0) >= given.expires_at_ms
 
 
-def _remove(found: ImportSource, path: Path, from_key: str | None) -> list[Path]:
+def _remove(found: ImportSource, source: str, path: Path, from_key: str | None) -> list[Path]:
     # The program that uses the source may have saved a token since it was read.
-    if read(str(path), from_key=from_key).records != found.records:
+    if read(source, from_key=from_key).records != found.records:
         raise ImportSourceError(
             "the source has changed since it was read: what was read is stored, and the source was not deleted",
             "Stop the program that writes it, and run the import again",

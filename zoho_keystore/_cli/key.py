@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -59,10 +60,11 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
     """
     if all_retired and keys:
         raise click.UsageError("KEY and --all-retired exclude each other. Give one of them.")
-    settings.open().close()
+    with closing(settings.open()) as keystore:
+        pass  # A store that does not open may need any of the keys.
     source = writable_source(settings.key)
     rows = key_usage(settings.store, key=settings.key)
-    require_droppable(rows, set(keys), settings.path, source)
+    require_droppable(rows, set(keys), keystore.path or keystore.name, source)
     old = [row for row in rows if row.state != "primary"]
     if not old:
         click.echo("The ring holds no old keys.")

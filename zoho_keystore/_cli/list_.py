@@ -27,12 +27,13 @@ def command(settings: Settings, as_json: bool) -> None:  # noqa: FBT001 - click 
     STATUS tells what becomes of a token at its next use: "valid for 42 min", "renews on use", "throttled until 14:05"
     or "sign in again". A refresh token is shown as its first characters and its length; show and --json tell more.
     """
-    records = settings.open().records()
+    keystore = settings.open()
+    records = keystore.records()
     if as_json:
         print_json(list(map(record_as_json, records)))
         return
     if not records:
-        echo_escaped(f"There are no tokens in {settings.path}.", err=True)
+        echo_escaped(f"There are no tokens in {keystore.name}.", err=True)
         return
     now_ms = current_time_ms()
     print_table(

@@ -13,7 +13,7 @@ import click
 from zoho_keystore import _platform as platform
 from zoho_keystore._cli.init import create_missing
 from zoho_keystore._cli.output import echo_escaped, print_json, record_as_json
-from zoho_keystore._cli.settings import Settings, complete_ids, complete_paths, pass_settings
+from zoho_keystore._cli.settings import Settings, closed_at_end, complete_ids, complete_paths, pass_settings
 from zoho_keystore._keys.sources.secret import read_secret
 from zoho_keystore._oauth import http
 from zoho_keystore._oauth.browser import DEFAULT_REDIRECT_URI, open_browser
@@ -133,7 +133,7 @@ def command(  # noqa: PLR0917 - click passes by name
         who = replace(who, redirect_uri=redirect_uri)
         code = _code() if download is None else download.code
         done = sign_in.by_code(keystore, who, code, user=user, kind=way)
-    _report(settings, done, as_json=as_json)
+    _report(keystore.name, done, as_json=as_json)
 
 
 def _require_usable(
@@ -170,7 +170,7 @@ def _require_usable(
 def _prepared(settings: Settings) -> Keystore:
     """Open the store, with its key ring created where both are missing, and prove that it can be saved."""
     create_missing(settings)
-    keystore = open_keystore(settings.store, key=settings.key)
+    keystore = closed_at_end(open_keystore(settings.store, key=settings.key))
     keystore.prove_writable()
     return keystore
 
@@ -242,13 +242,11 @@ class Terminal:
         echo_escaped(text, err=True)
 
 
-def _report(settings: Settings, done: SignedIn, *, as_json: bool) -> None:
+def _report(name: str, done: SignedIn, *, as_json: bool) -> None:
     for warning in done.warnings:
         echo_escaped(f"Warning: {warning}.", err=True)
     record = done.record
-    echo_escaped(
-        f"Signed in {record.user_name or 'a user without a name'}: token {record.id} in {settings.path}.", err=True
-    )
+    echo_escaped(f"Signed in {record.user_name or 'a user without a name'}: token {record.id} in {name}.", err=True)
     if as_json:
         print_json(record_as_json(record))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from zoho_keystore._cli.output import echo_escaped
+from zoho_keystore._cli.progress import bar
 from zoho_keystore._cli.settings import Settings, pass_settings
 from zoho_keystore._operations.rotation import rotate
 
@@ -30,7 +31,8 @@ def command(settings: Settings, drop_old: bool, new_key: str | None, quiet: bool
     Keys from env: and command: are distributed by you: give NEW,OLD to all programs; rotate with --new-key, or where
     both keys are set; then give NEW alone to all programs.
     """
-    done = rotate(settings.store, key=settings.key, new=new_key, drop_old=drop_old)
+    with bar("sealing") as show:
+        done = rotate(settings.store, key=settings.key, new=new_key, drop_old=drop_old, progress=show)
     if not quiet:
         for line in done.report().splitlines():
             echo_escaped(line)

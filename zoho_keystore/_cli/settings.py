@@ -17,7 +17,9 @@ from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import key_source
 from zoho_keystore._keys.sources.environment import EnvironmentVariable
 from zoho_keystore._keys.sources.ring_file import RingFile
-from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._open import address_of, explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._operations.databases import is_store_there
+from zoho_keystore._sql.address import is_sql_address, name_of
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError, TokenNotFoundError
 
@@ -39,7 +41,7 @@ class Settings:
     """The options that name the store and its keys; they may stand before the command or behind it.
 
     Attributes:
-        store: ``--store``: the store's path, or None for the default.
+        store: ``--store``: the store's path or address, or None for the default.
         key: ``--key``: the spec of the store's key source, or None for the default.
     """
 
@@ -48,13 +50,36 @@ class Settings:
 
     @property
     def path(self) -> Path:
-        """Return the store's file."""
+        """Return the store's file.
+
+        Raises:
+            ConfigurationError: The store is in a database.
+        """
         return store_path(self.store)
 
     @property
+    def is_in_database(self) -> bool:
+        """Return whether the store is in a database."""
+        return address_of(self.store) is not None
+
+    @property
+    def is_there(self) -> bool:
+        """Return whether there is a store, be it a damaged one.
+
+        Raises:
+            StoreUnavailableError: The database cannot be asked.
+        """
+        address = address_of(self.store)
+        return os.path.lexists(self.path) if address is None else is_store_there(address)
+
+    @property
     def named(self) -> tuple[str | None, str | None]:
-        """Return what a printed command repeats of them: not a key that was given by mistake."""
-        store = None if self.store is not None and looks_like_key(self.store) else self.store
+        """Return what a printed command repeats of them: not a key or a password that was given by mistake."""
+        store = self.store
+        if store is not None and looks_like_key(store):
+            store = None
+        elif store is not None and is_sql_address(store):
+            store = name_of(store)
         return store, spec_for_messages(self.key)
 
     def command(self, *arguments: str) -> str:
@@ -74,18 +99,24 @@ class Settings:
         try:
             key_ring(self.key)
         except KeyUnavailableError as own:
-            return explained(own, self.path)
+            return own if self.is_in_database else explained(own, self.path)
         return error
 
     def open(self) -> Keystore:
-        """Open the store. A missing store is an error: no command but ``init`` creates one."""
-        return open_keystore(self.store, key=self.key, create=False)
+        """Open the store until the command ends. A missing one is an error: no command but ``init`` creates one."""
+        return closed_at_end(open_keystore(self.store, key=self.key, create=False))
 
     def open_writable(self) -> Keystore:
         """Open the store for a command that saves, once it is known that it can be saved; a missing one is an error."""
         keystore = self.open()
         keystore.check_writable()
         return keystore
+
+
+def closed_at_end(keystore: Keystore) -> Keystore:
+    """Return a keystore that is closed when the command ends: connections of drivers warn when they are dropped."""
+    click.get_current_context().call_on_close(keystore.close)
+    return keystore
 
 
 _pass_settings = click.make_pass_decorator(Settings)
@@ -101,11 +132,12 @@ def settings_options(function: _C) -> _C:
     """Give a command or group the options ``--store`` and ``--key``."""
     store = click.option(
         "--store",
-        metavar="PATH",
+        metavar="PATH|ADDRESS",
         expose_value=False,
         callback=_set,
         shell_complete=complete_paths,
-        help="The store's file. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
+        help="The store's file, or the address of its database: postgresql://USER@HOST/DATABASE, mysql://… or "
+        "sqlite:///PATH. Default: ZOHO_KEYSTORE_FILE, else tokens.keystore in your data directory.",
     )
     key = click.option(
         "--key",
@@ -188,10 +220,12 @@ def complete_ids(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     """Return the token ids with a prefix; none if the store does not open at once, and without a question."""
     settings = ctx.ensure_object(Settings)
     try:
-        # Another source may ask for a password in the middle of the line, or a server.
-        if not isinstance(key_source(settings.key), EnvironmentVariable | RingFile) or not settings.path.is_file():
+        # Another source may ask for a password in the middle of the line, or a server, as a database would.
+        is_quiet = isinstance(key_source(settings.key), EnvironmentVariable | RingFile)
+        if not is_quiet or settings.is_in_database or not settings.path.is_file():
             return []
-        records = settings.open().records()
+        with ctx.scope():
+            records = settings.open().records()
     except Exception:  # noqa: BLE001 - an error message would be printed into the line that the user is typing
         return []
     # The shell puts an id on the line as it is: "$(…)" would be run, and "-x" is an option.

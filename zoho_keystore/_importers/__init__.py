@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
-from zoho_keystore._importers import filestore, mysql, sqlite
+from zoho_keystore._importers import dbstore, filestore, sqlite
 from zoho_keystore._importers.rows import Rows, UnreadableError
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
@@ -78,8 +78,9 @@ def read(source: str, *, from_key: str | None = None, password: Callable[[], str
     """Read all tokens of a source.
 
     Args:
-        source: A file, whose kind is told by its content; or ``mysql://USER@HOST/DATABASE``, see
-            :mod:`zoho_keystore._importers.mysql`.
+        source: A file, whose kind is told by its content; or the address of a table:
+            ``mysql://USER@HOST/DATABASE`` or ``postgresql://…``, see :mod:`zoho_keystore._importers.dbstore`, or
+            ``sqlite:///PATH``, see :mod:`zoho_keystore._importers.sqlite`.
         from_key: The key source of a keystore, as for :func:`zoho_keystore._keys.sources.key_source`.
         password: Asks the user for a database password; called if none is set.
 
@@ -89,20 +90,23 @@ def read(source: str, *, from_key: str | None = None, password: Callable[[], str
         KeystoreError: The source is a keystore that does not open.
     """
     if looks_like_key(source):
-        raise ConfigurationError("the source holds what looks like a key", f"Give the path of a file, or {mysql.FORM}")
-    if mysql.is_address(source):
-        address = mysql.parse_address(source)
-        rows = _read_or_raise(partial(mysql.read, address, password), f"{address.name}: ", None)
-        return ImportSource(
-            kind="MySQL table", name=address.name, path=None, records=rows.records, skipped=rows.skipped
+        raise ConfigurationError(
+            "the source holds what looks like a key", f"Give the path of a file, or {dbstore.FORM}"
         )
+    if dbstore.is_address(source):
+        address = dbstore.parse_address(source)
+        rows = _read_or_raise(partial(dbstore.read, address, password), f"{address.name}: ", None)
+        return ImportSource(kind=address.kind, name=address.name, path=None, records=rows.records, skipped=rows.skipped)
+    table = None
+    if sqlite.is_address(source):
+        source, table = sqlite.parse_address(source)
     if "://" in source:
         # Not repeated in the message: an address may hold a password.
         raise ConfigurationError(
-            "the source is an address of an unknown kind", f"Give the path of a file, or {mysql.FORM}"
+            "the source is an address of an unknown kind", f"Give the path of a file, or {dbstore.FORM}"
         )
     path = real_path(source)
-    kind, rows, others = _read_or_raise(partial(_read_file, path, from_key), "", path)
+    kind, rows, others = _read_or_raise(partial(_read_file, path, from_key, table), "", path)
     return ImportSource(
         kind=kind, name=str(path), path=path, records=rows.records, skipped=rows.skipped, other_tables=others
     )
@@ -117,11 +121,13 @@ def _read_or_raise(read_source: Callable[[], _T], prefix: str, path: Path | None
     raise error
 
 
-def _read_file(path: Path, from_key: str | None) -> tuple[str, Rows, list[str]]:
+def _read_file(path: Path, from_key: str | None, table: str | None) -> tuple[str, Rows, list[str]]:
     try:
         content = _content(path)
         if content.startswith(sqlite.MAGIC):
-            return _SQLITE, *sqlite.read(path)
+            return _SQLITE, *sqlite.read(path, table or sqlite.TABLE)
+        if table is not None:
+            raise UnreadableError("the file is not an SQLite database", "Check the path in the address")
         if content.startswith(_KEYSTORE_MAGIC):
             return "keystore", _read_keystore(path, from_key), []
         return "FileStore file", filestore.parse(content), []

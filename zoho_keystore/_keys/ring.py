@@ -5,7 +5,9 @@ The only module that imports ``cryptography``. Messages name a key by its finger
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._keys.sources import KeySource
-
-_NamedKeys = tuple[tuple[str, Fernet], ...]
 
 
 class Decrypted(NamedTuple):
@@ -40,6 +40,24 @@ class Decrypted(NamedTuple):
         return f"<Decrypted with {self.fingerprint}>"
 
 
+class _NamedKey:
+    """A key with its fingerprint; its repr does not show the key."""
+
+    __slots__ = ("_key", "fernet", "name")
+
+    def __init__(self, key: bytes) -> None:
+        self.name = fingerprint(key)
+        self.fernet = Fernet(key)
+        self._key = key
+
+    def derive(self, purpose: bytes) -> bytes:
+        return hmac.digest(base64.urlsafe_b64decode(self._key), purpose, "sha256")
+
+    def __repr__(self) -> str:
+        """Name the key."""
+        return f"<key {self.name}>"
+
+
 class KeyRing:
     """The keys of one store: the newest encrypts, each of them decrypts.
 
@@ -56,16 +74,52 @@ class KeyRing:
             KeyUnavailableError: The source has no key, or something that is not a key.
         """
         self._source = source
-        self._keys = _named(source.load())
+        self._keys = _named_keys(source.load())
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
         """The fingerprints of the keys, newest first."""
-        return tuple(name for name, _ in self._keys)
+        return tuple(key.name for key in self._keys)
 
-    def seal(self, payload: bytes) -> bytes:
-        """Return a payload encrypted and signed with the newest key, as one Fernet token."""
-        return self._keys[0][1].encrypt(payload)
+    def seal(self, payload: bytes, name: str | None = None) -> bytes:
+        """Return a payload encrypted and signed, as one Fernet token.
+
+        Args:
+            payload: The plain text.
+            name: The fingerprint of the key; None is the newest key.
+
+        Raises:
+            KeyUnavailableError: The ring has no such key.
+        """
+        key = self._keys[0] if name is None else self._named(name)
+        if key is None:
+            del payload  # Plain text must not be in a frame of the traceback (see zoho_keystore.errors).
+            raise self._missing(name)
+        return key.fernet.encrypt(payload)
+
+    def derive(self, name: str, purpose: bytes) -> bytes:
+        """Return a key of 32 bytes for another purpose: the HMAC-SHA256 of the purpose under a key of the ring.
+
+        Args:
+            name: The fingerprint of the key.
+            purpose: What tells it from other keys that are derived from the same one.
+
+        Raises:
+            KeyUnavailableError: The ring has no such key.
+        """
+        key = self._named(name)
+        if key is None:
+            raise self._missing(name)
+        return key.derive(purpose)
+
+    def _named(self, name: str) -> _NamedKey | None:
+        return next((key for key in self._keys if key.name == name), None)
+
+    def _missing(self, name: str | None) -> KeyUnavailableError:
+        return KeyUnavailableError(
+            f"the key {name} is not available",
+            f"Check that {self._source} holds it; it may have been removed too early",
+        )
 
     def open(self, sealed: bytes, *, path: Path | None = None, reload: bool = True) -> Decrypted:
         """Decrypt a Fernet token.
@@ -90,7 +144,7 @@ class KeyRing:
             )
         reload_problem = ""
         if opened is None and reload:
-            reload_problem = self._reload_keys()
+            reload_problem = self.reload()
             opened = _decrypt(self._keys, sealed)
         if opened is None:
             raise CannotOpenError(
@@ -107,10 +161,10 @@ class KeyRing:
         opened = _decrypt(self._keys[:1], sealed)
         return None if opened is None else opened.payload
 
-    def _reload_keys(self) -> str:
-        """Load the keys from the source again; return why that failed, as a clause for a message."""
+    def reload(self) -> str:
+        """Load the keys from the source again; return why that failed, as a clause for a message. It may take long."""
         try:
-            self._keys = _named(self._source.load())
+            self._keys = _named_keys(self._source.load())
         except KeyUnavailableError as error:
             return f"; loading the keys again failed: {error.problem}"
         return ""
@@ -153,8 +207,8 @@ def fingerprint(key: bytes) -> str:
     return hashlib.sha256(b"zoho-keystore" + key).hexdigest()[:8]
 
 
-def _named(keys: Sequence[bytes]) -> _NamedKeys:
-    return tuple((fingerprint(key), Fernet(key)) for key in keys)
+def _named_keys(keys: Sequence[bytes]) -> tuple[_NamedKey, ...]:
+    return tuple(_NamedKey(key) for key in keys)
 
 
 def _token_bytes(payload: bytes) -> int:
@@ -162,11 +216,11 @@ def _token_bytes(payload: bytes) -> int:
     return 1 + 8 + 16 + (len(payload) // 16 + 1) * 16 + 32
 
 
-def _decrypt(keys: _NamedKeys, sealed: bytes) -> Decrypted | None:
-    for name, fernet in keys:
+def _decrypt(keys: Sequence[_NamedKey], sealed: bytes) -> Decrypted | None:
+    for key in keys:
         # Caught here, so that no error of ours links to a frame of the library, which holds keys and plain text.
         try:
-            return Decrypted(fernet.decrypt(sealed), name)
+            return Decrypted(key.fernet.decrypt(sealed), key.name)
         except (InvalidToken, ValueError):
             continue
     return None

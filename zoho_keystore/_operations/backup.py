@@ -16,11 +16,14 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import is_same_file, real_path
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._open import as_seconds, store_path
+from zoho_keystore._open import address_of, as_seconds, open_sql_storage, store_path
+from zoho_keystore._operations import databases
+from zoho_keystore._operations.copying import without_leases
 from zoho_keystore._records import retired_key
+from zoho_keystore._sql.address import name_of
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.file import FileStorage
-from zoho_keystore._storage.snapshot import MAX_RETIRED
+from zoho_keystore._storage.headers import MAX_RETIRED
 from zoho_keystore._storage.store_file import no_store, read_content, read_store, require_replaceable
 from zoho_keystore.errors import DurabilityUnknownError, KeystoreError, StoreFileError
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import TokenRecord
+    from zoho_keystore._storage import Transaction
     from zoho_keystore._storage.codec import Header
     from zoho_keystore._storage.store_file import StoreFile
 
@@ -41,7 +45,7 @@ class Comparison:
     """What restoring a copy would change, by the ids of the tokens.
 
     Attributes:
-        store: The store's path.
+        store: The store's path, or the address of its database.
         copy: The copy's path.
         records: The records of the copy.
         lost: Tokens of the store that the copy does not have.
@@ -50,7 +54,7 @@ class Comparison:
         store_error: Why the store does not open, or None. If it does not, ``lost`` is not known.
     """
 
-    store: Path
+    store: Path | str
     copy: Path
     records: tuple[TokenRecord, ...]
     lost: tuple[str, ...]
@@ -60,7 +64,9 @@ class Comparison:
 
 
 def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[str], *, key: str | None = None) -> Path:
-    """Copy a store, as it is sealed, after checking that it opens.
+    """Copy a store, as it is sealed, after checking that it opens; one in a database as a sealed file.
+
+    That file opens as a store in a file.
 
     The copy needs the key that the store is sealed with now, which :func:`rotate` retires: it stays in the ring until
     it is dropped explicitly. Neither a lock nor a pause of running programs is needed.
@@ -81,8 +87,11 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
         DurabilityUnknownError: The copy is written, but may not survive a power cut.
         KeystoreError: Any other kind: nothing was written.
     """
-    store = store_path(path)
-    content = _open_store(store, key_ring(key)).content
+    if (address := address_of(path)) is not None:
+        content, name = databases.sealed_copy(address, key), databases.file_name(address)
+    else:
+        store = store_path(path)
+        content, name = _open_store(store, key_ring(key)).content, store.name
     copy = real_path(destination)
     names_directory = os.fspath(destination).endswith(tuple(filter(None, (os.sep, os.altsep))))
     if names_directory and not os.path.lexists(copy):
@@ -90,7 +99,7 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
             "there is no such directory; nothing was copied", f"Make it: {platform.make_directory_command(copy)}", copy
         )
     if os.path.isdir(copy):
-        return _make_dated_file(copy / f"{store.name}.", content)
+        return _make_dated_file(copy / f"{name}.", content)
     make_file(copy, content)
     return copy
 
@@ -110,6 +119,9 @@ def restore(
     Ids that the replaced state has assigned are not assigned again, and refresh tokens that it knows as deleted or
     replaced stay so, unless the copy holds them. If the replaced state does not open, that is logged as a warning.
 
+    In a database the store is made if it is missing, and the replaced state is kept as a sealed file beside the copy; a
+    store that does not open is left as it is.
+
     Args:
         path: The store, as for :func:`open_keystore`.
         source: The copy.
@@ -128,9 +140,11 @@ def restore(
         KeystoreError: Any other kind. In each case but DurabilityUnknownError the store is as it was.
     """
     timeout_s = as_seconds("lock_timeout", lock_timeout)
-    store, copy = store_path(path), real_path(source)
+    ring, copy = key_ring(key), real_path(source)
+    if (address := address_of(path)) is not None:
+        return _restore_database(address, _open_copy(copy, ring), copy, ring, key, timeout_s)
+    store = store_path(path)
     _require_different(store, copy)
-    ring = key_ring(key)
     restored = _open_copy(copy, ring)
     with StoreLock(store.parent, store.name, timeout_s).held() as held:
         atomic.remove_stale_temp_files(held.directory, store.name)
@@ -148,6 +162,34 @@ def restore(
                 store,
             ) from None
     return replaced
+
+
+def _restore_database(  # noqa: PLR0917 - one step of restore()
+    address: str, restored: StoreFile, copy: Path, ring: KeyRing, key: str | None, timeout_s: float
+) -> Path | None:
+    records = without_leases(restored.records.values())
+    with closing(open_sql_storage(address, key=key, lock_timeout=timeout_s)) as storage:
+        kept = None
+        before = without_leases(storage.records())
+        if before:
+            content = databases.sealed(before, storage.header(), ring)
+            kept = _make_dated_file(copy.with_name(f"{copy.name}.replaced-"), content)
+
+        def work(transaction: Transaction) -> bool:
+            if without_leases(transaction.records()) != before:
+                return False
+            transaction.clear()
+            for record in records:
+                transaction.put(record)
+            transaction.take_over(restored.header)
+            return True
+
+        if not storage.transact(work):
+            raise StoreFileError(
+                f"{storage.name} has changed meanwhile, so what it replaces is not what was kept; nothing was restored",
+                "Stop the programs that use it, and restore again",
+            )
+    return kept
 
 
 def _with_counters_of(store: Path, ring: KeyRing, restored: StoreFile) -> Header:
@@ -189,16 +231,34 @@ def compare(
     Raises:
         KeystoreError: The copy does not open.
     """
-    store, copy, ring = store_path(path), real_path(source), key_ring(key)
-    _require_different(store, copy)
-    new = _open_copy(copy, ring).records
+    copy, ring, address = real_path(source), key_ring(key), address_of(path)
     old: Mapping[str, TokenRecord] = {}
     store_error = None
+    store: Path | str
+    if address is not None:
+        new = _open_copy(copy, ring).records
+        store = name_of(address)
+        if databases.is_store_there(address):
+            old = {record.id: record for record in databases.read_content(address, key).records}
+        return _compared(store, copy, old, new, None)
+    store = store_path(path)
+    _require_different(store, copy)
+    new = _open_copy(copy, ring).records
     if os.path.lexists(store):
         try:
             old = _open_store(store, ring).records
         except KeystoreError as error:
             store_error = error
+    return _compared(store, copy, old, new, store_error)
+
+
+def _compared(
+    store: Path | str,
+    copy: Path,
+    old: Mapping[str, TokenRecord],
+    new: Mapping[str, TokenRecord],
+    store_error: KeystoreError | None,
+) -> Comparison:
     return Comparison(
         store,
         copy,

@@ -16,14 +16,17 @@ from zoho_keystore._fs.lock import lock_holders
 from zoho_keystore._fs.paths import default_key_ring, is_same_file
 from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
-from zoho_keystore._open import explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._open import address_of, explained, open_keystore, spec_for_messages, store_path
 from zoho_keystore._operations.gitignore import is_ignored, work_tree
+from zoho_keystore._sql.address import name_of, parse_address
 from zoho_keystore._storage.store_file import no_store, require_replaceable
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from zoho_keystore._sql.address import SQLAddress
 
 #: Parts of the names of directories that are synchronised with other machines.
 _SYNCHRONISED = re.compile(
@@ -58,10 +61,40 @@ def diagnose(path: str | os.PathLike[str] | None = None, *, key: str | None = No
     """Check a store, its keys, and their surroundings. Nothing is changed, except for modes that opening restricts.
 
     Args:
-        path: The store, as for :class:`EncryptedFileStore`.
+        path: The store, as for :class:`EncryptedFileStore`, or the address of a database.
         key: The source of its keys, likewise.
     """
-    return list(_diagnostics(path, key))
+    address = address_of(path)
+    return list(_diagnostics(path, key) if address is None else _database_diagnostics(address, key))
+
+
+def _database_diagnostics(address: str, key: str | None) -> Iterator[Diagnostic]:
+    name = name_of(address)
+    problems = _Problems(None, name, spec_for_messages(key))
+    ring, has_keys, found = _key_diagnostics(key, problems)
+    yield from found
+    file = None
+    try:
+        parsed = parse_address(address)
+        file = parsed.path
+        yield from _server_diagnostics(parsed)
+    except KeystoreError as error:
+        yield problems.of_error(error)
+        has_keys = False
+    if file is not None:
+        yield from _check_store_location(file)
+    if ring is not None:
+        yield from _check_ring_location(ring, file)
+    if has_keys:
+        yield from _check_content(address, name, key, problems)
+    yield from _check_plain_text(file, ring, problems)
+
+
+def _server_diagnostics(address: SQLAddress) -> Iterator[Diagnostic]:
+    from zoho_keystore._sql.server import findings  # noqa: PLC0415 - needs SQLAlchemy, which is an extra
+
+    for one in findings(address):
+        yield Diagnostic(is_problem=bool(one.fix), what=f"{address.name}: {one.what}", fix=one.fix)
 
 
 def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterator[Diagnostic]:
@@ -71,16 +104,8 @@ def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterat
         yield _Problems(None, None, None).of_error(error)
         return
     problems = _Problems(store, None if path is None else os.fspath(path), spec_for_messages(key))
-    ring: Path | None = None
-    has_keys = False
-    try:
-        source = key_source(key)
-        ring = getattr(source, "path", None)
-        number = len(source.load())
-        has_keys = True
-        yield _info(f"the store's keys come from {_origin(key)}: {source} ({count(number, 'key')})")
-    except KeystoreError as error:
-        yield problems.of_error(error)
+    ring, has_keys, found = _key_diagnostics(key, problems)
+    yield from found
     # Before the store is opened: opening restricts modes.
     yield from _check_files(store, problems)
     yield from _check_replaceable(store, problems)
@@ -89,10 +114,22 @@ def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterat
     yield from _check_store_location(store)
     yield from _check_temp_files(store)
     yield from _check_lock(store)
-    # Without keys the store does not open, which was reported above.
-    if has_keys:
-        yield from _check_content(store, key, problems)
+    # Without keys the store does not open, and a missing one was reported by the check of its files.
+    if has_keys and os.path.lexists(store):
+        yield from _check_content(store, str(store), key, problems)
     yield from _check_plain_text(store, ring, problems)
+
+
+def _key_diagnostics(key: str | None, problems: _Problems) -> tuple[Path | None, bool, list[Diagnostic]]:
+    """Return the key ring's file, if there is one, whether there are keys, and what is to be said of them."""
+    ring: Path | None = None
+    try:
+        source = key_source(key)
+        ring = getattr(source, "path", None)
+        number = len(source.load())
+    except KeystoreError as error:
+        return ring, False, [problems.of_error(error)]
+    return ring, True, [_info(f"the store's keys come from {_origin(key)}: {source} ({count(number, 'key')})")]
 
 
 class _Problems(NamedTuple):
@@ -180,9 +217,9 @@ def _check_replaceable(store: Path, problems: _Problems) -> Iterator[Diagnostic]
         yield problems.of_error(error)
 
 
-def _check_ring_location(ring: Path, store: Path) -> Iterator[Diagnostic]:
+def _check_ring_location(ring: Path, store: Path | None) -> Iterator[Diagnostic]:
     yield from _check_acl(ring)
-    if is_same_file(ring.parent, store.parent):
+    if store is not None and is_same_file(ring.parent, store.parent):
         yield _problem(
             f"{ring}: the key ring is in the same directory as the store, so a copy of the directory has both",
             f"Move it to another directory, such as {_other_directory(store)}, and set {RING_VARIABLE}",
@@ -252,17 +289,14 @@ def _program(pid: int) -> str:
     return "unknown"
 
 
-def _check_content(store: Path, key: str | None, problems: _Problems) -> Iterator[Diagnostic]:
-    # A missing store was reported by the check of its files.
-    if not os.path.lexists(store):
-        return
+def _check_content(store: Path | str, name: str, key: str | None, problems: _Problems) -> Iterator[Diagnostic]:
     try:
         with closing(open_keystore(store, key=key, create=False)) as keystore:
             records = keystore.records()
     except KeystoreError as error:
         yield problems.of_error(error)
         return
-    yield _info(f"{store}: opens, and holds {count(len(records), 'token')}")
+    yield _info(f"{name}: opens, and holds {count(len(records), 'token')}")
     now_ms = time.time_ns() // 1_000_000
     for record in records:
         expires_at_ms = record.expires_at_ms
@@ -278,8 +312,8 @@ def _as_argument(id: str) -> list[str]:
     return ["--", id] if id.startswith("-") else [id]
 
 
-def _check_plain_text(store: Path, ring: Path | None, problems: _Problems) -> Iterator[Diagnostic]:
-    directories = {store.parent}
+def _check_plain_text(store: Path | None, ring: Path | None, problems: _Problems) -> Iterator[Diagnostic]:
+    directories = set() if store is None else {store.parent}
     for directory in (Path.cwd, Path.home):
         # The current directory may have been deleted, and the user may have no home.
         with suppress(OSError, RuntimeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,8 @@ from zoho_keystore._fs.paths import absolute_path, default_store
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, key_source
-from zoho_keystore._open import FILE_VARIABLE, store_path
+from zoho_keystore._open import FILE_VARIABLE, address_of, open_sql_storage, store_path
+from zoho_keystore._sql.address import name_of
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import KeystoreError, UnsafeFileError
 
@@ -34,13 +35,14 @@ class KeyUse(NamedTuple):
 
     Attributes:
         fingerprint: The key's fingerprint.
-        files: The files that the key decrypts, and those that cannot be read, which may need it.
+        files: The files that the key decrypts, and those that cannot be read, which may need it; and the address of the
+            database whose rows are sealed with it.
         state: "primary" for the key that encrypts, "retired" for one that only decrypts, else "old".
         retired_on: The date on which it was retired (ISO 8601), or an empty text.
     """
 
     fingerprint: str
-    files: tuple[Path, ...]
+    files: tuple[Path | str, ...]
     state: str = "old"
     retired_on: str = ""
 
@@ -49,7 +51,7 @@ def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = N
     """List the keys of a store and the files that need them.
 
     The files are the store, those in its directory, where backups lie, those beside a symbolic link that leads to it,
-    and the user's default store. Files elsewhere are not found.
+    and the user's default store; or the store in a database, and the default store. Files elsewhere are not found.
 
     Args:
         path: The store, as for :func:`open_keystore`; it need not exist.
@@ -62,17 +64,27 @@ def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = N
         ConfigurationError: An argument or setting is invalid.
         KeyUnavailableError: There is no key.
     """
-    return usage_of(key_source(key).load(), path)
+    return usage_of(key_source(key).load(), path, key=key)
 
 
-def usage_of(keys: RingKeys, path: str | os.PathLike[str] | None) -> list[KeyUse]:
-    """Return the use of each key, in their order; the path is that of the store, as it was given."""
+def usage_of(keys: RingKeys, path: str | os.PathLike[str] | None, *, key: str | None = None) -> list[KeyUse]:
+    """Return the use of each key, in their order.
+
+    Args:
+        keys: The keys.
+        path: The store, as it was given.
+        key: Where the keys of a store in a database come from.
+    """
     rings = [KeyRing(GivenKeys([key])) for key in keys]
-    files: dict[str, list[Path]] = {ring.fingerprints[0]: [] for ring in rings}
+    files: dict[str, list[Path | str]] = {ring.fingerprints[0]: [] for ring in rings}
     for file, content in _tokens_around(path):
         for ring in rings:
             if content is None or (content and ring.decrypt_with_primary(content) is not None):
                 files[ring.fingerprints[0]].append(file)
+    if (address := address_of(path)) is not None:
+        names = _keys_of_database(address, key)
+        for name in files if names is None else set(names) & set(files):
+            files[name].append(name_of(address))
     return [KeyUse(fingerprint(key), tuple(files[fingerprint(key)]), *_state(keys, key)) for key in keys]
 
 
@@ -82,18 +94,30 @@ def _state(keys: RingKeys, key: bytes) -> tuple[str, str]:
     return "primary" if key == keys[0] else "old", ""
 
 
+def _keys_of_database(address: str, key: str | None) -> tuple[str, ...] | None:
+    """Return the fingerprints of the keys that a store in a database needs; None if it may need any key."""
+    try:
+        with closing(open_sql_storage(address, key=key, create=False)) as storage:
+            return storage.key_names()
+    except KeystoreError:
+        return None
+
+
 def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, bytes | None]]:
     """Yield the files that may need a key, with what :func:`_read_token` returns for them."""
-    store = store_path(path)
-    files = {store}
-    for directory in sorted({store.parent, _given_path(path).parent}):
+    files: set[Path] = set()
+    directories: set[Path] = set()
+    if address_of(path) is None:
+        store = store_path(path)
+        files, directories = {store}, {store.parent, _given_path(path).parent}
+    for directory in sorted(directories):
         try:
             # With symbolic links resolved: the key of a backup elsewhere is needed as well.
             files.update(Path(os.path.realpath(directory / name)) for name in os.listdir(directory))
         except OSError:
             yield directory, None  # Any file in it may need any key.
     with suppress(KeystoreError):
-        default = store_path(None)
+        default = store_path(None) if address_of(None) is None else default_store()
         # A default store in a home directory that this user may not enter is not this user's.
         if os.access(default, os.R_OK):
             files.add(default)

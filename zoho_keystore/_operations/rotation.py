@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
 from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
-from zoho_keystore._open import as_seconds, store_path
+from zoho_keystore._open import address_of, as_seconds, open_sql_storage, store_path
 from zoho_keystore._operations.key_usage import KeyUse, usage_of
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.store_file import read_store, require_replaceable
@@ -30,10 +31,11 @@ from zoho_keystore.errors import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from zoho_keystore._keys.sources import KeySource
+    from zoho_keystore._storage.sql.storage import SQLStorage
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Rotation:
     """The result of a rotation. Keys are named by their fingerprints.
 
     Attributes:
-        path: The store.
+        path: The store's file, or the address of its database.
         source: Where its keys come from, as a spec; without the arguments of a program.
         fingerprint: The key that the store is encrypted with now.
         retired: The old keys that stay in the ring for opening only, those of earlier rotations last.
@@ -50,12 +52,12 @@ class Rotation:
         manual_distribution: Whether the user has to distribute the keys, because the source cannot be changed.
     """
 
-    path: Path
+    path: Path | str
     source: str
     fingerprint: str
     retired: tuple[str, ...]
     dropped: tuple[str, ...]
-    lost: tuple[Path, ...]
+    lost: tuple[Path | str, ...]
     manual_distribution: bool
 
     def report(self) -> str:
@@ -88,6 +90,7 @@ def rotate(
     new: str | None = None,
     drop_old: bool = False,
     lock_timeout: float = 10.0,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Rotation:
     """Encrypt a store with a new key, and retire the old keys of its ring.
 
@@ -99,6 +102,9 @@ def rotate(
     ``zoho-keystore key prune`` drops it. Copies of the store from before the rotation, in backups or on the disk, can
     still be decrypted with the old keys.
 
+    In a database the rows are encrypted anew in batches, and other programs go on reading and saving meanwhile. They
+    need the new key: hand the ring out to all machines before, if they do not share it.
+
     Args:
         path: The store, as for :func:`open_keystore`; it has to exist.
         key: Where its keys come from, as for :func:`open_keystore`, but not as bytes.
@@ -108,6 +114,7 @@ def rotate(
         drop_old: Remove the old keys from the ring at once, because they leaked. What is sealed with them, such as
             other stores on this ring and backups, can only be opened with a copy of the key afterwards.
         lock_timeout: How many seconds to wait for the lock of the ring, and then for that of the store.
+        progress: Called with the numbers of the rows of a database that are done and of all.
 
     Returns:
         What was done.
@@ -123,28 +130,39 @@ def rotate(
     timeout_s = as_seconds("lock_timeout", lock_timeout)
     source = key_source(key)
     new_source = None if new is None else key_source(new)
-    store = store_path(path)
     writable = source if isinstance(source, WritableKeySource) and not _why_not_changed(source) else None
-    lost: tuple[Path, ...] = ()
+    lost: tuple[Path | str, ...] = ()
     with nullcontext() if writable is None else writable.lock(timeout_s):
         keys = source.load()
-        with closing(FileStorage(store, KeyRing(source), lock_timeout=timeout_s, create=False)) as storage:
-            primary = _choose_primary(source, writable, keys, _sealed_with(store, source), new_source)
-            with storage.transaction():
-                pass  # A lock that another process keeps refuses the rotation here, before anything is changed.
-            require_replaceable(storage.path, allow_read_only=True)
-            _reencrypt(storage, writable, primary, keys)
+        with closing(_opened(path, key, source, timeout_s)) as storage:
+            primary = _choose_primary(source, writable, keys, _sealed_with(storage, source), new_source)
+            _require_changeable(storage)
+            _reencrypt(storage, writable, primary, keys, progress)
         old = [one for one in keys if one != primary]
         if writable is not None and drop_old and old:
             with _unfinished(
                 "the store is sealed with the new key, but the old keys could not be removed from the ring"
             ):
-                lost = _drop(writable, old, path)
+                lost = _drop(writable, old, path, key)
     names = () if writable is None else tuple(map(fingerprint, old))
     retired, dropped = ((), names) if drop_old else (names, ())
     return Rotation(
-        store, str(source), fingerprint(primary), retired, dropped, lost, manual_distribution=writable is None
+        storage.path or storage.name,
+        str(source),
+        fingerprint(primary),
+        retired,
+        dropped,
+        lost,
+        manual_distribution=writable is None,
     )
+
+
+def _opened(
+    path: str | os.PathLike[str] | None, key: str | None, source: KeySource, timeout_s: float
+) -> FileStorage | SQLStorage:
+    if (address := address_of(path)) is not None:
+        return open_sql_storage(address, key=key, lock_timeout=timeout_s, create=False)
+    return FileStorage(store_path(path), KeyRing(source), lock_timeout=timeout_s, create=False)
 
 
 def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str, str]:
@@ -185,12 +203,12 @@ def prune(
         KeystoreError: No key was dropped.
     """
     source = writable_source(key)
-    store = store_path(path)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
         # A store that is missing or does not open may need any of the keys.
-        FileStorage(store, KeyRing(source), lock_timeout=0.0, create=False).close()
+        with closing(_opened(path, key, source, lock_timeout)) as storage:
+            store = storage.path or storage.name
         keys = source.load()
-        usage = usage_of(keys, path)
+        usage = usage_of(keys, path, key=key)
         if fingerprints is None:
             wanted = {use.fingerprint for use in usage if use.state == "retired" and not use.files}
         else:
@@ -201,13 +219,13 @@ def prune(
     return tuple(use.fingerprint for use in usage if use.fingerprint in wanted)
 
 
-def require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path, source: KeySource) -> None:
+def require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path | str, source: KeySource) -> None:
     """Refuse to drop a key that the source does not have, or that the store needs.
 
     Args:
         usage: The use of each key of the source.
         wanted: The fingerprints of the keys to drop.
-        store: The store's file.
+        store: The store's file, or the address of its database.
         source: Where its keys come from.
 
     Raises:
@@ -224,7 +242,7 @@ def require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path, so
             raise ConfigurationError(
                 f"the key {name} seals this store; nothing was dropped",
                 f"Rotate first: {cli_command('rotate', store=str(store), key=str(source))}",
-                store,
+                None if isinstance(store, str) else store,
             )
 
 
@@ -249,26 +267,46 @@ def _why_not_changed(source: KeySource) -> str:
     return source.cannot_change() if isinstance(source, WritableKeySource) else "a source of this kind is only read"
 
 
-def _sealed_with(store: Path, source: KeySource) -> str:
-    """Return the fingerprint of the key that the store is encrypted with."""
-    return read_store(store, KeyRing(source)).fingerprint
+def _sealed_with(storage: FileStorage | SQLStorage, source: KeySource) -> str:
+    """Return the fingerprint of the key that a store is encrypted with; empty for rows of several keys."""
+    if isinstance(storage, FileStorage):
+        return read_store(storage.path, KeyRing(source)).fingerprint
+    names = storage.key_names()
+    return names[0] if len(names) == 1 else ""
 
 
-def _reencrypt(storage: FileStorage, writable: WritableKeySource | None, primary: bytes, keys: RingKeys) -> None:
+def _require_changeable(storage: FileStorage | SQLStorage) -> None:
+    """Refuse a rotation before anything is changed, where another client keeps the lock or the store is read-only."""
+    if isinstance(storage, FileStorage):
+        with storage.transaction():
+            pass
+        require_replaceable(storage.path, allow_read_only=True)
+    else:
+        storage.check_writable()
+
+
+def _reencrypt(
+    storage: FileStorage | SQLStorage,
+    writable: WritableKeySource | None,
+    primary: bytes,
+    keys: RingKeys,
+    progress: Callable[[int, int], None],
+) -> None:
     """Put the new key into the ring, retire the others, and encrypt the store with it.
 
     All of the ring's work is done before the store's lock is taken: other processes would lose their saves to a source
     that is slow.
     """
     ring = KeyRing(GivenKeys([primary, *keys]))
+    reencrypt = storage.reencrypt if isinstance(storage, FileStorage) else partial(storage.reencrypt, progress=progress)
     if writable is None:
-        storage.reencrypt(ring)
+        reencrypt(ring)
         return
     writable.add(primary, retire=time.strftime("%Y-%m-%d", time.gmtime()))
     with _unfinished("a new key is in the ring, but the store is not sealed with it"):
         if writable.load().active != (primary,):
             raise KeyUnavailableError(f"{writable} does not hold the new key that was put there", "Check it")
-        storage.reencrypt(ring)
+        reencrypt(ring)
 
 
 def _choose_primary(
@@ -292,14 +330,16 @@ def _choose_primary(
     )
 
 
-def _drop(source: WritableKeySource, old: Sequence[bytes], path: str | os.PathLike[str] | None) -> tuple[Path, ...]:
+def _drop(
+    source: WritableKeySource, old: Sequence[bytes], path: str | os.PathLike[str] | None, key: str | None
+) -> tuple[Path | str, ...]:
     """Remove the old keys from a ring; return the files that may need them.
 
     Only these keys: one that a user has added since may be the one that the store is encrypted with by now.
     """
-    lost = {file for use in usage_of(RingKeys(old), path) for file in use.files}
+    lost = {file for use in usage_of(RingKeys(old), path, key=key) for file in use.files}
     source.remove(old)
-    return tuple(sorted(lost))
+    return tuple(sorted(lost, key=str))
 
 
 def _named_keys(fingerprints: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,22 @@ from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_key_ring
 from zoho_keystore._keys.ring import KeyRing, key_ring, new_key
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableKeySource, key_source
-from zoho_keystore._open import explained, open_keystore, store_path
+from zoho_keystore._open import address_of, explained, open_keystore, open_sql_storage, store_path
+from zoho_keystore._operations import databases
 from zoho_keystore.errors import KeystoreError, KeyUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zoho_keystore._keys.sources import KeySource
+
 
 @dataclass(frozen=True)
 class Setup:
-    """The state after :func:`init`.
+    """The state after :func:`init` or :func:`init_store`.
 
     Attributes:
-        store: The store's path.
+        name: The store's path, or the address of its database.
         source: The spec of the key source.
         fingerprints: The fingerprints of the keys, newest first.
         made_key: Whether init() created a key.
@@ -30,7 +34,7 @@ class Setup:
         is_default: Whether ``EncryptedFileStore()`` without arguments opens this store with these keys.
     """
 
-    store: Path
+    name: str
     source: str
     fingerprints: tuple[str, ...]
     made_key: bool
@@ -38,7 +42,28 @@ class Setup:
     is_default: bool
 
 
-def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> Setup:
+@dataclass(frozen=True)
+class FileSetup(Setup):
+    """The state after :func:`init`.
+
+    Attributes:
+        store: The store's path.
+    """
+
+    store: Path
+
+
+def init_store(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> Setup:
+    """Create a key ring and an empty store, in a file or a database, if they do not exist; otherwise as :func:`init`.
+
+    Raises:
+        KeystoreError: As for :func:`init`.
+    """
+    address = address_of(path)
+    return init(path, key=key) if address is None else _init_database(address, *_source(key))
+
+
+def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> FileSetup:
     """Create a key ring with one key, and an empty store, if they do not exist. Nothing else is changed.
 
     No key is created for an existing store.
@@ -51,9 +76,7 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
     Raises:
         KeystoreError: The key ring or the store could not be created or opened. A key that was created before stays.
     """
-    is_set = os.environ.get(KEY_VARIABLE) or os.environ.get(RING_VARIABLE)
-    spec = key if key is not None or is_set else f"file:{default_key_ring()}"
-    source = key_source(spec)
+    source, spec = _source(key)
     store = store_path(path)
     made_store = not os.path.lexists(store)
     # A new key cannot open an existing store, and would hide that the store's own key is missing.
@@ -66,7 +89,23 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
         make_directories(store.parent)
     open_keystore(store, key=spec).close()
     is_default = _is_default(store, ring)
-    return Setup(store, str(source), ring.fingerprints, made_key, made_store, is_default)
+    return FileSetup(str(store), str(source), ring.fingerprints, made_key, made_store, is_default, store)
+
+
+def _source(key: str | None) -> tuple[KeySource, str | None]:
+    """Return the source of keys, and its spec; None is that of the environment."""
+    is_set = os.environ.get(KEY_VARIABLE) or os.environ.get(RING_VARIABLE)
+    spec = key if key is not None or is_set else f"file:{default_key_ring()}"
+    return key_source(spec), spec
+
+
+def _init_database(address: str, source: KeySource, spec: str | None) -> Setup:
+    made_store = not databases.is_store_there(address)
+    made_key = made_store and isinstance(source, WritableKeySource) and source.create(new_key())
+    ring = KeyRing(source)
+    with closing(open_sql_storage(address, key=spec)) as storage:
+        name = storage.name
+    return Setup(name, str(source), ring.fingerprints, made_key, made_store, is_default=False)
 
 
 def _is_default(store: Path, ring: KeyRing) -> bool:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from zoho_keystore._records import Lookup, Match, TokenRecord
+    from zoho_keystore._storage.codec import Header
+
+_T = TypeVar("_T")
+
+
+def system_ms() -> int:
+    """Return the time by this machine's clock, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 class ReadableStorage(Protocol):
@@ -38,7 +46,7 @@ class Transaction(ReadableStorage, Protocol):
 
     @property
     def last_saved_at(self) -> int:
-        """The greatest ``saved_at`` of all records, 0 without any."""
+        """The greatest ``saved_at`` of the records that this storage has read or written, 0 without any."""
         ...
 
     def put(self, record: TokenRecord) -> None:
@@ -73,21 +81,45 @@ class Transaction(ReadableStorage, Protocol):
         """Return an id that no record of this storage has or ever had."""
         ...
 
+    def take_over(self, other: Header) -> None:
+        """Keep what another store, whose records were put, knows of ids and refresh tokens that were used."""
+        ...
+
 
 class Storage(ReadableStorage, Protocol):
-    """Keep records, shared by threads and, where they are on a disk, by processes."""
+    """Keep records, shared by threads and, where they are on a disk or a server, by processes."""
 
     @property
     def path(self) -> Path | None:
-        """The file, for messages; None where there is none."""
+        """The file; None where there is none."""
         ...
 
-    def transaction(self, longest_wait_s: float = math.inf, /) -> AbstractContextManager[Transaction]:
-        """Hold the write lock, and commit at the end what was changed; an exception commits nothing.
+    @property
+    def name(self) -> str:
+        """What messages call the storage; it holds no secret."""
+        ...
+
+    def transact(self, work: Callable[[Transaction], _T], longest_wait_s: float = math.inf, /) -> _T:
+        """Commit what a function changes, and return what it returns; an exception commits nothing.
 
         Args:
-            longest_wait_s: For how many seconds to wait for the lock, where the storage itself would wait longer.
+            work: Reads and changes the records. It may be called several times, each time with a transaction on the
+                newest state, where another client was faster or a connection broke; only the changes of its last call
+                are committed. So it must not change anything but the transaction.
+            longest_wait_s: For how many seconds to wait for other writers, where the storage itself would wait longer.
         """
+        ...
+
+    def now_ms(self) -> int:
+        """Return the time by the clock that all who share the storage have, in milliseconds since the epoch."""
+        ...
+
+    def count(self) -> int:
+        """Return how many records there are."""
+        ...
+
+    def header(self) -> Header:
+        """Return what the store knows besides its records: the counter of ids, the retired refresh tokens."""
         ...
 
     def check_writable(self) -> None:

@@ -12,13 +12,13 @@ import os
 import time
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.owned_fd import OwnedFd
 from zoho_keystore._fs.private_file import read_prefix
-from zoho_keystore._storage import codec
+from zoho_keystore._storage import codec, system_ms
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import IV_PREFIX_BYTES, FileState, is_racy, stat_signature
 from zoho_keystore._storage.snapshot import Snapshot
@@ -32,7 +32,7 @@ from zoho_keystore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from zoho_keystore._fs.lock import HeldLock
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from zoho_keystore._storage import Transaction
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 #: Logged as a warning: a cron job in another directory would make a store of its own, without anyone noticing.
 CREATED = "created an empty store at %s"
@@ -98,6 +100,27 @@ class FileStorage:
 
     def exchanges(self) -> Mapping[str, Any]:
         return self._current().exchanges()
+
+    def count(self) -> int:
+        return len(self._current().by_id)
+
+    def header(self) -> Header:
+        return self._current().header
+
+    @property
+    def name(self) -> str:
+        """The path as text."""
+        return self._path_text
+
+    @staticmethod
+    def now_ms() -> int:
+        """Return the time by this machine's clock: the processes that share a file are on one machine."""
+        return system_ms()
+
+    def transact(self, work: Callable[[Transaction], _T], longest_wait_s: float = math.inf) -> _T:
+        """Call a function once, in a :meth:`transaction`, and return what it returns."""
+        with self.transaction(longest_wait_s) as transaction:
+            return work(transaction)
 
     @contextmanager
     def transaction(self, longest_wait_s: float = math.inf) -> Iterator[Transaction]:

@@ -8,17 +8,20 @@ import threading
 import uuid
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from zoho_keystore._storage import system_ms
 from zoho_keystore._storage.codec import Header
 from zoho_keystore._storage.snapshot import Snapshot
 from zoho_keystore.errors import LockTimeoutError, StoreClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from zoho_keystore._records import Lookup, Match, TokenRecord
     from zoho_keystore._storage import Transaction
+
+_T = TypeVar("_T")
 
 _storages: weakref.WeakSet[MemoryStorage] = weakref.WeakSet()
 
@@ -27,6 +30,7 @@ class MemoryStorage:
     """Keep records in memory, safe for threads; a forked process goes on with a copy of its own."""
 
     path = None
+    name = "the store in memory"
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = Snapshot(Header(store_id=str(uuid.uuid4())), {})
@@ -55,6 +59,22 @@ class MemoryStorage:
 
     def exchanges(self) -> Mapping[str, Any]:
         return self._current().exchanges()
+
+    def count(self) -> int:
+        return len(self._current().by_id)
+
+    def header(self) -> Header:
+        return self._current().header
+
+    @staticmethod
+    def now_ms() -> int:
+        """Return the time by this machine's clock."""
+        return system_ms()
+
+    def transact(self, work: Callable[[Transaction], _T], longest_wait_s: float = math.inf) -> _T:
+        """Call a function once, in a :meth:`transaction`, and return what it returns."""
+        with self.transaction(longest_wait_s) as transaction:
+            return work(transaction)
 
     @contextmanager
     def transaction(self, _longest_wait_s: float = math.inf) -> Iterator[Transaction]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from zoho_keystore._records import Match, exchange_keys, id_number, retired_key
+from zoho_keystore._records import Match, id_number
+from zoho_keystore._storage import headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
 
     from zoho_keystore._records import Lookup, TokenRecord
     from zoho_keystore._storage.codec import Header
-
-#: How many refresh tokens to remember as retired.
-MAX_RETIRED = 1_000
 
 #: The ids of the records that have a value, by value.
 _Index = dict[str, tuple[str, ...]]
@@ -104,27 +102,19 @@ class Snapshot:
 
     def is_retired(self, record: TokenRecord) -> bool:
         """Return whether a record's refresh token was deleted or replaced under its id, and not saved anew since."""
-        return retired_key(record) in self.header.retired
+        return headers.is_retired(self.header, record)
 
     def put(self, record: TokenRecord) -> None:
         """Add a record, or replace the one that has its id, which keeps its place."""
         self._last_saved_at = max(self.last_saved_at, record.saved_at)
         replaced = self.by_id.get(record.id)
         self._drop_from_indexes(replaced)
-        if replaced is None or replaced.refresh_token != record.refresh_token:
-            self._retire(replaced, instead=record)
-        if self.header.exchanges:
-            done = exchange_keys(record)
-            exchanges = {key: lease for key, lease in self.header.exchanges.items() if key not in done}
-            self.header = self.header._replace(exchanges=exchanges)
+        self.header = headers.after_put(self.header, record, replaced=replaced)
         self.by_id[record.id] = record
         self.encoded.pop(record.id, None)
         for field, index in self._indexes.items():
             if value := getattr(record, field):
                 index[value] = (*index.get(value, ()), record.id)
-        # An id that a caller chose must not be assigned to another record later, even after this one is deleted.
-        if (number := id_number(record.id)) >= self.header.next_id:
-            self.header = self.header._replace(next_id=number + 1)
         self.changed = True
 
     def touch(self) -> None:
@@ -135,14 +125,14 @@ class Snapshot:
         """Remove the record of an id, which has to be there."""
         record = self.by_id.pop(id)
         self._drop_from_indexes(record)
-        self._retire(record)
+        self.header = headers.after_removal(self.header, record)
         self.encoded.pop(id, None)
         self.changed = True
 
     def clear(self) -> None:
         """Remove all records; the counter of ids goes on."""
         for record in self.by_id.values():
-            self._retire(record)
+            self.header = headers.after_removal(self.header, record)
         self.by_id.clear()
         self._indexes.clear()
         self.encoded.clear()
@@ -156,17 +146,10 @@ class Snapshot:
         self.header = self.header._replace(next_id=number + 1)
         return str(number)
 
-    def _retire(self, record: TokenRecord | None, *, instead: TokenRecord | None = None) -> None:
-        """Remember the refresh token of a record as retired, and that of the record that takes its place as not.
-
-        With the record's id: under another id the token is saved on purpose, by a program that renames its record.
-        """
-        retired = self.header.retired
-        if record is not None and (key := retired_key(record)):
-            retired = (*retired, key)[-MAX_RETIRED:]
-        if retired and instead is not None and (key := retired_key(instead)) in retired:
-            retired = tuple(one for one in retired if one != key)
-        self.header = self.header._replace(retired=retired)
+    def take_over(self, other: Header) -> None:
+        """Keep what another store, whose records were put, knows of ids and refresh tokens that were used."""
+        self.header = headers.after_take_over(self.header, other, self.by_id.values())
+        self.changed = True
 
     def _built_index(self, field: str) -> _Index:
         # Lists while it is built: extending tuples takes quadratic time when many records share a value.

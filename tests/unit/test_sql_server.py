@@ -1,0 +1,188 @@
+"""The settings of servers that ``doctor`` reports."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zoho_keystore._sql.address import parse_address
+from zoho_keystore._sql.engine import connect
+from zoho_keystore._sql.server import Finding, examine, is_local, of_mysql, of_postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+POSTGRESQL: dict[str, Any] = {
+    "version": "15.1",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "synchronous_standby_names": "",
+    "read_only": "off",
+    "standbys": 0,
+    "ssl": True,
+}
+MYSQL = {
+    "version": "8.4.0",
+    "innodb_flush_log_at_trx_commit": "1",
+    "innodb_flush_method": "O_DIRECT",
+    "log_bin": "ON",
+    "sync_binlog": "1",
+    "read_only": "OFF",
+    "ssl_cipher": "TLS_AES_256_GCM_SHA384",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"fsync": "off"}, "fsync is off"),
+        ({"full_page_writes": "off"}, "full_page_writes is off"),
+        ({"synchronous_commit": "off"}, "synchronous_commit is off"),
+        ({"standbys": 2}, "its standby servers (2) are asynchronous"),
+        ({"standbys": 2, "synchronous_standby_names": "ANY 1 (*)"}, None),
+        ({"read_only": "on"}, "takes no writes"),
+        ({"ssl": False}, "not encrypted"),
+    ],
+)
+def test_postgresql_settings_that_break_a_promise_are_problems(changes: dict[str, Any], problem: str | None) -> None:
+    first, *found = of_postgresql(POSTGRESQL | changes, is_local=False)
+    assert first == Finding("PostgreSQL 15.1")
+    assert_finds(found, problem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"innodb_flush_log_at_trx_commit": "2"}, "innodb_flush_log_at_trx_commit is 2"),
+        ({"innodb_flush_method": "nosync"}, "innodb_flush_method is nosync"),
+        ({"sync_binlog": "0"}, "sync_binlog is 0"),
+        ({"sync_binlog": "0", "log_bin": "OFF"}, None),
+        ({"slaves_connected": "1"}, "its replicas (1) are asynchronous"),
+        ({"slaves_connected": "1", "rpl_semi_sync_master_enabled": "ON"}, None),
+        ({"super_read_only": "ON", "read_only": "ON"}, "takes no writes: read_only, super_read_only is ON"),
+        ({"ssl_cipher": ""}, "not encrypted"),
+    ],
+)
+def test_mysql_settings_that_break_a_promise_are_problems(changes: dict[str, str], problem: str | None) -> None:
+    first, *found = of_mysql(MYSQL | changes, is_local=False)
+    assert first == Finding("MySQL 8.4.0")
+    assert_finds(found, problem)
+
+
+def assert_finds(found: list[Finding], problem: str | None) -> None:
+    assert len(found) == (problem is not None)
+    for one in found:
+        assert problem is not None
+        assert problem in one.what
+        assert one.fix
+
+
+def test_mysql_galera_cluster_is_synchronous() -> None:
+    settings = {"version": "10.11-MariaDB", "wsrep_on": "ON", "wsrep_cluster_size": "3", "slaves_connected": "1"}
+    assert [one.what for one in of_mysql(MYSQL | settings, is_local=True)] == [
+        "MariaDB 10.11-MariaDB",
+        "Galera cluster of 3 nodes",
+    ]
+
+
+@pytest.mark.parametrize("changes", [{"ssl": False}, {"ssl": None}])
+def test_clear_text_on_this_machine_is_no_problem(changes: dict[str, Any]) -> None:
+    assert len(list(of_postgresql(POSTGRESQL | changes, is_local=True))) == 1
+    assert len(list(of_mysql(MYSQL | {"ssl_cipher": ""}, is_local=True))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://localhost/d", True),
+        ("postgresql://127.0.0.5:99/d", True),
+        ("postgresql://[::1]/d", True),
+        ("postgresql:///d?host=/run/postgresql", True),
+        ("postgresql:///d", True),
+        ("mysql://db.example.com/d?unix_socket=/run/mysqld.sock", True),
+        ("postgresql://db.example.com/d", False),
+        ("postgresql://10.0.0.1/d", False),
+        ("postgresql:///d?host=127.0.0.1:1&host=db.example.com:2", False),
+        ("postgresql:///d?host=127.0.0.1:1&host=127.0.0.1:2", True),
+    ],
+)
+def test_is_local_goes_by_the_address(text: str, monkeypatch: pytest.MonkeyPatch, *, expected: bool) -> None:
+    monkeypatch.delenv("PGHOST", raising=False)
+    assert is_local(parse_address(text)) is expected
+
+
+def test_is_local_knows_the_host_of_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "db.example.com")
+    assert not is_local(parse_address("postgresql:///d"))
+
+
+def test_examine_checks_an_sqlite_database(tmp_path: Path) -> None:
+    """A page that was overwritten is found, also where no token is."""
+    path = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE t (i); CREATE INDEX n ON t (i); INSERT INTO t VALUES (1), (2), (3)")
+    engines = connect(parse_address(f"sqlite:///{path}"))
+    try:
+        assert examine(engines) == []
+        engines.dispose()
+        content = bytearray(path.read_bytes())
+        content[-20:] = bytes(20)
+        path.write_bytes(content)
+        [found] = examine(engines)
+        assert found.what.startswith("the database is damaged: ")
+        assert found.fix == "Restore it from a backup"
+    finally:
+        engines.dispose()
+
+
+class PlayedRows(list[Any]):
+    """The result of a statement."""
+
+    def mappings(self) -> PlayedRows:
+        return self
+
+    def one(self) -> Any:
+        [row] = self
+        return row
+
+
+class PlayedEngines:
+    """Engines whose connections answer by the start of a statement."""
+
+    def __init__(self, text: str, **answers: list[Any]) -> None:
+        self.address = parse_address(text)
+        self._answers = answers
+
+    @property
+    def reads(self) -> PlayedEngines:
+        return self
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[PlayedEngines]:
+        yield self
+
+    def exec_driver_sql(self, statement: str) -> PlayedRows:
+        name = "status" if "STATUS" in statement else "settings"
+        return PlayedRows(self._answers[name])
+
+
+def test_examine_asks_a_postgresql_server() -> None:
+    engines: Any = PlayedEngines("postgresql://db.example.com/d", settings=[POSTGRESQL | {"ssl": False}])
+    assert [one.what.partition(" ")[0] for one in examine(engines)] == ["PostgreSQL", "the"]
+
+
+def test_examine_asks_a_mysql_server() -> None:
+    """For variables and for its status; names may be in any case."""
+    engines: Any = PlayedEngines(
+        "mysql://db.example.com/d",
+        settings=[*MYSQL.items(), ("sync_binlog", 0)],
+        status=[("Ssl_cipher", ""), ("Slaves_connected", 2)],
+    )
+    assert [one.what.partition(" ")[0] for one in examine(engines)] == ["MySQL", "sync_binlog", "its", "the"]

@@ -1,0 +1,111 @@
+"""Copy all tokens of a store into another one: from a file into a database, between databases, and back."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from zoho_keystore._fs.paths import is_same_file
+from zoho_keystore._keystore import storage_of
+from zoho_keystore._open import open_keystore
+from zoho_keystore._text import count
+from zoho_keystore.errors import StoreFileError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Sequence
+
+    from zoho_keystore._records import TokenRecord
+    from zoho_keystore._storage import Storage, Transaction
+
+
+@dataclass(frozen=True)
+class Copied:
+    """The result of a copy.
+
+    Attributes:
+        source: The name of the store that was copied.
+        destination: The name of the store that has the copy.
+        count: How many tokens were copied.
+    """
+
+    source: str
+    destination: str
+    count: int
+
+
+def copy(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    from_key: str | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Copied:
+    """Copy all tokens of a store into an empty one, with their ids and times, and compare the two afterwards.
+
+    Leases are not copied: they belong to processes that use the source. Programs that save to the source meanwhile are
+    noticed, and have to be stopped.
+
+    Args:
+        source: The store, as for :func:`open_keystore`; it has to exist.
+        destination: The other store, likewise; a missing one is created.
+        key: Where the keys of the destination come from, as for :func:`open_keystore`.
+        from_key: Where those of the source come from; None is the same as ``key``.
+        progress: Called with the numbers of tokens that are done and of all.
+
+    Raises:
+        StoreFileError: The destination holds tokens, or is the source, or the source has changed meanwhile.
+        KeystoreError: One of the stores cannot be opened, read or written.
+    """
+    with (
+        closing(open_keystore(source, key=key if from_key is None else from_key, create=False)) as old,
+        closing(open_keystore(destination, key=key)) as new,
+    ):
+        given, taken = storage_of(old), storage_of(new)
+        if given.name == taken.name or (
+            given.path is not None and taken.path is not None and is_same_file(given.path, taken.path)
+        ):
+            raise StoreFileError("the two stores are the same; nothing was copied", "Give another destination")
+        records = without_leases(given.records())
+        _put_all(given, taken, records, progress)
+        _require_same(without_leases(taken.records()), records, f"{taken.name} does not hold what was copied")
+        # A program that has saved to the source since would go on with the old token after the move.
+        _require_same(without_leases(given.records()), records, f"{given.name} has changed since it was read")
+        return Copied(given.name, taken.name, len(records))
+
+
+def without_leases(records: Iterable[TokenRecord]) -> list[TokenRecord]:
+    """Return records without the leases of processes that refresh them."""
+    return [replace(record, refresh=None) for record in records]
+
+
+def _put_all(
+    given: Storage, taken: Storage, records: Sequence[TokenRecord], progress: Callable[[int, int], None]
+) -> None:
+    header = given.header()
+
+    def work(transaction: Transaction) -> int:
+        if number := len(transaction.records()):
+            return number
+        for done, record in enumerate(records, 1):
+            transaction.put(record)
+            progress(done, len(records))
+        transaction.take_over(header)
+        return 0
+
+    if number := taken.transact(work):
+        raise StoreFileError(
+            f"{taken.name} holds {count(number, 'token')} already; nothing was copied",
+            "Give an empty destination, or add the tokens to it with: zoho-keystore import",
+        )
+
+
+def _require_same(found: Sequence[TokenRecord], expected: Sequence[TokenRecord], problem: str) -> None:
+    if list(found) != list(expected):
+        raise StoreFileError(
+            f"{problem}; the copy is not complete",
+            "Stop the programs that use the two stores, empty the destination (zoho-keystore delete --all), and copy "
+            "again",
+        )

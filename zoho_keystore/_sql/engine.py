@@ -1,0 +1,248 @@
+"""Engines: the pools of connections to a database, with their settings, and what happens to them in a forked child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from zoho_keystore._sql import sessions
+from zoho_keystore._sql.address import import_sqlalchemy, not_installed
+from zoho_keystore._sql.failures import Failure, classify
+from zoho_keystore._sql.password import PROMPT, password_of_environment
+from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection, Engine
+
+    from zoho_keystore._sql.address import SQLAddress
+
+#: PostgreSQL's warning, in place of an error: the commit is on the primary alone.
+_NOT_REPLICATED: Final = "01000"
+
+#: Where SQLAlchemy's record of a connection keeps such warnings.
+_WARNINGS: Final = "zoho_keystore.warnings"
+
+#: The names of the password among the arguments of the drivers' connect().
+_PASSWORD_ARGUMENTS: Final = ("password", "passwd")
+
+
+def connect(
+    address: SQLAddress,
+    *,
+    password: str | None = None,
+    lock_timeout: float = 30.0,
+    connect_args: Mapping[str, Any] | None = None,
+    may_ask: bool = True,
+    create: bool = True,
+) -> Engines:
+    """Return the engines of a database; the first connection is opened when it is used.
+
+    Args:
+        address: The database.
+        password: Its password. None is that of the environment, else the driver looks for it (see ``password.py``).
+        lock_timeout: For how many seconds a statement waits for the locks of other connections.
+        connect_args: Arguments for the driver's ``connect()``; they take precedence over the package's own.
+        create: Whether to create the file of an SQLite database when it is missing.
+        may_ask: Whether the command line asks for the password, if there is none and the server refuses the user.
+
+    Raises:
+        ConfigurationError: SQLAlchemy or the driver is not installed.
+    """
+    arguments = dict(connect_args or {})
+    given = next((arguments.pop(name) for name in _PASSWORD_ARGUMENTS if name in arguments), None)
+    if address.path is None:
+        given = given or password or password_of_environment() or PROMPT.known(address.name)
+    return Engines(
+        _Connector(address, arguments, given, lock_timeout, may_ask=may_ask and given is None, create=create)
+    )
+
+
+class Engines:
+    """The two engines of a database. They are safe for threads, and usable in a forked child.
+
+    Attributes:
+        address: The database.
+        reads: Each statement is a transaction of its own.
+        writes: Transactions at READ COMMITTED; of SQLite serializable, with the lock from the beginning.
+
+    Where PostgreSQL warns that no standby has confirmed a commit, the commit raises DurabilityUnknownError.
+    """
+
+    def __init__(self, connector: _Connector) -> None:
+        self.address = connector.address
+        self._connector = connector
+        is_sqlite = self.address.dialect == "sqlite"
+        self.reads = connector.engine(None if is_sqlite else "AUTOCOMMIT")
+        self.writes = connector.engine(None if is_sqlite else "READ COMMITTED")
+        event = import_sqlalchemy(self.address.dialect).event
+        if is_sqlite:
+            event.listen(self.writes, "begin", _begin_immediate)
+        elif self.address.dialect == "postgresql":
+            _check_replication(self.writes)
+        _ALL.add(self)
+
+    def dispose(self) -> None:
+        """Close the connections that are not in use; another use opens new ones."""
+        self.reads.dispose()
+        self.writes.dispose()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections to the parent: what a child sent on them would reach the parent's transactions."""
+        for engine in (self.reads, self.writes):
+            # Kept, since some drivers say goodbye to the server when a connection is collected.
+            _POOLS_OF_PARENTS.append(engine.pool)
+            engine.dispose(close=False)
+
+
+class _Connector:
+    """Opens connections. The password is in no argument that SQLAlchemy or a frame of it holds."""
+
+    def __init__(
+        self,
+        address: SQLAddress,
+        arguments: dict[str, Any],
+        password: str | None,
+        lock_timeout_s: float,
+        *,
+        may_ask: bool,
+        create: bool,
+    ) -> None:
+        self.address = address
+        self._arguments = arguments
+        self._password = password
+        self._lock_timeout_s = lock_timeout_s
+        self._may_ask = may_ask
+        self._create = create
+
+    def engine(self, isolation_level: Any) -> Engine:
+        sqlalchemy = import_sqlalchemy(self.address.dialect)
+        dialect = self.address.dialect
+        options: dict[str, Any] = {} if isolation_level is None else {"isolation_level": isolation_level}
+        if self.address.driver in ("psycopg", "psycopg2") and dialect == "postgresql":
+            # Saves a query at the first connection.
+            options["use_native_hstore"] = False
+        try:
+            engine: Engine = sqlalchemy.create_engine(
+                self.address.url,
+                hide_parameters=True,
+                # Our own transactions always end; without this, each return to the pool is a round trip.
+                pool_reset_on_return=None,
+                pool_timeout=min(self._lock_timeout_s, _LONGEST_POOL_TIMEOUT_S),
+                **options,
+            )
+        except ImportError:
+            raise not_installed(self.address.driver, dialect) from None
+        sqlalchemy.event.listen(engine, "do_connect", self.open)
+        return engine
+
+    def open(self, dialect: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
+        """Open a connection and make its settings; SQLAlchemy calls it."""
+        opened = self._opened(dialect, record, positional, named)
+        if isinstance(opened, Exception) and self._may_ask and classify(opened) is Failure.LOGIN:
+            self._password = PROMPT.answer(self.address.name)
+            if self._password is not None:
+                opened = self._opened(dialect, record, positional, named)
+        # Raised out here, without the frames that hold the password (see zoho_keystore.errors).
+        if isinstance(opened, Exception):
+            raise opened
+        return opened
+
+    def _opened(self, dialect: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
+        """Return a connection, or the error that it has ended in, without its frames."""
+        try:
+            return self._open(dialect, record, positional, named)
+        except (TypeError, AttributeError) as error:
+            # The drivers' message names the argument, and no value.
+            problem: Exception = ConfigurationError(
+                f"the driver does not accept an argument: {error}", "Check connect_args"
+            )
+        except Exception as error:  # noqa: BLE001 - SQLAlchemy sorts them
+            problem = error
+        problem.__cause__ = problem.__context__ = None
+        return problem.with_traceback(None)
+
+    def _open(self, dialect: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
+        path = self.address.path
+        if path is not None:
+            sessions.prepare_file(path, create=self._create)
+            # Another process may remove the file just now; an empty one in its place would be readable for others.
+            positional = [f"{path.as_uri()}?mode=rw"]
+            named = named | {"uri": True}
+        else:
+            named = sessions.ARGUMENTS.get(self.address.driver, {}) | named
+        arguments = named | self._arguments | ({} if self._password is None else {"password": self._password})
+        connection = dialect.connect(*positional, **arguments)
+        try:
+            sessions.CONFIGURE[self.address.dialect](connection, self._lock_timeout_s)
+            if self.address.driver == "psycopg":
+                _note_warnings(connection, record.info)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                connection.close()
+            raise
+        return connection
+
+
+#: Longer than any process waits; SQLAlchemy passes it to the standard library, which refuses infinity.
+_LONGEST_POOL_TIMEOUT_S: Final = 365 * 86_400.0
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # A transaction that began with reading could not always get the lock later.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _check_replication(engine: Engine) -> None:
+    """Make commits raise DurabilityUnknownError for PostgreSQL's warning, which no driver turns into an error."""
+    commit = engine.dialect.do_commit
+
+    def checked(connection: Any) -> None:
+        _warnings(connection).clear()
+        commit(connection)
+        _require_replicated(connection)
+
+    engine.dialect.do_commit = checked  # type: ignore[assignment, method-assign] # of this engine alone
+
+
+def _require_replicated(connection: Any) -> None:
+    warnings = _warnings(connection)
+    if warnings:
+        warnings.clear()
+        raise DurabilityUnknownError(
+            "the database has saved the change, and no standby server has confirmed it",
+            "Check the standby server: until it confirms, the change may be lost together with the primary server",
+        )
+
+
+def _warnings(connection: Any) -> list[object]:
+    """Return the warnings of a connection that were not dealt with: our own list, else that of psycopg2."""
+    noted: list[object] | None = connection.info.get(_WARNINGS)
+    return connection.notices if noted is None else noted
+
+
+def _note_warnings(connection: Any, info: dict[str, Any]) -> None:
+    # The driver swallows what a handler raises, so this one only notes the warnings.
+    noted = info[_WARNINGS] = []
+
+    def note(diagnostic: Any) -> None:
+        if diagnostic.sqlstate == _NOT_REPLICATED:
+            noted.append(diagnostic.sqlstate)
+
+    connection.add_notice_handler(note)
+
+
+_ALL: weakref.WeakSet[Engines] = weakref.WeakSet()
+_POOLS_OF_PARENTS: list[Any] = []
+
+
+def _after_fork_in_child() -> None:
+    for engines in list(_ALL):
+        engines.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,163 @@
+"""The settings of a connection, by dialect and driver. They are made once, when it is opened."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from zoho_keystore._fs import atomic, permissions
+from zoho_keystore._fs.directory import Directory
+from zoho_keystore.errors import StoreFileError, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: How long connecting to one host may take, in seconds.
+CONNECT_TIMEOUT_S: Final = 3
+
+#: After this time without a byte of the server, in seconds, the connection is given up.
+NETWORK_TIMEOUT_S: Final = 10
+
+#: The server's wait for a lock has to end before the network timeout: a client that is gone would still hold its place.
+_MAX_MYSQL_LOCK_WAIT_S: Final = 5
+_MAX_MILLISECONDS: Final = 2**31 - 1
+
+_WAL_RETRY_S: Final = 0.01
+
+_KEEPALIVES: Final = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": NETWORK_TIMEOUT_S * 1000,
+}
+_TIMEOUTS: Final = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "read_timeout": NETWORK_TIMEOUT_S,
+    "write_timeout": NETWORK_TIMEOUT_S,
+}
+#: The arguments of the drivers' connect(). A driver that is not here gets none.
+ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
+    # Prepared statements belong to a server connection, which pgbouncer in transaction mode changes.
+    "psycopg": _KEEPALIVES | {"prepare_threshold": None},
+    "psycopg2": _KEEPALIVES,
+    # The server must not be able to request files of this machine.
+    "pymysql": _TIMEOUTS | {"charset": "utf8mb4", "local_infile": False},
+    "mysqldb": _TIMEOUTS | {"charset": "utf8mb4"},
+    "mysqlconnector": {
+        "connection_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": NETWORK_TIMEOUT_S,
+        "write_timeout": NETWORK_TIMEOUT_S,
+        "charset": "utf8mb4",
+        "allow_local_infile": False,
+    },
+    "mariadbconnector": _TIMEOUTS,
+}
+
+
+def configure_postgresql(connection: Any, lock_timeout_s: float) -> None:
+    # 0 is no limit. A commit that is not synced may be lost in a crash of the server.
+    limit_ms = 0 if math.isinf(lock_timeout_s) else min(max(round(lock_timeout_s * 1000), 1), _MAX_MILLISECONDS)
+    _execute(
+        connection,
+        f"SELECT set_config('lock_timeout', '{limit_ms}', false), "
+        # The warning about a commit that no standby has confirmed must arrive.
+        "set_config('client_min_messages', 'warning', false), "
+        "CASE WHEN current_setting('synchronous_commit') = 'off' "
+        "THEN set_config('synchronous_commit', 'on', false) END",
+    )
+    connection.commit()
+
+
+def configure_mysql(connection: Any, lock_timeout_s: float) -> None:
+    limit_s = int(min(max(math.ceil(min(lock_timeout_s, _MAX_MYSQL_LOCK_WAIT_S)), 1), _MAX_MYSQL_LOCK_WAIT_S))
+    # Without a strict mode, a value that is too long for its column is cut off, with a warning.
+    _execute(
+        connection,
+        f"SET SESSION innodb_lock_wait_timeout = {limit_s}, lock_wait_timeout = {limit_s}, "
+        "sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
+    )
+    # Galera: a read waits until this node has applied what was committed on the others before.
+    if any(str(value).upper() == "ON" for _, value in _execute(connection, "SHOW VARIABLES LIKE 'wsrep_on'")):
+        _execute(connection, "SET SESSION wsrep_sync_wait = @@SESSION.wsrep_sync_wait | 1")
+    connection.commit()
+
+
+def configure_sqlite(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
+    # The driver must not begin transactions by itself: it would not begin them with the lock.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {_milliseconds(lock_timeout_s)}")
+    _switch_to_wal(connection, time.monotonic() + lock_timeout_s)
+    # NORMAL would lose the last commits in a power cut.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = 1")  # macOS
+    connection.execute("PRAGMA trusted_schema = OFF")
+
+
+def _milliseconds(seconds: float) -> int:
+    return _MAX_MILLISECONDS if math.isinf(seconds) else min(round(seconds * 1000), _MAX_MILLISECONDS)
+
+
+def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
+    # Readers then do not block the writer. SQLite does not wait for the lock of this switch by itself.
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorcode & 0xFF
+            if code == sqlite3.SQLITE_READONLY:
+                return
+            if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_WAL_RETRY_S)
+        else:
+            return
+
+
+def _execute(connection: Any, statement: str) -> list[tuple[Any, ...]]:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement)
+        return [] if cursor.description is None else list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+CONFIGURE: Final[dict[str, Callable[[Any, float], None]]] = {
+    "postgresql": configure_postgresql,
+    "mysql": configure_mysql,
+    "sqlite": configure_sqlite,
+}
+
+
+def prepare_file(path: Path, *, create: bool) -> None:
+    """Create the file of an SQLite database with mode 0600 if it is missing, or take other users' access to ours away.
+
+    An existing file is not opened: closing any descriptor of it would release the locks of SQLite in this process.
+
+    Raises:
+        StoreFileError: It cannot be created, or is missing and is not to be created.
+        UnsafeFileError: It or its directory belongs to another user, or it is no file.
+    """
+    with Directory.opened(path.parent) as directory:
+        try:
+            if directory.status_if_there(path.name) is None:
+                if not create:
+                    raise StoreFileError("there is no such database", "Make the store: zoho-keystore init", path)
+                with suppress(atomic.AlreadyThereError):
+                    atomic.write(directory, path.name, b"", create=True)
+            status = directory.status(path.name)
+            permissions.require_regular(status, path)
+            permissions.require_owner(status, path)
+            if permissions.is_open_to_others(status) and permissions.is_ours(status):
+                # A file system without modes refuses, and the user could not change that.
+                with suppress(OSError):
+                    directory.chmod(path.name)
+        except OSError as error:
+            raise storage_error(error, "the database cannot be opened", path) from error

@@ -1,0 +1,93 @@
+"""How long to go on after a failure, and what to tell when the time is up."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+from zoho_keystore._sql.failures import Failure
+from zoho_keystore.errors import LockTimeoutError, StoreFileError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from zoho_keystore._storage.sql.sessions import SQLFailedError
+    from zoho_keystore.errors import KeystoreError
+
+#: Pauses between two attempts, in seconds: jittered, so that clients do not meet again.
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.5
+
+#: What may pass by itself.
+_PASSING = frozenset(
+    (Failure.RETRY, Failure.LOCK_TIMEOUT, Failure.UNAVAILABLE, Failure.UNKNOWN_COMMIT, Failure.READ_ONLY)
+)
+
+_ADVICE = {
+    Failure.UNAVAILABLE: "Check that the server runs and can be reached: zoho-keystore doctor",
+    Failure.READ_ONLY: "Use the server that takes writes: the primary, or another node",
+    Failure.NO_TABLE: "Make the tables: zoho-keystore init",
+    Failure.NO_DATABASE: "Check the name of the database, or create it",
+    Failure.LOGIN: "Check the user, and its password, which a variable (ZOHO_KEYSTORE_SQL_PASSWORD) or a file of the "
+    "driver holds",
+    Failure.DENIED: "Check what the user may do in the database; an administrator makes the tables by what this "
+    "prints: zoho-keystore init --print-sql",
+}
+
+
+class Patience:
+    """Counts the time that is left for attempts of one call.
+
+    Args:
+        name: What messages call the store.
+        longest_s: For how many seconds to go on.
+    """
+
+    def __init__(self, name: str, longest_s: float) -> None:
+        self._name = name
+        self._longest_s = longest_s
+        self._deadline_s = time.monotonic() + longest_s
+        self._pause_s = _FIRST_PAUSE_S
+
+    @property
+    def left_s(self) -> float:
+        """For how many seconds to go on, at least 0."""
+        return max(0.0, self._deadline_s - time.monotonic())
+
+    def error_after(self, problem: SQLFailedError | None, *, in_doubt: bool = False) -> KeystoreError | None:
+        """Wait before another attempt, and return None; or return the error to raise instead.
+
+        Args:
+            problem: What has failed; None is a conflict with another client.
+            in_doubt: Whether an earlier attempt may have been committed.
+        """
+        failure = Failure.RETRY if problem is None else problem.failure
+        if failure in _PASSING and (left_s := self.left_s) > 0:
+            pause_s = self._pause_s * random.uniform(0.5, 1)  # noqa: S311 - no secret
+            self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+            time.sleep(min(left_s, pause_s))
+            return None
+        if in_doubt:
+            return StoreUnavailableError(
+                f"{self._name}: the connection broke during a commit, so whether the change is saved is not known"
+                f"{_said(problem)}",
+                "Look at the store when the server runs again: zoho-keystore list",
+            )
+        if failure in (Failure.RETRY, Failure.LOCK_TIMEOUT):
+            return LockTimeoutError(
+                f"{self._name}: could not acquire the lock within {self._longest_s:g} s: held by other clients"
+                f"{_said(problem)}",
+                "Try again; if a client hangs, end its connection at the server",
+            )
+        return failed(problem, self._name)
+
+
+def failed(problem: SQLFailedError | None, name: str) -> KeystoreError:
+    """Return the error for a failure that does not pass."""
+    failure = Failure.OTHER if problem is None else problem.failure
+    kind = StoreFileError if failure is Failure.NO_TABLE else StoreUnavailableError
+    what = "the tables of the store are missing" if failure is Failure.NO_TABLE else "the database cannot be used"
+    return kind(f"{name}: {what}{_said(problem)}", _ADVICE.get(failure, "Check the server's log"))
+
+
+def _said(problem: SQLFailedError | None) -> str:
+    return "" if problem is None else f" ({problem.said})"

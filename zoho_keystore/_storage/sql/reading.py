@@ -1,0 +1,273 @@
+"""Read a store over a session: rows by the values of fields, all rows, the store's own row."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoho_keystore._records import Lookup, MatchRule
+from zoho_keystore._storage import system_ms
+from zoho_keystore._storage.sql.sealing import Row, Sealer
+from zoho_keystore._storage.sql.statements import FORMAT
+from zoho_keystore.errors import CannotOpenError, NewerVersionError, StoreClosedError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from zoho_keystore._keys.ring import KeyRing
+    from zoho_keystore._storage.codec import Header
+    from zoho_keystore._storage.sql.sessions import Session
+    from zoho_keystore._storage.sql.statements import Statements
+
+_log = logging.getLogger(__name__)
+
+#: How many opened rows to keep in memory: some 30 MB.
+_MAX_OPENED = 10_000
+
+#: How often to ask again when the live keys have changed between two statements.
+_ATTEMPTS = 3
+
+
+class UnknownKeyError(Exception):
+    """A live key of the store is not in the ring: its source has to be asked, when no connection is in use."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class StoreRow(NamedTuple):
+    """The store's own row.
+
+    Attributes:
+        key_names: The fingerprints of the keys that rows may be sealed with, newest first.
+        next_seq: The place of the next new row.
+        header: The counter of ids, the leases on exchanges, the retired tokens.
+    """
+
+    key_names: tuple[str, ...]
+    next_seq: int
+    header: Header
+
+
+class KnownStore:
+    """What this process knows of a store: its live keys, its clock, and the rows that it has opened. Safe for threads.
+
+    Args:
+        keys: The keys.
+        statements: The statements for its tables.
+        name: What messages call the store.
+    """
+
+    def __init__(self, keys: KeyRing, statements: Statements, name: str) -> None:
+        self.statements = statements
+        self.name = name
+        self.keys = keys
+        #: The greatest ``saved_at`` of all records that a thread has read or written, by thread: with one number for
+        #: all, a thread could set it back; and a lock could stay locked in a forked child.
+        self._saved_at: dict[int, int] = {}
+        self._seen: tuple[object, ...] = ()
+        self._key_names: tuple[str, ...] = ()
+        self._sealer: Sealer | None = None
+        self._clock_ms = system_ms() - _ticks_ms()
+        self._opened: dict[int, Row] = {}
+        self._header: tuple[str, Header] | None = None
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The live keys by the last statement, newest first."""
+        return self._key_names
+
+    @property
+    def sealer(self) -> Sealer:
+        """What seals and opens rows; the constructor of the storage reads the store's own row, and so makes it.
+
+        Raises:
+            StoreClosedError: Another thread has closed the storage.
+        """
+        if self._sealer is None:
+            raise closed(self.name)
+        return self._sealer
+
+    def use(self, keys: KeyRing) -> None:
+        """Use another ring from now on; it has the keys of the one before."""
+        self.keys = keys
+        self._sealer = Sealer(keys, self.sealer.store_id, self.name)
+
+    def now_ms(self) -> int:
+        """Return the time by the server's clock, as of the last statement."""
+        return self._clock_ms + _ticks_ms()
+
+    def see(self, format: object, now_ms: Any, key_names: Any, store_id: Any) -> bool:
+        """Take what a statement says of the store; return whether it is what was known before.
+
+        Raises:
+            NewerVersionError: Its tables are of a newer release.
+            UnknownKeyError: The ring lacks one of its live keys.
+        """
+        self._clock_ms = int(now_ms) - _ticks_ms()
+        seen = format, key_names, store_id
+        if seen == self._seen:
+            return True
+        if format != FORMAT:
+            raise NewerVersionError(
+                f"{self.name}: the tables have version {format}, and this release knows version {FORMAT}",
+                "They were left as they are: upgrade zoho_keystore",
+            )
+        names = tuple(as_text(key_names).split(","))
+        for name in names:
+            if name not in self.keys.fingerprints:
+                raise UnknownKeyError(name)
+        store_id = as_text(store_id)
+        if self._sealer is None or self._sealer.store_id != store_id:
+            if self._sealer is not None:
+                _log.warning("%s: another store was put here; its tokens are used from now on", self.name)
+            self._opened.clear()
+            self._sealer = Sealer(self.keys, store_id, self.name)
+        self._key_names = names
+        self._seen = seen
+        return False
+
+    def opened(self, seq: int, version: int, sealed: Any, *, keep: bool = True) -> Row:
+        """Return a row, opened; one that is in memory is compared with what the database has."""
+        row = self._opened.get(seq)
+        sealed = as_text(sealed)
+        if row is None or row.version != version or row.sealed != sealed:
+            row = Row(seq, version, sealed, self.sealer.open(seq, version, sealed))
+            self.note_saved(row.record.saved_at)
+            if keep:
+                self.keep(row)
+        return row
+
+    def keep(self, row: Row) -> None:
+        """Keep an opened row, in the place of the one that was opened first if there are too many."""
+        opened = self._opened
+        if len(opened) >= _MAX_OPENED:
+            opened.pop(next(iter(opened)), None)
+        opened[row.seq] = row
+
+    @property
+    def last_saved_at(self) -> int:
+        """The greatest ``saved_at`` of all records that were read or written."""
+        return max(list(self._saved_at.values()), default=0)
+
+    def note_saved(self, saved_at: int) -> None:
+        """Take the time of a save into account."""
+        thread = threading.get_ident()
+        self._saved_at[thread] = max(self._saved_at.get(thread, 0), saved_at)
+
+    def header(self, sealed: Any) -> Header:
+        """Return the store's header, opened; the one in memory if it is the same."""
+        sealed = as_text(sealed)
+        known = self._header
+        if known is None or known[0] != sealed:
+            known = self._header = sealed, self.sealer.open_header(sealed)
+        return known[1]
+
+    def forget(self) -> None:
+        """Drop all records, keys and the header from memory."""
+        self._opened.clear()
+        self._header = self._sealer = None
+
+
+class Reader:
+    """Reads a store over one session. Its methods raise SQLFailedError, UnknownKeyError and KeystoreErrors."""
+
+    def __init__(self, known: KnownStore, session: Session) -> None:
+        self.known = known
+        self._session = session
+
+    def find(self, lookups: Sequence[Lookup]) -> list[list[Row]]:
+        """Return, for each look-up, the rows that have its value; all as of one moment."""
+        known = self.known
+        fields = tuple(lookup.field for lookup in lookups)
+        for _ in range(_ATTEMPTS):
+            names = known.key_names
+            parameters = known.sealer.indexes(names, lookups)
+            found = self._session.rows(known.statements.find(fields, len(names)), parameters)
+            if self._see(found):
+                break
+        else:
+            raise self._restless()
+        rows: list[list[Row]] = [[] for _ in lookups]
+        for number, seq, version, _, sealed in found:
+            if number:
+                row = known.opened(seq, version, sealed)
+                lookup = lookups[number - 1]
+                # A collision of fingerprints, or an index that was edited.
+                if getattr(row.record, lookup.field) == lookup.value:
+                    rows[number - 1].append(row)
+        return rows
+
+    def all(self) -> list[Row]:
+        """Return all rows, in the order of their first save."""
+        found = self._session.rows(self.known.statements.all)
+        self._see(found)
+        # Those of a great store would displace all others in memory.
+        keep = len(found) <= _MAX_OPENED
+        rows = (
+            self.known.opened(seq, version, sealed, keep=keep) for number, seq, version, _, sealed in found if number
+        )
+        return sorted(rows, key=lambda row: row.seq)
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return int(self._session.rows(self.known.statements.count)[0][0])
+
+    def store(self) -> StoreRow:
+        """Return the store's own row."""
+        rows = self._session.rows(self.known.statements.header)
+        if not rows:
+            raise self._gone()
+        format, now_ms, key_names, store_id, next_id, next_seq, sealed = rows[0]
+        self.known.see(format, now_ms, key_names, store_id)
+        header = self.known.header(sealed)
+        # The database may have an older counter than the document, if its row was edited.
+        header = header._replace(next_id=max(header.next_id, int(next_id)))
+        return StoreRow(self.known.key_names, int(next_seq), header)
+
+    def sealed(self, seq: int | None) -> str | None:
+        """Return the document of a row, sealed; None is the store's own row. None if there is no such row."""
+        if seq is None:
+            rows = [columns[-1:] for columns in self._session.rows(self.known.statements.header)]
+        else:
+            rows = self._session.rows(self.known.statements.sealed, (seq,))
+        return as_text(rows[0][0]) if rows else None
+
+    def _see(self, found: Iterable[Sequence[Any]]) -> bool:
+        for number, *columns in found:
+            if not number:
+                return self.known.see(*columns)
+        raise self._gone()
+
+    def _gone(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"{self.known.name}: the store is gone: its row was removed", "Restore the database from a backup"
+        )
+
+    def _restless(self) -> CannotOpenError:
+        return CannotOpenError(
+            f"{self.known.name}: the keys of the store change with each statement",
+            "Check whether rotations run at once",
+        )
+
+
+def closed(name: str) -> StoreClosedError:
+    """Return the error for a store that is used after it was closed."""
+    return StoreClosedError(f"{name}: the store is closed", "Make a new one")
+
+
+def by_id(id: str) -> Lookup:
+    """Return the look-up of an id."""
+    return Lookup(MatchRule.ID, "id", id)
+
+
+def as_text(value: Any) -> str:
+    """Return the text of a column: some drivers return bytes."""
+    return value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
+
+
+def _ticks_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
