@@ -44,12 +44,15 @@ if TYPE_CHECKING:
     from zoho_keystore._operations.backup import backup, restore
     from zoho_keystore._operations.doctor import Diagnostic, diagnose
     from zoho_keystore._operations.rotation import Rotation, rotate
+    from zoho_keystore._saving import ImportedRecord, ImportResult
     from zoho_keystore._sdk import EncryptedFileStore, EncryptedSQLStore, InMemoryStore
 
 _MODULES = {
     "Diagnostic": "_operations.doctor",
     "EncryptedFileStore": "_sdk",
     "EncryptedSQLStore": "_sdk",
+    "ImportResult": "_saving",
+    "ImportedRecord": "_saving",
     "InMemoryStore": "_sdk",
     "Keystore": "_keystore",
     "Rotation": "_operations.rotation",
@@ -69,7 +72,9 @@ __all__ = [
     "DurabilityUnknownError",
     "EncryptedFileStore",
     "EncryptedSQLStore",
+    "ImportResult",
     "ImportSourceError",
+    "ImportedRecord",
     "InMemoryStore",
     "InvalidTokenError",
     "KeyUnavailableError",

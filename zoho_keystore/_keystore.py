@@ -91,7 +91,7 @@ class Keystore:
 
     @property
     def name(self) -> str:
-        """What messages call the store: its file, or the address of its database, without a password."""
+        """The store's file, or the address of its database without a password, as messages name it."""
         return self._storage.name
 
     def now_ms(self) -> int:

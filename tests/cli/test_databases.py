@@ -155,9 +155,9 @@ def test_import_makes_a_missing_store(address: str, work: Path) -> None:
     fill(work / "other.keystore", ANN)
     assert "would" in invoke("--store", address, "import", "other.keystore", "--dry-run").stdout.lower()
     assert not (work / "tokens.db").exists()
-    shown = invoke("--store", address, "import", "other.keystore").stdout
-    assert f"Created {address}\n" in shown
-    assert "1 added" in shown
+    result = invoke("--store", address, "import", "other.keystore")
+    assert f"Created the store {address}.\n" in result.stderr
+    assert "1 added" in result.stdout
 
 
 def test_import_removes_a_source_that_the_database_holds(store: str, work: Path) -> None:
@@ -208,14 +208,15 @@ def test_missing_key_is_not_explained_by_a_file(store: str, ring: Path) -> None:
     assert f"--store {store} init" in line
 
 
-def test_completion_of_ids_asks_the_database(store: str) -> None:
+def test_completion_of_ids_asks_no_database(store: str) -> None:
+    """It could ask for a password in the middle of the line."""
     from click.testing import CliRunner  # noqa: PLC0415 - used here alone
 
     from zoho_keystore._cli import main  # noqa: PLC0415 - as above
 
     variables = {"_ZOHO_KEYSTORE_COMPLETE": "bash_complete", "COMP_WORDS": f"zoho-keystore --store {store} show o"}
     variables["COMP_CWORD"] = "4"
-    assert "ops" in CliRunner().invoke(main, [], prog_name="zoho-keystore", env=variables).output
+    assert "ops" not in CliRunner().invoke(main, [], prog_name="zoho-keystore", env=variables).output
     assert list_
 
 

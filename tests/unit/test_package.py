@@ -32,6 +32,8 @@ def test_package_exports_its_public_names_and_no_other() -> None:
         "Diagnostic",
         "EncryptedFileStore",
         "EncryptedSQLStore",
+        "ImportResult",
+        "ImportedRecord",
         "InMemoryStore",
         "Keystore",
         "Rotation",
