@@ -17,13 +17,14 @@ from zoho_keystore._records import Match
 from zoho_keystore._sql.engine import connect
 from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.codec import Header
-from zoho_keystore._storage.sql.draft import ConflictError, Draft, LockNeededError, Written
+from zoho_keystore._storage.sql.attempt import IN_DOUBT, Attempt, UnknownAttempt
+from zoho_keystore._storage.sql.draft import ConflictError, LockNeededError
 from zoho_keystore._storage.sql.patience import Patience, failed
 from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyError, by_id, closed
 from zoho_keystore._storage.sql.sealing import Sealer
-from zoho_keystore._storage.sql.sessions import Database, Session, SQLFailedError
+from zoho_keystore._storage.sql.sessions import Database, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements
-from zoho_keystore.errors import CannotOpenError, KeystoreError, LockTimeoutError
+from zoho_keystore.errors import CannotOpenError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,19 +44,6 @@ CREATED = "created an empty store at %s"
 
 #: Said of tables without a store.
 _EMPTY = "they are empty"
-
-
-class _Unknown:
-    """An attempt whose commit may have worked: the connection broke meanwhile.
-
-    Args:
-        written: What it has written.
-        result: What its work returned.
-    """
-
-    def __init__(self, written: Written, result: Any) -> None:
-        self.written = written
-        self.result = result
 
 
 class SQLStorage:
@@ -287,9 +275,9 @@ class SQLStorage:
         patience = Patience(self.name, longest_s)
         asked: set[str] = set()
         has_lock = False
-        unknown: _Unknown | None = None
+        unknown: UnknownAttempt | None = None
         while True:
-            attempt = _Attempt(self, work, unknown)
+            attempt = Attempt(self, work, unknown)
             problem: SQLFailedError | UnknownKeyError | None = None
             try:
                 if has_lock:
@@ -305,9 +293,9 @@ class SQLStorage:
                 pass
             else:
                 return attempt.result  # type: ignore[no-any-return] # it is what the work returned
-            if isinstance(problem, SQLFailedError) and problem.in_commit and problem.failure in _IN_DOUBT:
+            if isinstance(problem, SQLFailedError) and problem.in_commit and problem.failure in IN_DOUBT:
                 # Looked up under the lock, and committed again: a standby server may not have it.
-                unknown, has_lock = _Unknown(attempt.written, attempt.result), True
+                unknown, has_lock = UnknownAttempt(attempt.written, attempt.result), True
             self.recover(problem, patience, asked, in_doubt=unknown is not None)
 
     def check_writable(self) -> None:
@@ -365,66 +353,3 @@ class SQLStorage:
         if self._known is None:
             raise closed(self.name)
         return self._known
-
-
-#: Failures of a commit after which it may have worked.
-_IN_DOUBT = frozenset((Failure.UNAVAILABLE, Failure.UNKNOWN_COMMIT, Failure.OTHER))
-
-
-class _Attempt:
-    """One run of a transaction's work.
-
-    Args:
-        storage: The storage.
-        work: The work.
-        unknown: An attempt before it whose commit may have worked.
-    """
-
-    def __init__(self, storage: SQLStorage, work: Callable[[Transaction], Any], unknown: _Unknown | None) -> None:
-        self._storage = storage
-        self._work = work
-        self._unknown = unknown
-        self.result: Any = None
-        self.written = Written([], [], None)
-
-    def run_without_lock(self, longest_wait_s: float) -> None:
-        storage = self._storage
-        with storage.database.reading() as session:
-            draft = Draft(Reader(storage.require_open(), session), has_lock=False)
-            self.result = self._work(draft)
-        if draft.is_changed:
-            with storage.database.writing(longest_wait_s) as session:
-                self._commit(draft, session)
-
-    def run_with_lock(self, longest_wait_s: float) -> None:
-        storage = self._storage
-        with storage.database.writing(longest_wait_s) as session:
-            if session.run(storage.statements.lock) != 1:
-                Reader(storage.require_open(), session).store()  # Raises: there is no such row.
-            reader = Reader(storage.require_open(), session)
-            if self._unknown is not None and self._unknown.written.is_there(reader):
-                self.result, self.written = self._unknown.result, self._unknown.written
-                session.commit()
-                return
-            reader.store()
-            draft = Draft(reader, has_lock=True)
-            try:
-                self.result = self._work(draft)
-            except (KeystoreError, ValueError):
-                # What the work has read may be what the attempt before has committed on this server alone.
-                if self._unknown is not None:
-                    session.commit()
-                raise
-            if draft.is_changed:
-                self._commit(draft, session)
-            elif self._unknown is not None:
-                session.commit()
-
-    def _commit(self, draft: Draft, session: Session) -> None:
-        known = self._storage.require_open()
-        self.written = draft.write(session)
-        # Before the commit: the next transaction may begin right after it.
-        known.note_saved(draft.last_saved_at)
-        session.commit()
-        for row in self.written.rows:
-            known.keep(row)
