@@ -132,6 +132,7 @@ _RESULT_CODES: Final = {
     10: Failure.UNAVAILABLE,  # IOERR
     13: Failure.UNAVAILABLE,  # FULL
     14: Failure.UNAVAILABLE,  # CANTOPEN
+    15: Failure.RETRY,  # PROTOCOL: many processes began a transaction at once
     19: Failure.EXISTS,  # CONSTRAINT
     23: Failure.DENIED,  # AUTH
 }
