@@ -269,7 +269,7 @@ def default_ring(work: Path) -> Path:
     [(1, "does not hold what was copied"), (2, "has changed since it was read")],
 )
 def test_copy_compares_both_stores_afterwards(
-    store: str, monkeypatch: pytest.MonkeyPatch, which: int, problem: str
+    store: str, work: Path, monkeypatch: pytest.MonkeyPatch, which: int, problem: str
 ) -> None:
     """A program that saves to one of them meanwhile would lose its token."""
     strip = copying.without_leases
@@ -281,7 +281,28 @@ def test_copy_compares_both_stores_afterwards(
         return strip(records)[1 if calls == which + 1 else 0 :]
 
     monkeypatch.setattr(copying, "without_leases", changed)
-    assert problem in refused(6, "copy", store, "a.keystore")
+    monkeypatch.setenv("ZOHO_KEYSTORE_FILE", store)
+    line = refused(6, "copy", store, "a.keystore")
+    assert problem in line
+    # Without --store, it would delete the tokens of the source, which is the default store here.
+    assert f"(zoho-keystore --store {work / 'a.keystore'} delete --all)" in line
+
+
+def test_copy_prints_commands_for_the_store_that_they_are_meant_for(store: str, work: Path) -> None:
+    """And with its source of keys: pasted as they are, they would otherwise work on the default store."""
+    init()
+    key = f"file:{default_ring(work)}"
+    missing, line = work / "none.keystore", ["copy", "none.keystore", store]
+    assert f"zoho-keystore --store {missing} init" in refused(6, *line)
+    assert f"zoho-keystore --store {missing} --key {key} init" in refused(6, *line, "--from-key", key)
+    fill(work / "a.keystore", BOB)
+    for options, printed in (([], ""), (["--from-key", key], f" --from-key {key}")):
+        shown = refused(6, "--key", key, "copy", "a.keystore", store, *options)
+        assert shown.rstrip().endswith(
+            f"zoho-keystore --store {store} --key {key} import {work / 'a.keystore'}{printed}"
+        )
+    # No command imports a store in a database.
+    assert refused(6, "copy", store, "a.keystore").rstrip().endswith("Give an empty destination")
 
 
 def test_copy_reports_its_progress(store: str) -> None:
