@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from zoho_keystore._open import DEFAULT_PREFIX, open_file_keystore, open_memory_keystore, open_sql_keystore
 from zoho_keystore._records import FIELDS, TokenRecord, field_values, record_of
+from zoho_keystore._sql.password import Hidden
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
 
 try:
@@ -258,15 +259,17 @@ class EncryptedSQLStore(_KeystoreTokenStore):
         prefix: str = DEFAULT_PREFIX,
         connect_args: Mapping[str, Any] | None = None,
     ) -> None:
+        hidden_url, hidden_args = Hidden(url), Hidden(connect_args)
+        del url, connect_args  # See zoho_keystore.errors.
         super().__init__(
             open_sql_keystore(
-                url,
+                hidden_url,
                 key=key,
                 lock_timeout=lock_timeout,
                 refresh_wait=refresh_wait,
                 session_timeout=session_timeout,
                 prefix=prefix,
-                connect_args=connect_args,
+                connect_args=hidden_args,
             )
         )
 

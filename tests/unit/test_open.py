@@ -6,6 +6,8 @@ import math
 import os
 import sqlite3
 import stat
+import sys
+import traceback
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import held
-from zoho_keystore import open_keystore
+import zoho_keystore
+from support import assert_hides, failure_of, held
+from zoho_keystore import EncryptedSQLStore, open_keystore
 from zoho_keystore._fs import permissions
 from zoho_keystore._open import (
     as_seconds,
@@ -27,6 +30,7 @@ from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
     ConfigurationError,
+    KeystoreError,
     KeyUnavailableError,
     LockTimeoutError,
     StoreFileError,
@@ -340,3 +344,44 @@ def test_open_sql_refuses_what_is_no_length_of_time(name: str, tmp_path: Path, k
     with pytest.raises(ConfigurationError, match=rf"^{name} is not a number of seconds"):
         open_sql_keystore(f"sqlite:///{tmp_path}/s.db", **FILE_ARGUMENTS | {"key": key, name: -1})
     assert not list(tmp_path.iterdir())
+
+
+# --- Passwords of databases ---
+
+PASSWORD = "hunter2-swordfish"
+#: Nothing listens there.
+SERVER = "postgresql://ann@127.0.0.1:1/d"
+
+
+@pytest.mark.parametrize("opening", [open_keystore, EncryptedSQLStore])
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        (SERVER, {"lock_timeout": 0}),
+        (SERVER, {"lock_timeout": -1}),
+        (SERVER, {"refresh_wait": -1}),
+        (SERVER, {"prefix": "B-d"}),
+        (SERVER, {"key": "env:NONE"}),
+        (SERVER, {"connect_args": f"password={PASSWORD}"}),
+        ("postgresql+pg8000://ann@127.0.0.1:1/d", {}),
+        (f"postgresql://ann:{PASSWORD}@127.0.0.1:1/d", {}),
+        (f"postgresql://ann:a@{PASSWORD}@127.0.0.1:1/d", {}),
+        (f"postgresql://127.0.0.1/d?password={PASSWORD}", {}),
+        (f"mongodb://ann:{PASSWORD}@127.0.0.1/d", {}),
+    ],
+)
+def test_open_that_fails_shows_no_password_of_a_database(
+    opening: Callable[..., object], url: str, options: dict[str, Any], key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the error nor in a variable of a frame of the package, where tools for errors would print it."""
+    monkeypatch.setitem(sys.modules, "pg8000", None)
+    given = {"key": key, "connect_args": {"password": PASSWORD}, **options}
+    caught, shown = failure_of(lambda: opening(url, **given), KeystoreError)
+    package = os.path.dirname(zoho_keystore.__file__)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.__traceback__)]
+    of_package = (frame.f_locals for frame in frames if frame.f_code.co_filename.startswith(package))
+    # A store that is half made has no repr.
+    variables = [{name: value for name, value in found.items() if name != "self"} for found in of_package]
+    assert variables
+    assert_hides(f"{shown}{variables!r}", PASSWORD.encode())
+    assert caught.__cause__ is None

@@ -91,6 +91,22 @@ def parse_address(text: str) -> SQLAddress:
         ConfigurationError: It is malformed, of an unknown kind, or has a password in it; or SQLAlchemy or the driver is
             not installed.
     """
+    found = address_or_error(text)
+    if isinstance(found, SQLAddress):
+        return found
+    del text  # See zoho_keystore.errors.
+    raise found
+
+
+def address_or_error(text: str) -> SQLAddress | ConfigurationError:
+    """Return the address, or the error of :func:`parse_address` without its frames, which hold the text."""
+    try:
+        return _address(text)
+    except ConfigurationError as error:
+        return error.with_traceback(None)
+
+
+def _address(text: str) -> SQLAddress:
     scheme = _SCHEME.match(text)
     dialect = _DIALECTS.get(scheme[1].lower()) if scheme else None
     if scheme is None or dialect is None:
@@ -127,10 +143,8 @@ def parse_address(text: str) -> SQLAddress:
 
 def name_of(text: str) -> str:
     """Return an address for messages, also one that is malformed or that has a password in it."""
-    try:
-        return parse_address(text).name
-    except ConfigurationError:
-        return "ADDRESS"
+    found = address_or_error(text)
+    return found.name if isinstance(found, SQLAddress) else "ADDRESS"
 
 
 def _parsed(text: str, dialect: Dialect) -> URL | None:

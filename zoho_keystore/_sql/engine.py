@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from zoho_keystore._sql import sessions
 from zoho_keystore._sql.address import import_sqlalchemy, not_installed
 from zoho_keystore._sql.failures import Failure, classify
-from zoho_keystore._sql.password import PROMPT, password_of_environment
+from zoho_keystore._sql.password import PROMPT, Hidden, password_of_environment
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sqlalchemy import Connection, Engine
 
     from zoho_keystore._sql.address import SQLAddress
+
+    ConnectArguments: TypeAlias = Mapping[str, Any] | Hidden[Mapping[str, Any] | None] | None
 
 #: PostgreSQL's warning, in place of an error: the commit is on the primary alone.
 _NOT_REPLICATED: Final = "01000"
@@ -33,9 +34,9 @@ _PASSWORD_ARGUMENTS: Final = ("password", "passwd")
 def connect(
     address: SQLAddress,
     *,
-    password: str | None = None,
+    password: str | Hidden[str | None] | None = None,
     lock_timeout: float = 30.0,
-    connect_args: Mapping[str, Any] | None = None,
+    connect_args: ConnectArguments = None,
     may_ask: bool = True,
     create: bool = True,
 ) -> Engines:
@@ -50,15 +51,29 @@ def connect(
         may_ask: Whether the command line asks for the password, if there is none and the server refuses the user.
 
     Raises:
-        ConfigurationError: SQLAlchemy or the driver is not installed.
+        ConfigurationError: SQLAlchemy or the driver is not installed, or ``connect_args`` is no mapping.
     """
-    arguments = dict(connect_args or {})
+    secrets = Hidden.of(connect_args), Hidden.of(password)
+    del connect_args, password  # See zoho_keystore.errors.
+    if not isinstance(secrets[0].value, Mapping | None):
+        raise ConfigurationError("connect_args is not a mapping", 'Pass a dict, such as {"sslmode": "verify-full"}')
+    return Engines(_connector(address, *secrets, lock_timeout, may_ask=may_ask, create=create))
+
+
+def _connector(
+    address: SQLAddress,
+    connect_args: Hidden[Mapping[str, Any] | None],
+    password: Hidden[str | None],
+    lock_timeout_s: float,
+    *,
+    may_ask: bool,
+    create: bool,
+) -> _Connector:
+    arguments = dict(connect_args.value or {})
     given = next((arguments.pop(name) for name in _PASSWORD_ARGUMENTS if name in arguments), None)
     if address.path is None:
-        given = given or password or password_of_environment() or PROMPT.known(address.name)
-    return Engines(
-        _Connector(address, arguments, given, lock_timeout, may_ask=may_ask and given is None, create=create)
-    )
+        given = given or password.value or password_of_environment() or PROMPT.known(address.name)
+    return _Connector(address, arguments, given, lock_timeout_s, may_ask=may_ask and given is None, create=create)
 
 
 class Engines:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import Lookup, TokenRecord
     from zoho_keystore._sql.address import SQLAddress
+    from zoho_keystore._sql.engine import ConnectArguments
     from zoho_keystore._storage import Transaction
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class SQLStorage:
         lock_timeout: float,
         prefix: str = "zoho_keystore",
         password: str | None = None,
-        connect_args: Mapping[str, Any] | None = None,
+        connect_args: ConnectArguments = None,
         create: bool = True,
     ) -> None:
         self.name = address.name
