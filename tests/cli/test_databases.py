@@ -17,12 +17,13 @@ from zoho_keystore._cli import list_
 from zoho_keystore._keystore import storage_of
 from zoho_keystore._leases import Lease
 from zoho_keystore._open import open_keystore, open_sql_storage
-from zoho_keystore._operations import copying, databases
+from zoho_keystore._operations import copying, databases, doctor, key_usage
+from zoho_keystore._operations.rotation import prune
 from zoho_keystore._operations.setup import init
 from zoho_keystore._sql import server
 from zoho_keystore._sql.password import PROMPT
 from zoho_keystore._storage.sql import rotation as sql_rotation
-from zoho_keystore.errors import RotationUnfinishedError, StoreUnavailableError
+from zoho_keystore.errors import ConfigurationError, RotationUnfinishedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -426,6 +427,48 @@ def test_rotate_of_keys_that_cannot_be_changed_here(store: str, ring: Path, monk
     assert rotation.path == store
     assert rotation.manual_distribution
     assert len(records_of(store, key="env:KEYS")) == 2
+
+
+def test_key_of_a_backup_beside_a_database_is_kept(store: str, work: Path, ring: Path) -> None:
+    """As beside a file: without it, the backup could not be opened any more."""
+    invoke("--store", store, "backup", "b.keystore")
+    invoke("--store", store, "rotate")
+    before = ring.read_text()
+    assert str(work / "b.keystore") in invoke("--store", store, "key", "list").stdout
+    assert "Nothing was dropped" in invoke("--store", store, "key", "prune", "--all-retired", "--yes").stdout
+    assert ring.read_text() == before
+    assert len(records_of("b.keystore")) == 2
+
+
+def test_keys_of_a_store_on_a_server_are_dropped_by_name_alone(ring: Path) -> None:
+    """Where its backups are is not known, and the server need not be asked for that."""
+    init()
+    address = "postgresql://ann@127.0.0.1:1/d"
+    line = refused(2, "--store", address, "key", "prune", "--all-retired", "--yes")
+    assert "no key was dropped" in line
+    assert f"zoho-keystore --store {address} key list" in line
+    with pytest.raises(ConfigurationError, match="Name the keys to drop"):
+        prune(address)
+    assert ring.exists()
+
+
+def test_key_list_opens_no_file_of_the_database(store: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing one would release the locks that SQLite holds for this process."""
+    opened: list[str] = []
+    real = key_usage.read_prefix
+
+    def noting(path: Path, length: int) -> Any:
+        opened.append(path.name)
+        return real(path, length)
+
+    monkeypatch.setattr(key_usage, "read_prefix", noting)
+    monkeypatch.setattr(doctor, "read_prefix", noting)
+    write_private(work / "other", b"x")
+    with closing(open_keystore(store)):
+        invoke("--store", store, "key", "list")
+        assert opened == ["other"]
+        invoke("--store", store, "doctor")
+    assert set(opened) == {"other"}
 
 
 def test_key_list_of_a_database_that_is_gone_needs_every_key(store: str, work: Path) -> None:
