@@ -48,7 +48,7 @@ def open_keystore(
     lock_timeout: float | None = None,
     refresh_wait: float = 10.0,
     session_timeout: float | None = None,
-    prefix: str = DEFAULT_PREFIX,
+    prefix: str | None = None,
     connect_args: Mapping[str, Any] | None = None,
     create: bool = True,
 ) -> Keystore:
@@ -68,7 +68,8 @@ def open_keystore(
             process that refreshes it; 0 switches this off.
         session_timeout: For how many seconds from its sign-in on a token is handed out; then it is taken for absent,
             and the user has to sign in again. None is for ever.
-        prefix: In a database, the names of the tables start with it.
+        prefix: In a database, the names of the tables start with it. None is the ``?prefix=…`` of the address, else
+            ``zoho_keystore``.
         connect_args: In a database, arguments for the driver's ``connect()``.
         create: Whether to create the file or the tables, without tokens, when they are missing.
 
@@ -143,7 +144,7 @@ def open_sql_keystore(
     lock_timeout: float,
     refresh_wait: float,
     session_timeout: float | None,
-    prefix: str = DEFAULT_PREFIX,
+    prefix: str | None = None,
     connect_args: ConnectArguments = None,
     create: bool = True,
 ) -> Keystore:
@@ -163,7 +164,7 @@ def open_sql_storage(
     *,
     key: bytes | str | None,
     lock_timeout: float = _SQL_LOCK_TIMEOUT_S,
-    prefix: str = DEFAULT_PREFIX,
+    prefix: str | None = None,
     connect_args: ConnectArguments = None,
     create: bool = True,
 ) -> SQLStorage:
@@ -178,6 +179,13 @@ def open_sql_storage(
     address = address_or_error(url.value)
     if isinstance(address, ConfigurationError):
         raise address
+    if prefix is not None and prefix != (address.prefix or DEFAULT_PREFIX):
+        if address.prefix is not None:
+            raise ConfigurationError(
+                "the prefix of the tables is not the one in the address", "Give it once: prefix=…, or ?prefix=…"
+            )
+        # Messages and commands have to name this store, not the one without a prefix.
+        address = address.with_prefix(prefix)
     try:
         ring = key_ring(key)
         from zoho_keystore._storage.sql.storage import SQLStorage  # noqa: PLC0415 - as above
@@ -186,9 +194,10 @@ def open_sql_storage(
             address,
             ring,
             lock_timeout=lock_timeout_s,
-            prefix=address.prefix or prefix,
+            prefix=address.prefix or DEFAULT_PREFIX,
             connect_args=connect_args,
             create=create,
+            key_spec=spec_for_messages(key),
         )
     except KeystoreError as error:
         error.name_store(address.name, spec_for_messages(key))

@@ -14,10 +14,11 @@ import pytest
 from support import Terminal, invoke, made_key, refused, usage_error, write_private
 from zoho_keystore import StoreFileError, TokenRecord, backup, restore, rotate
 from zoho_keystore._cli import list_
+from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keystore import storage_of
 from zoho_keystore._leases import Lease
 from zoho_keystore._open import open_keystore, open_sql_storage
-from zoho_keystore._operations import copying, databases, doctor, key_usage
+from zoho_keystore._operations import copying, databases
 from zoho_keystore._operations.rotation import prune
 from zoho_keystore._operations.setup import init
 from zoho_keystore._sql import server
@@ -249,6 +250,9 @@ def test_copy_needs_an_empty_destination(store: str, work: Path) -> None:
     assert "holds 2 tokens already; nothing was copied" in line
     assert (work / "a.keystore").read_bytes() == before
     assert "the two stores are the same" in refused(6, "copy", store, store)
+    # By another name: what tells two stores apart is not in their addresses.
+    os.link("tokens.db", "linked.db")
+    assert "the two stores are the same" in refused(6, "copy", store, f"sqlite:///{work}/linked.db")
     os.link("a.keystore", "b.keystore")
     assert "the two stores are the same" in refused(6, "copy", "a.keystore", "b.keystore")
     assert "leave --store out" in usage_error("--store", store, "copy", "a", "b")
@@ -455,14 +459,13 @@ def test_keys_of_a_store_on_a_server_are_dropped_by_name_alone(ring: Path) -> No
 def test_key_list_opens_no_file_of_the_database(store: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing one would release the locks that SQLite holds for this process."""
     opened: list[str] = []
-    real = key_usage.read_prefix
 
     def noting(path: Path, length: int) -> Any:
         opened.append(path.name)
-        return real(path, length)
+        return read_prefix(path, length)
 
-    monkeypatch.setattr(key_usage, "read_prefix", noting)
-    monkeypatch.setattr(doctor, "read_prefix", noting)
+    for module in ("key_usage", "doctor"):
+        monkeypatch.setattr(f"zoho_keystore._operations.{module}.read_prefix", noting)
     write_private(work / "other", b"x")
     with closing(open_keystore(store)):
         invoke("--store", store, "key", "list")

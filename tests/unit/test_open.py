@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import zoho_keystore
-from support import assert_hides, failure_of, held
+from support import assert_hides, failure_of, held, words_of
 from zoho_keystore import EncryptedSQLStore, open_keystore
 from zoho_keystore._fs import permissions
 from zoho_keystore._open import (
@@ -306,10 +306,44 @@ def test_open_takes_the_address_of_the_variable(tmp_path: Path, key: bytes, monk
     """As the path of a file."""
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", f"sqlite:///{tmp_path}/s.db")
     with closing(open_keystore(key=key, prefix="other", connect_args={"timeout": 5})) as keystore:
-        assert keystore.name == f"sqlite:///{tmp_path}/s.db"
+        assert keystore.name == f"sqlite:///{tmp_path}/s.db?prefix=other"
     with sqlite3.connect(tmp_path / "s.db") as connection:
         assert connection.execute("SELECT COUNT(*) FROM other_store").fetchone() == (1,)
     connection.close()
+
+
+def test_open_names_the_prefix_that_was_given_beside_the_address(tmp_path: Path, key: bytes) -> None:
+    """Its commands would otherwise work on the store without a prefix."""
+    address = f"sqlite:///{tmp_path}/s.db"
+    for given, prefix, name in (
+        (address, "zoho_keystore", address),
+        (address, None, address),
+        (address, "one", f"{address}?prefix=one"),
+        (f"{address}?prefix=two", "two", f"{address}?prefix=two"),
+        (f"{address}?prefix=two", None, f"{address}?prefix=two"),
+    ):
+        with closing(open_keystore(given, key=key, prefix=prefix)) as keystore:
+            assert keystore.name == name
+            with pytest.raises(TokenNotFoundError) as caught:
+                keystore.require("2")
+        assert words_of(caught.value.advice.partition(": ")[2])[:3] == ["zoho-keystore", "--store", name]
+    for prefix in ("one", "zoho_keystore"):
+        with pytest.raises(ConfigurationError, match="not the one in the address"):
+            open_keystore(f"{address}?prefix=two", key=key, prefix=prefix)
+
+
+def test_error_of_an_open_store_names_it_in_commands(tmp_path: Path, key: bytes) -> None:
+    """And the source of its keys: they would otherwise work on the default store."""
+    (tmp_path / "ring").write_bytes(key)
+    (tmp_path / "ring").chmod(0o600)
+    spec, address = f"file:{tmp_path}/ring", f"sqlite:///{tmp_path}/s.db"
+    with closing(open_keystore(address, key=spec, prefix="mine")) as keystore:
+        with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+            connection.execute("DROP TABLE mine_token")
+        for use in (lambda: keystore.get("1"), lambda: keystore.save(TOKEN)):
+            error, _ = failure_of(use, StoreFileError)
+            words = words_of(error.advice.partition(": ")[2])
+            assert words == ["zoho-keystore", "--store", f"{address}?prefix=mine", "--key", spec, "init"]
 
 
 def test_open_of_a_database_that_is_not_to_be_made_names_the_command(tmp_path: Path, key: bytes) -> None:

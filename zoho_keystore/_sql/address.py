@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._sql.password import PASSWORD_VARIABLE
@@ -46,6 +46,11 @@ _SHOWN_PARAMETERS = frozenset(
     {"host", "option_file", "port", "prefix", "read_default_file", "service", "ssl_ca", "sslmode", "sslrootcert"}
     | {"target_session_attrs", "unix_socket"}
 )
+#: Some others keep stores apart, so that a name without them would be that of another store. It stands for the value.
+_LEFT_OUT: Final = "…"
+_PARAMETER_NAME = re.compile(r"[a-z][a-z_]*")
+#: Settings of the server in which no secret is.
+_SHOWN_OPTIONS = re.compile(r"(?:\s*-c\s*(?:search_path|role)=[\w,]+)+\s*", re.ASCII)
 _SECRET_PARAMETER = re.compile(r"passw|pwd|secret|token|^pass$", re.IGNORECASE)
 #: A file that holds passwords, not one of them.
 _PASSWORD_FILE_PARAMETERS = frozenset({"passfile"})
@@ -72,6 +77,11 @@ class SQLAddress:
     def __repr__(self) -> str:
         """Return the name alone: parameters of the address may be secrets."""
         return f"<SQLAddress {self.name}>"
+
+    def with_prefix(self, prefix: str) -> SQLAddress:
+        """Return the address with the prefix in its name too, so that commands with it work on the same store."""
+        parameter = f"{'&' if '?' in self.name else '?'}{_PREFIX}={quote(prefix, safe='')}"
+        return replace(self, name=f"{self.name}{parameter}", prefix=prefix)
 
     @property
     def driver(self) -> str:
@@ -126,19 +136,31 @@ def _address(text: str) -> SQLAddress:
                 dialect, ""
             ),
         )
+    if _LEFT_OUT in {*url.query, *url.query.values()}:
+        raise ConfigurationError(
+            f"the address of the database is incomplete: {_LEFT_OUT} stands for a value that a message has left out",
+            "Give the whole address",
+        )
     _require_synchronous_driver(url)
     prefix = url.query.get(_PREFIX)
     if dialect == "sqlite":
-        return _sqlite_address(url, prefix)
-    name = url.set(drivername=scheme[0][:-3]).set(
-        query={key: value for key, value in url.query.items() if key in _SHOWN_PARAMETERS}
-    )
+        return _sqlite_address(url, text[scheme.end() :], prefix)
+    shown = {
+        key if _PARAMETER_NAME.fullmatch(key) else _LEFT_OUT: _shown(key, value) for key, value in url.query.items()
+    }
+    name = url.set(drivername=scheme[0][:-3], query=shown).render_as_string(hide_password=True)
     return SQLAddress(
         dialect=dialect,
         url=url.difference_update_query([_PREFIX]),
-        name=name.render_as_string(hide_password=True),
+        name=name.replace(quote(_LEFT_OUT), _LEFT_OUT),
         prefix=None if prefix is None else str(prefix),
     )
+
+
+def _shown(key: str, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return what messages repeat of a parameter."""
+    is_harmless = key == "options" and isinstance(value, str) and _SHOWN_OPTIONS.fullmatch(value)
+    return value if key in _SHOWN_PARAMETERS or is_harmless else _LEFT_OUT
 
 
 def name_of(text: str) -> str:
@@ -150,6 +172,9 @@ def name_of(text: str) -> str:
 def _parsed(text: str, dialect: Dialect) -> URL | None:
     sqlalchemy = import_sqlalchemy(dialect)
     try:
+        if dialect == "sqlite":
+            # It has neither a user nor a password, and a path may hold any character.
+            return sqlalchemy.make_url(text) if text.isprintable() else None
         parts = urlsplit(text)
         # A second "@", and a "/" or "#" outside of its place, are parts of a password that is not escaped.
         if parts.fragment or not text.isprintable() or "@" in parts.path or parts.netloc.count("@") > 1:
@@ -157,9 +182,7 @@ def _parsed(text: str, dialect: Dialect) -> URL | None:
         url: URL = sqlalchemy.make_url(text)
     except (ValueError, sqlalchemy.exc.ArgumentError):
         return None
-    if dialect != "sqlite" and "/" in (url.database or ""):
-        return None
-    return url
+    return None if "/" in (url.database or "") else url
 
 
 def import_sqlalchemy(dialect: Dialect) -> Any:
@@ -194,17 +217,16 @@ def _require_synchronous_driver(url: URL) -> None:
     raise ConfigurationError(problem, f"Leave the driver out, as in {FORM}")
 
 
-def _sqlite_address(url: URL, prefix: object) -> SQLAddress:
+def _sqlite_address(url: URL, rest: str, prefix: object) -> SQLAddress:
     if url.database in (None, "", ":memory:") or url.host or url.username or url.port or set(url.query) - {_PREFIX}:
         raise ConfigurationError(
             "the address of the SQLite database is not that of a file",
             "Write sqlite:///PATH, which is sqlite:////PATH for an absolute path, without parameters",
         )
-    path = real_path(str(url.database))
-    return SQLAddress(
-        dialect="sqlite",
-        url=url.set(database=str(path), query={}),
-        name=f"sqlite:///{path}" + (f"?{_PREFIX}={prefix}" if prefix else ""),
-        path=path,
-        prefix=str(prefix) if prefix else None,
+    # Not as SQLAlchemy has it: only some of its versions undo the escapes of a path.
+    path = real_path(unquote(rest.partition("?")[0].removeprefix("/")))
+    escaped = re.sub("[%?]", lambda match: quote(match[0]), str(path))
+    address = SQLAddress(
+        dialect="sqlite", url=url.set(database=str(path), query={}), name=f"sqlite:///{escaped}", path=path
     )
+    return address.with_prefix(str(prefix)) if prefix else address
