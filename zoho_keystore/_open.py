@@ -16,7 +16,7 @@ from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
-from zoho_keystore._sql.address import is_sql_address
+from zoho_keystore._sql.address import DEFAULT_PREFIX, is_sql_address
 from zoho_keystore._sql.password import Hidden
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.sql.storage import SQLStorage
 
 FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
-
-#: The names of the tables of a store start with it.
-DEFAULT_PREFIX = "zoho_keystore"
 
 _FILE_LOCK_TIMEOUT_S = 10.0
 #: A cluster takes some seconds to go on after the loss of a server.

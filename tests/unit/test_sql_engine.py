@@ -87,6 +87,33 @@ def test_connect_makes_the_database_private(
         (tmp_path / "a.db").chmod(0o644)
 
 
+@pytest.mark.needs_modes
+def test_connect_makes_side_files_private_that_are_there(tmp_path: Path, opened: Callable[..., Engines]) -> None:
+    """Another program made them, with the mode that the database had then."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("CREATE TABLE zoho_keystore_store (i)")
+        for create in (True, False):
+            for path in tmp_path.glob("a.db*"):
+                path.chmod(0o644)
+            with opened(f"sqlite:///{tmp_path}/a.db", create=create).reads.connect():
+                modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("a.db*")}
+            assert modes == dict.fromkeys(("a.db", "a.db-wal", "a.db-shm"), 0o600)
+
+
+@pytest.mark.needs_modes
+def test_connect_leaves_the_database_of_another_program(tmp_path: Path, opened: Callable[..., Engines]) -> None:
+    """A command that only reads was given its address by mistake: that program may need its mode and its journal."""
+    path = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs (zoho_keystore_store)")
+    path.chmod(0o644)
+    before = path.read_bytes()
+    assert pragma(opened(f"sqlite:///{path}", create=False).reads, "journal_mode") == "delete"
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
+    assert [found.name for found in tmp_path.iterdir()] == ["a.db"]
+
+
 def test_connect_refuses_what_is_no_file(tmp_path: Path, opened: Callable[..., Engines]) -> None:
     (tmp_path / "directory").mkdir()
     for name, kind in (("directory", UnsafeFileError), ("missing/a.db", StoreFileError)):

@@ -7,9 +7,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._open import DEFAULT_PREFIX, open_sql_storage
+from zoho_keystore._open import open_sql_storage
 from zoho_keystore._operations.copying import without_leases
-from zoho_keystore._sql.address import SQLAddress, parse_address
+from zoho_keystore._sql.address import DEFAULT_PREFIX, SQLAddress, parse_address
 from zoho_keystore._storage import codec
 from zoho_keystore.errors import StoreFileError
 

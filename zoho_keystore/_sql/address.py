@@ -38,6 +38,9 @@ EXTRAS: Final = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sql"}
 _ADDRESS = re.compile(r"(?:(?:postgres(?:ql)?|mysql|mariadb|sqlite)(?:\+\w+)?:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z]+)(?:\+([a-z0-9_]+))?://", re.IGNORECASE)
 
+#: The names of the tables of a store start with it.
+DEFAULT_PREFIX: Final = "zoho_keystore"
+
 #: The parameter of an address that is ours, not the driver's.
 _PREFIX: Final = "prefix"
 
@@ -77,6 +80,11 @@ class SQLAddress:
     def __repr__(self) -> str:
         """Return the name alone: parameters of the address may be secrets."""
         return f"<SQLAddress {self.name}>"
+
+    @property
+    def store_table(self) -> str:
+        """The name of the table with the store's own row."""
+        return f"{self.prefix or DEFAULT_PREFIX}_store"
 
     def with_prefix(self, prefix: str) -> SQLAddress:
         """Return the address with the prefix in its name too, so that commands with it work on the same store."""

@@ -193,6 +193,9 @@ class _Connector:
         connection = dialect.connect(*positional, **arguments)
         try:
             sessions.CONFIGURE[self.address.dialect](connection, self._lock_timeout_s)
+            # A database without our tables is another program's, if none are to be made.
+            if path is not None and (self._create or sessions.has_table(connection, self.address.store_table)):
+                sessions.adapt_file(connection, path, self._lock_timeout_s)
             if self.address.driver == "psycopg":
                 _note_warnings(connection, record.info)
         except BaseException:
