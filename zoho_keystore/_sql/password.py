@@ -8,7 +8,7 @@ the user, the command line asks.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 PASSWORD_VARIABLE = "ZOHO_KEYSTORE_SQL_PASSWORD"  # noqa: S105 - the name of a variable
+
+#: The variables in which the libraries of the drivers look for a password, by dialect.
+DRIVERS_VARIABLES: Final = {"postgresql": "PGPASSWORD", "mysql": "MYSQL_PWD"}
 
 
 class Hidden(Generic[_T]):
