@@ -9,6 +9,7 @@ import stat
 import sys
 import traceback
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from zoho_keystore.errors import (
     KeyUnavailableError,
     LockTimeoutError,
     StoreFileError,
+    StoreUnavailableError,
     TokenNotFoundError,
 )
 
@@ -378,6 +380,26 @@ def test_open_sql_refuses_what_is_no_length_of_time(name: str, tmp_path: Path, k
     with pytest.raises(ConfigurationError, match=rf"^{name} is not a number of seconds"):
         open_sql_keystore(f"sqlite:///{tmp_path}/s.db", **FILE_ARGUMENTS | {"key": key, name: -1})
     assert not list(tmp_path.iterdir())
+
+
+def test_error_of_an_sqlite_database_advises_no_server(tmp_path: Path, key: bytes) -> None:
+    """There is none: a file that is none of a database, one that is locked, one that is damaged."""
+    path, address = tmp_path / "s.db", f"sqlite:///{tmp_path}/s.db"
+    path.write_bytes(b"no database" * 99)
+    error, _ = failure_of(lambda: open_keystore(address, key=key), StoreUnavailableError)
+    assert "file is not a database" in error.problem
+    assert error.advice.endswith(f"restored from a backup: zoho-keystore --store {address} restore BACKUP")
+    path.unlink()
+    with closing(open_keystore(address, key=key, lock_timeout=0.05)) as keystore:
+        keystore.save(TOKEN)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked, _ = failure_of(lambda: keystore.save(replace(TOKEN, user_name="bob")), LockTimeoutError)
+            other.execute("ROLLBACK")
+            other.execute("ALTER TABLE zoho_keystore_token RENAME COLUMN sealed TO lost")
+        broken, _ = failure_of(keystore.records, StoreUnavailableError)
+    assert locked.advice == "Try again; if a program hangs, end it"
+    assert broken.advice == f"Check the database: zoho-keystore --store {address} doctor"
 
 
 # --- Passwords of databases ---

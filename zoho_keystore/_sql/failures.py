@@ -36,6 +36,8 @@ class Failure(Enum):
     LOGIN = auto()
     #: A permission is missing, or the account is locked.
     DENIED = auto()
+    #: The file of the database is damaged, or none of a database.
+    DAMAGED = auto()
     #: Anything else: a bug, or a server of another kind.
     OTHER = auto()
 
@@ -130,10 +132,12 @@ _RESULT_CODES: Final = {
     6: Failure.LOCK_TIMEOUT,  # LOCKED
     8: Failure.READ_ONLY,
     10: Failure.UNAVAILABLE,  # IOERR
+    11: Failure.DAMAGED,  # CORRUPT
     13: Failure.UNAVAILABLE,  # FULL
     14: Failure.UNAVAILABLE,  # CANTOPEN
     19: Failure.EXISTS,  # CONSTRAINT
     23: Failure.DENIED,  # AUTH
+    26: Failure.DAMAGED,  # NOTADB
 }
 #: A transaction that began with reading, and whose snapshot is not the newest: waiting does not help, a new one does.
 _BUSY_SNAPSHOT: Final = 517
