@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pymysql
 import pytest
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ from zoho_keystore._sql import engine as engine_module
 from zoho_keystore._sql import sessions
 from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.engine import Engines, connect
-from zoho_keystore._sql.failures import Failure, classify
+from zoho_keystore._sql.failures import Failure, classify, refused_argument
 from zoho_keystore._sql.password import PROMPT
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, StoreFileError, UnsafeFileError
 
@@ -576,7 +577,17 @@ def test_error_of_a_statement_shows_no_parameters(tmp_path: Path, opened: Callab
     assert_hides(str(caught), PASSWORD.encode())
 
 
-@pytest.mark.parametrize("text", [MYSQL, "mysql+mysqlconnector://ann@127.0.0.1:1/zoho"])
+@pytest.mark.parametrize("text", [POSTGRESQL, MYSQL, "mysql+mysqlconnector://ann@127.0.0.1:1/zoho"])
 def test_connect_refuses_an_argument_that_the_driver_lacks(text: str, opened: Callable[..., Engines]) -> None:
     with pytest.raises(ConfigurationError, match=r"no_such_argument.*connect_args"):
         opened(text, connect_args={"no_such_argument": 1}).reads.connect()
+
+
+def test_connect_refuses_arguments_that_libpq_cannot_read(opened: Callable[..., Engines]) -> None:
+    """Its text repeats a part of them, which may be a password; and what a server refuses is no argument."""
+    engines = opened(POSTGRESQL, connect_args={"conninfo": f"host = h {PASSWORD}"})
+    error, shown = failure_of(engines.reads.connect, ConfigurationError)
+    assert error.problem == "the driver does not accept an argument"
+    assert_hides(shown, PASSWORD.encode())
+    syntax = psycopg.errors.lookup("42601")("syntax error")
+    assert (refused_argument(syntax), refused_argument(OSError())) == (None, None)

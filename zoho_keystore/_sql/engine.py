@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from zoho_keystore._sql import sessions
 from zoho_keystore._sql.address import import_sqlalchemy, not_installed
-from zoho_keystore._sql.failures import Failure, classify
+from zoho_keystore._sql.failures import Failure, classify, refused_argument
 from zoho_keystore._sql.password import PROMPT, Hidden, password_of_environment
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
 
@@ -172,11 +172,10 @@ class _Connector:
             return self._open(dialect, record, positional, named)
         except (TypeError, AttributeError) as error:
             # The drivers' message names the argument, and no value.
-            problem: Exception = ConfigurationError(
-                f"the driver does not accept an argument: {error}", "Check connect_args"
-            )
+            problem: Exception = _not_accepted(f": {error}")
         except Exception as error:  # noqa: BLE001 - SQLAlchemy sorts them
-            problem = error
+            refused = refused_argument(error)
+            problem = error if refused is None else _not_accepted(refused and f": {refused}")
         problem.__cause__ = problem.__context__ = None
         return problem.with_traceback(None)
 
@@ -203,6 +202,12 @@ class _Connector:
                 connection.close()
             raise
         return connection
+
+
+def _not_accepted(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the driver does not accept an argument{what}", "Check connect_args, and the parameters of the address"
+    )
 
 
 #: Longer than any process waits; SQLAlchemy passes it to the standard library, which refuses infinity.

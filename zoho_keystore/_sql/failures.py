@@ -217,6 +217,17 @@ def _is_of_libpq(orig: BaseException) -> bool:
     return of_libpq and any(kind.__name__ == "OperationalError" for kind in type(orig).__mro__)
 
 
+def refused_argument(error: BaseException) -> str | None:
+    """Return the name of an argument for a connection that libpq does not know; None if an error is another one.
+
+    Empty if libpq cannot even read the arguments: its text may repeat a part of them.
+    """
+    if type(error).__name__ != "ProgrammingError" or _by_code(error) is not None:
+        return None
+    found = re.search(r'invalid (?:connection|URI query) (?:option|parameter)[:]? "(\w+)"', str(error))
+    return found[1] if found else ""
+
+
 def _is_pool_timeout(error: BaseException) -> bool:
     # All connections of the pool were in use. Not isinstance: SQLAlchemy is an extra.
     return type(error).__name__ == "TimeoutError" and type(error).__module__ == "sqlalchemy.exc"
