@@ -104,6 +104,20 @@ def test_init_prints_the_sql_of_the_tables(address: str, work: Path) -> None:
     assert "--print-sql needs the address of a database" in usage_error("init", "--print-sql")
     assert "BIGINT" in invoke("--store", "postgresql://h/d", "init", "--print-sql").stdout
     assert "LONGTEXT" in invoke("--store", "mysql://h/d", "init", "--print-sql").stdout
+    assert "GRANT" not in shown + invoke("--store", "mysql://h/d", "init", "--print-sql").stdout
+
+
+@pytest.mark.parametrize(
+    ("address", "user"),
+    [("postgresql://an%22n@h/d?prefix=mine", '"an""n"'), ("mysql://an%60n@h/d?prefix=mine", "`an``n`")],
+)
+def test_init_prints_the_sql_that_permits_the_use_of_the_tables(address: str, user: str, work: Path) -> None:
+    """Tables of an administrator are of no use to the user of the address otherwise."""
+    shown = invoke("--store", address, "init", "--print-sql").stdout.splitlines()
+    assert shown[-2:] == [
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON mine_{table} TO {user};" for table in ("store", "token")
+    ]
+    assert not list(work.iterdir())
 
 
 def test_init_uses_tables_that_the_user_may_not_make(address: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

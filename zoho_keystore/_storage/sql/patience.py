@@ -29,8 +29,8 @@ _ADVICE = {
     Failure.NO_DATABASE: "Check the name of the database, or create it",
     Failure.LOGIN: "Check the user, and its password, which a variable (ZOHO_KEYSTORE_SQL_PASSWORD) or a file of the "
     "driver holds",
-    Failure.DENIED: "Check what the user may do in the database; an administrator makes the tables by what this "
-    "prints: zoho-keystore init --print-sql",
+    Failure.DENIED: "Check what the user may do in the database; an administrator makes the tables, and permits their "
+    "use, by what this prints: zoho-keystore init --print-sql",
 }
 
 #: In place of the advice above and of "Check the server's log": SQLite has no server.
