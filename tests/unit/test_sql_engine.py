@@ -482,6 +482,26 @@ def test_connect_without_the_driver_names_the_extra(text: str, driver: str, monk
 
 
 @pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("postgresql+psycopg2://h/d", "pip install psycopg2-binary; or leave the driver out"),
+        ("postgresql+pg8000://h/d", "pip install pg8000; or leave the driver out"),
+        ("mysql+mysqldb://h/d", "pip install mysqlclient; or leave the driver out"),
+        ("mysql+cymysql://h/d", "Install it; or leave the driver out"),
+    ],
+)
+def test_connect_without_a_named_driver_names_its_package(
+    text: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra would bring another one, and the error would stay."""
+    for module in ("psycopg2", "pg8000", "MySQLdb", "cymysql"):
+        monkeypatch.setitem(sys.modules, module, None)
+    address = parse_address(text)
+    with pytest.raises(ConfigurationError, match=rf"{address.driver} is not installed\..*{advice}"):
+        connect(address)
+
+
+@pytest.mark.parametrize(
     ("password", "may_ask", "is_there", "asked"),
     [(None, True, True, 1), ("wrong", True, True, 0), (None, False, True, 0), (None, True, False, 0)],
 )
@@ -591,3 +611,40 @@ def test_connect_refuses_arguments_that_libpq_cannot_read(opened: Callable[..., 
     assert_hides(shown, PASSWORD.encode())
     syntax = psycopg.errors.lookup("42601")("syntax error")
     assert (refused_argument(syntax), refused_argument(OSError())) == (None, None)
+
+
+def test_connect_asks_the_user_when_the_password_of_the_variable_is_refused(
+    opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: further connections, and further engines of the command, take the answer and not the variable."""
+    monkeypatch.setenv("ZOHO_KEYSTORE_SQL_PASSWORD", "old")
+    tried: list[str | None] = []
+
+    def open_(*_: Any, password: str | None = None, **__: Any) -> Connection:
+        tried.append(password)
+        if password != PASSWORD:
+            raise pymysql.err.OperationalError(1045, "Access denied")
+        return Connection(SHOW=[])
+
+    asked: list[str] = []
+
+    def ask(name: str) -> str:
+        asked.append(name)
+        return PASSWORD
+
+    PROMPT.use(ask)
+    try:
+        for _ in range(2):
+            engines = opened(MYSQL)
+            monkeypatch.setattr(engines.reads.dialect, "connect", open_)
+            engines._connector.open(engines.reads.dialect, Record(), [], {})
+    finally:
+        PROMPT.use(None)
+    assert (tried, asked) == (["old", PASSWORD, PASSWORD], [MYSQL])
+    # Without a user, the variable's password is kept for the next try.
+    engines = opened(MYSQL)
+    monkeypatch.setattr(engines.reads.dialect, "connect", open_)
+    for _ in range(2):
+        with pytest.raises(pymysql.err.OperationalError):
+            engines._connector.open(engines.reads.dialect, Record(), [], {})
+    assert tried[3:] == ["old", "old"]

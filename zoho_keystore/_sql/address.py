@@ -34,6 +34,15 @@ _DRIVERS: Final = {"postgresql": "psycopg", "mysql": "pymysql", "sqlite": "pysql
 #: The extra that brings the library and the default driver.
 EXTRAS: Final = {"postgresql": "postgresql", "mysql": "mysql", "sqlite": "sql"}
 
+#: The packages of drivers that an address may name.
+_PACKAGES: Final = {
+    "psycopg2": "psycopg2-binary",
+    "pg8000": "pg8000",
+    "mysqlconnector": "mysql-connector-python",
+    "mysqldb": "mysqlclient",
+    "mariadbconnector": "mariadb",
+}
+
 #: A drive letter of Windows is one character. Each word before "://" counts: "oracle://…" must not become a file.
 _ADDRESS = re.compile(r"(?:(?:postgres(?:ql)?|mysql|mariadb|sqlite)(?:\+\w+)?:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z]+)(?:\+([a-z0-9_]+))?://", re.IGNORECASE)
@@ -207,10 +216,20 @@ def import_sqlalchemy(dialect: Dialect) -> Any:
 
 
 def not_installed(library: str, dialect: Dialect) -> ConfigurationError:
-    """Return the error for a library that is missing, with the command that installs it."""
-    return ConfigurationError(
-        f"the library {library} is not installed", f'Install it with: pip install "zoho_keystore[{EXTRAS[dialect]}]"'
-    )
+    """Return the error for a library that is missing, with the command that installs it.
+
+    Args:
+        library: SQLAlchemy, or the driver's name in SQLAlchemy.
+        dialect: The dialect.
+    """
+    by_extra = f'pip install "zoho_keystore[{EXTRAS[dialect]}]"'
+    advice = f"Install it with: {by_extra}"
+    if library not in ("SQLAlchemy", _DRIVERS[dialect]):
+        # The extra would bring another driver, and the error would stay.
+        package = _PACKAGES.get(library)
+        command = "Install it" if package is None else f"Install it with: pip install {package}"
+        advice = f"{command}; or leave the driver out of the address, for the default one: {by_extra}"
+    return ConfigurationError(f"the library {library} is not installed", advice)
 
 
 def _require_synchronous_driver(url: URL) -> None:

@@ -48,7 +48,7 @@ def connect(
         lock_timeout: For how many seconds a statement waits for the locks of other connections.
         connect_args: Arguments for the driver's ``connect()``; they take precedence over the package's own.
         create: Whether to create the file of an SQLite database when it is missing.
-        may_ask: Whether the command line asks for the password, if there is none and the server refuses the user.
+        may_ask: Whether the command line asks for the password, if none is given and the server refuses the user.
 
     Raises:
         ConfigurationError: SQLAlchemy or the driver is not installed, or ``connect_args`` is no mapping.
@@ -70,10 +70,13 @@ def _connector(
     create: bool,
 ) -> _Connector:
     arguments = dict(connect_args.value or {})
-    given = next((arguments.pop(name) for name in _PASSWORD_ARGUMENTS if name in arguments), None)
+    given = next((arguments.pop(name) for name in _PASSWORD_ARGUMENTS if name in arguments), None) or password.value
+    # A program that gives a password knows it better than its user.
+    may_ask = may_ask and given is None
     if address.path is None:
-        given = given or password.value or password_of_environment() or PROMPT.known(address.name)
-    return _Connector(address, arguments, given, lock_timeout_s, may_ask=may_ask and given is None, create=create)
+        # An answer comes after the variable's was refused.
+        given = given or PROMPT.known(address.name) or password_of_environment()
+    return _Connector(address, arguments, given, lock_timeout_s, may_ask=may_ask, create=create)
 
 
 class Engines:
@@ -158,8 +161,10 @@ class _Connector:
         """Open a connection and make its settings; SQLAlchemy calls it."""
         opened = self._opened(dialect, record, positional, named)
         if isinstance(opened, Exception) and self._may_ask and classify(opened) is Failure.LOGIN:
-            self._password = PROMPT.answer(self.address.name)
-            if self._password is not None:
+            answer = PROMPT.answer(self.address.name)
+            if answer is not None:
+                self._password = answer
+                del answer  # See zoho_keystore.errors.
                 opened = self._opened(dialect, record, positional, named)
         # Raised out here, without the frames that hold the password (see zoho_keystore.errors).
         if isinstance(opened, Exception):

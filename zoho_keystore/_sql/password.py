@@ -2,7 +2,7 @@
 
 A variable of the environment is asked first. Without it the driver looks itself: libpq in ``PGPASSWORD`` and
 ``~/.pgpass``, PyMySQL in the option file of the address, ``?read_default_file=~/.my.cnf``. When the server then refuses
-the user, the command line asks.
+the user, the command line asks, also when the password of the variable was refused.
 """
 
 from __future__ import annotations
