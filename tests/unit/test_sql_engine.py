@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import mysql.connector
 import psycopg
 import pymysql
 import pytest
@@ -26,7 +27,7 @@ from zoho_keystore._sql import engine as engine_module
 from zoho_keystore._sql import sessions
 from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.engine import Engines, connect
-from zoho_keystore._sql.failures import Failure, classify, refused_argument
+from zoho_keystore._sql.failures import Failure, classify, first_line, refused_argument
 from zoho_keystore._sql.password import PROMPT
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, StoreFileError, UnsafeFileError
 
@@ -648,3 +649,28 @@ def test_connect_asks_the_user_when_the_password_of_the_variable_is_refused(
         with pytest.raises(pymysql.err.OperationalError):
             engines._connector.open(engines.reads.dialect, Record(), [], {})
     assert tried[3:] == ["old", "old"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        psycopg.OperationalError,
+        lambda text: pymysql.err.OperationalError(1105, text),
+        lambda text: mysql.connector.errors.OperationalError(errno=1105, msg=text),
+    ],
+    ids=["psycopg", "pymysql", "connector"],
+)
+def test_server_that_quotes_a_parameter_is_not_repeated(
+    opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch, make: Callable[[str], Exception]
+) -> None:
+    """It quotes what it refuses: the value or a part of it, of the address or of connect_args."""
+    engines = opened(f"{POSTGRESQL}?options=-cx.y%3D{PASSWORD}", connect_args={"other": "value-of-it", "port": 1})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise make(f"bad option {PASSWORD}, bad value-of-it, 1")
+
+    monkeypatch.setattr(engines.reads.dialect, "connect", refuse)
+    with pytest.raises(Exception, match="bad option …, bad …, 1") as caught:
+        engines._connector.open(engines.reads.dialect, Record(), [], {})
+    assert first_line(caught.value).endswith("bad option …, bad …, 1")
+    assert_hides(f"{caught.value!r} {caught.value} {vars(caught.value)}", PASSWORD.encode(), b"value-of-it")

@@ -12,6 +12,7 @@ from zoho_keystore._sql.password import PASSWORD_VARIABLE
 from zoho_keystore.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sqlalchemy import URL
@@ -59,7 +60,9 @@ _SHOWN_PARAMETERS = frozenset(
     | {"target_session_attrs", "unix_socket"}
 )
 #: Some others keep stores apart, so that a name without them would be that of another store. It stands for the value.
-_LEFT_OUT: Final = "…"
+LEFT_OUT: Final = "…"
+#: Shorter ones are in any text.
+_MIN_HIDDEN_CHARACTERS: Final = 6
 _PARAMETER_NAME = re.compile(r"[a-z][a-z_]*")
 #: Settings of the server in which no secret is.
 _SHOWN_OPTIONS = re.compile(r"(?:\s*-c\s*(?:search_path|role)=[\w,]+)+\s*", re.ASCII)
@@ -153,9 +156,9 @@ def _address(text: str) -> SQLAddress:
                 dialect, ""
             ),
         )
-    if _LEFT_OUT in {*url.query, *url.query.values()}:
+    if LEFT_OUT in {*url.query, *url.query.values()}:
         raise ConfigurationError(
-            f"the address of the database is incomplete: {_LEFT_OUT} stands for a value that a message has left out",
+            f"the address of the database is incomplete: {LEFT_OUT} stands for a value that a message has left out",
             "Give the whole address",
         )
     _require_synchronous_driver(url)
@@ -163,13 +166,13 @@ def _address(text: str) -> SQLAddress:
     if dialect == "sqlite":
         return _sqlite_address(url, text[scheme.end() :], prefix)
     shown = {
-        key if _PARAMETER_NAME.fullmatch(key) else _LEFT_OUT: _shown(key, value) for key, value in url.query.items()
+        key if _PARAMETER_NAME.fullmatch(key) else LEFT_OUT: _shown(key, value) for key, value in url.query.items()
     }
     name = url.set(drivername=scheme[0][:-3], query=shown).render_as_string(hide_password=True)
     return SQLAddress(
         dialect=dialect,
         url=url.difference_update_query([_PREFIX]),
-        name=name.replace(quote(_LEFT_OUT), _LEFT_OUT),
+        name=name.replace(quote(LEFT_OUT), LEFT_OUT),
         prefix=None if prefix is None else str(prefix),
     )
 
@@ -177,7 +180,17 @@ def _address(text: str) -> SQLAddress:
 def _shown(key: str, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """Return what messages repeat of a parameter."""
     is_harmless = key == "options" and isinstance(value, str) and _SHOWN_OPTIONS.fullmatch(value)
-    return value if key in _SHOWN_PARAMETERS or is_harmless else _LEFT_OUT
+    return value if key in _SHOWN_PARAMETERS or is_harmless else LEFT_OUT
+
+
+def hidden_parts(parameters: Mapping[str, Any]) -> list[str]:
+    """Return what of the values of parameters messages must not repeat, the longest first.
+
+    A server that refuses a value quotes it, or a part of it.
+    """
+    values = [value for key, value in parameters.items() if key not in _SHOWN_PARAMETERS and isinstance(value, str)]
+    parts = {part for value in values for part in (value, *re.split(r"[\s=,]+", value))}
+    return sorted((part for part in parts if len(part) >= _MIN_HIDDEN_CHARACTERS), key=len, reverse=True)
 
 
 def name_of(text: str) -> str:

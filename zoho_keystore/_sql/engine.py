@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from zoho_keystore._sql import sessions
-from zoho_keystore._sql.address import import_sqlalchemy, not_installed
+from zoho_keystore._sql.address import LEFT_OUT, hidden_parts, import_sqlalchemy, not_installed
 from zoho_keystore._sql.failures import Failure, classify, refused_argument
 from zoho_keystore._sql.password import PROMPT, Hidden, password_of_environment
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
@@ -181,6 +181,7 @@ class _Connector:
         except Exception as error:  # noqa: BLE001 - SQLAlchemy sorts them
             refused = refused_argument(error)
             problem = error if refused is None else _not_accepted(refused and f": {refused}")
+        _leave_out(problem, hidden_parts({**self.address.url.query, **self._arguments}))
         problem.__cause__ = problem.__context__ = None
         return problem.with_traceback(None)
 
@@ -207,6 +208,21 @@ class _Connector:
                 connection.close()
             raise
         return connection
+
+
+def _leave_out(error: Exception, parts: list[str]) -> None:
+    """Take the values of parameters out of what an error says, for messages and the log of SQLAlchemy."""
+
+    def cleaned(text: Any) -> Any:
+        for part in parts if isinstance(text, str) else ():
+            text = text.replace(part, LEFT_OUT)
+        return text
+
+    error.args = tuple(map(cleaned, error.args))
+    # The text of MySQL's own connector is not in its arguments alone.
+    for name in ("msg", "_full_msg"):
+        if isinstance(text := getattr(error, name, None), str):
+            setattr(error, name, cleaned(text))
 
 
 def _not_accepted(what: str) -> ConfigurationError:
