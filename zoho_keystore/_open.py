@@ -16,7 +16,8 @@ from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
-from zoho_keystore._sql.address import is_sql_address
+from zoho_keystore._sql.address import DEFAULT_PREFIX, is_sql_address
+from zoho_keystore._sql.password import Hidden
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.store_file import not_a_keystore
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from zoho_keystore._sql.engine import ConnectArguments
     from zoho_keystore._storage.sql.storage import SQLStorage
 
 FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
-
-#: The names of the tables of a store start with it.
-DEFAULT_PREFIX = "zoho_keystore"
 
 _FILE_LOCK_TIMEOUT_S = 10.0
 #: A cluster takes some seconds to go on after the loss of a server.
@@ -46,7 +45,7 @@ def open_keystore(
     lock_timeout: float | None = None,
     refresh_wait: float = 10.0,
     session_timeout: float | None = None,
-    prefix: str = DEFAULT_PREFIX,
+    prefix: str | None = None,
     connect_args: Mapping[str, Any] | None = None,
     create: bool = True,
 ) -> Keystore:
@@ -66,7 +65,8 @@ def open_keystore(
             process that refreshes it; 0 switches this off.
         session_timeout: For how many seconds from its sign-in on a token is handed out; then it is taken for absent,
             and the user has to sign in again. None is for ever.
-        prefix: In a database, the names of the tables start with it.
+        prefix: In a database, the names of the tables start with it. None is the ``?prefix=…`` of the address, else
+            ``zoho_keystore``.
         connect_args: In a database, arguments for the driver's ``connect()``.
         create: Whether to create the file or the tables, without tokens, when they are missing.
 
@@ -74,14 +74,16 @@ def open_keystore(
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
     """
     if (address := address_of(path)) is not None:
+        url, hidden_args = Hidden(address), Hidden(connect_args)
+        del path, address, connect_args  # See zoho_keystore.errors.
         return open_sql_keystore(
-            address,
+            url,
             key=key,
             lock_timeout=_SQL_LOCK_TIMEOUT_S if lock_timeout is None else lock_timeout,
             refresh_wait=refresh_wait,
             session_timeout=session_timeout,
             prefix=prefix,
-            connect_args=connect_args,
+            connect_args=hidden_args,
             create=create,
         )
     return open_file_keystore(
@@ -133,17 +135,18 @@ def open_file_keystore(
 
 
 def open_sql_keystore(
-    url: str,
+    url: str | Hidden[str],
     *,
     key: bytes | str | None,
     lock_timeout: float,
     refresh_wait: float,
     session_timeout: float | None,
-    prefix: str = DEFAULT_PREFIX,
-    connect_args: Mapping[str, Any] | None = None,
+    prefix: str | None = None,
+    connect_args: ConnectArguments = None,
     create: bool = True,
 ) -> Keystore:
     """Open the keystore in a database; the arguments are those of ``EncryptedSQLStore``."""
+    url, connect_args = Hidden.of(url), Hidden.of(connect_args)
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
     session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     storage = open_sql_storage(
@@ -154,22 +157,32 @@ def open_sql_keystore(
 
 
 def open_sql_storage(
-    url: str,
+    url: str | Hidden[str],
     *,
     key: bytes | str | None,
     lock_timeout: float = _SQL_LOCK_TIMEOUT_S,
-    prefix: str = DEFAULT_PREFIX,
-    connect_args: Mapping[str, Any] | None = None,
+    prefix: str | None = None,
+    connect_args: ConnectArguments = None,
     create: bool = True,
 ) -> SQLStorage:
     """Open the storage in a database; the arguments are those of ``EncryptedSQLStore``."""
     # SQLAlchemy is an extra, and takes a third of a second to import.
-    from zoho_keystore._sql.address import parse_address  # noqa: PLC0415 - as above
+    from zoho_keystore._sql.address import address_or_error  # noqa: PLC0415 - as above
 
+    url, connect_args = Hidden.of(url), Hidden.of(connect_args)
     lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
-    if not isinstance(url, str) or looks_like_key(url):
+    if not isinstance(url.value, str) or looks_like_key(url.value):
         raise ConfigurationError("the address of the database is none", "Write postgresql://USER@HOST:5432/DATABASE")
-    address = parse_address(url)
+    address = address_or_error(url.value)
+    if isinstance(address, ConfigurationError):
+        raise address
+    if prefix is not None and prefix != (address.prefix or DEFAULT_PREFIX):
+        if address.prefix is not None:
+            raise ConfigurationError(
+                "the prefix of the tables is not the one in the address", "Give it once: prefix=…, or ?prefix=…"
+            )
+        # Messages and commands have to name this store, not the one without a prefix.
+        address = address.with_prefix(prefix)
     try:
         ring = key_ring(key)
         from zoho_keystore._storage.sql.storage import SQLStorage  # noqa: PLC0415 - as above
@@ -178,9 +191,10 @@ def open_sql_storage(
             address,
             ring,
             lock_timeout=lock_timeout_s,
-            prefix=address.prefix or prefix,
+            prefix=address.prefix or DEFAULT_PREFIX,
             connect_args=connect_args,
             create=create,
+            key_spec=spec_for_messages(key),
         )
     except KeystoreError as error:
         error.name_store(address.name, spec_for_messages(key))

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from zoho_keystore._open import DEFAULT_PREFIX, open_file_keystore, open_memory_keystore, open_sql_keystore
+from zoho_keystore._open import open_file_keystore, open_memory_keystore, open_sql_keystore
 from zoho_keystore._records import FIELDS, TokenRecord, field_values, record_of
+from zoho_keystore._sql.password import Hidden
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
 
 try:
@@ -238,7 +239,8 @@ class EncryptedSQLStore(_KeystoreTokenStore):
         lock_timeout: For how many seconds a call waits for other clients, or for a server that has gone away.
         refresh_wait: As for :class:`EncryptedFileStore`, for all machines.
         session_timeout: As for :class:`EncryptedFileStore`.
-        prefix: The names of the two tables start with it: up to 40 small letters, digits and underscores.
+        prefix: The names of the two tables start with it: up to 40 small letters, digits and underscores. None is the
+            ``?prefix=…`` of the address, else ``zoho_keystore``.
         connect_args: Arguments for the driver's ``connect()``, such as ``{"sslmode": "verify-full"}``.
 
     Raises:
@@ -255,18 +257,20 @@ class EncryptedSQLStore(_KeystoreTokenStore):
         lock_timeout: float = 30.0,
         refresh_wait: float = 10.0,
         session_timeout: float | None = None,
-        prefix: str = DEFAULT_PREFIX,
+        prefix: str | None = None,
         connect_args: Mapping[str, Any] | None = None,
     ) -> None:
+        hidden_url, hidden_args = Hidden(url), Hidden(connect_args)
+        del url, connect_args  # See zoho_keystore.errors.
         super().__init__(
             open_sql_keystore(
-                url,
+                hidden_url,
                 key=key,
                 lock_timeout=lock_timeout,
                 refresh_wait=refresh_wait,
                 session_timeout=session_timeout,
                 prefix=prefix,
-                connect_args=connect_args,
+                connect_args=hidden_args,
             )
         )
 

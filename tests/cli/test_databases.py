@@ -14,15 +14,17 @@ import pytest
 from support import Terminal, invoke, made_key, refused, usage_error, write_private
 from zoho_keystore import StoreFileError, TokenRecord, backup, restore, rotate
 from zoho_keystore._cli import list_
+from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keystore import storage_of
 from zoho_keystore._leases import Lease
 from zoho_keystore._open import open_keystore, open_sql_storage
 from zoho_keystore._operations import copying, databases
+from zoho_keystore._operations.rotation import prune
 from zoho_keystore._operations.setup import init
 from zoho_keystore._sql import server
 from zoho_keystore._sql.password import PROMPT
 from zoho_keystore._storage.sql import rotation as sql_rotation
-from zoho_keystore.errors import RotationUnfinishedError, StoreUnavailableError
+from zoho_keystore.errors import ConfigurationError, RotationUnfinishedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +104,20 @@ def test_init_prints_the_sql_of_the_tables(address: str, work: Path) -> None:
     assert "--print-sql needs the address of a database" in usage_error("init", "--print-sql")
     assert "BIGINT" in invoke("--store", "postgresql://h/d", "init", "--print-sql").stdout
     assert "LONGTEXT" in invoke("--store", "mysql://h/d", "init", "--print-sql").stdout
+    assert "GRANT" not in shown + invoke("--store", "mysql://h/d", "init", "--print-sql").stdout
+
+
+@pytest.mark.parametrize(
+    ("address", "user"),
+    [("postgresql://an%22n@h/d?prefix=mine", '"an""n"'), ("mysql://an%60n@h/d?prefix=mine", "`an``n`")],
+)
+def test_init_prints_the_sql_that_permits_the_use_of_the_tables(address: str, user: str, work: Path) -> None:
+    """Tables of an administrator are of no use to the user of the address otherwise."""
+    shown = invoke("--store", address, "init", "--print-sql").stdout.splitlines()
+    assert shown[-2:] == [
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON mine_{table} TO {user};" for table in ("store", "token")
+    ]
+    assert not list(work.iterdir())
 
 
 def test_init_uses_tables_that_the_user_may_not_make(address: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +264,9 @@ def test_copy_needs_an_empty_destination(store: str, work: Path) -> None:
     assert "holds 2 tokens already; nothing was copied" in line
     assert (work / "a.keystore").read_bytes() == before
     assert "the two stores are the same" in refused(6, "copy", store, store)
+    # By another name: what tells two stores apart is not in their addresses.
+    os.link("tokens.db", "linked.db")
+    assert "the two stores are the same" in refused(6, "copy", store, f"sqlite:///{work}/linked.db")
     os.link("a.keystore", "b.keystore")
     assert "the two stores are the same" in refused(6, "copy", "a.keystore", "b.keystore")
     assert "leave --store out" in usage_error("--store", store, "copy", "a", "b")
@@ -269,7 +288,7 @@ def default_ring(work: Path) -> Path:
     [(1, "does not hold what was copied"), (2, "has changed since it was read")],
 )
 def test_copy_compares_both_stores_afterwards(
-    store: str, monkeypatch: pytest.MonkeyPatch, which: int, problem: str
+    store: str, work: Path, monkeypatch: pytest.MonkeyPatch, which: int, problem: str
 ) -> None:
     """A program that saves to one of them meanwhile would lose its token."""
     strip = copying.without_leases
@@ -281,7 +300,28 @@ def test_copy_compares_both_stores_afterwards(
         return strip(records)[1 if calls == which + 1 else 0 :]
 
     monkeypatch.setattr(copying, "without_leases", changed)
-    assert problem in refused(6, "copy", store, "a.keystore")
+    monkeypatch.setenv("ZOHO_KEYSTORE_FILE", store)
+    line = refused(6, "copy", store, "a.keystore")
+    assert problem in line
+    # Without --store, it would delete the tokens of the source, which is the default store here.
+    assert f"(zoho-keystore --store {work / 'a.keystore'} delete --all)" in line
+
+
+def test_copy_prints_commands_for_the_store_that_they_are_meant_for(store: str, work: Path) -> None:
+    """And with its source of keys: pasted as they are, they would otherwise work on the default store."""
+    init()
+    key = f"file:{default_ring(work)}"
+    missing, line = work / "none.keystore", ["copy", "none.keystore", store]
+    assert f"zoho-keystore --store {missing} init" in refused(6, *line)
+    assert f"zoho-keystore --store {missing} --key {key} init" in refused(6, *line, "--from-key", key)
+    fill(work / "a.keystore", BOB)
+    for options, printed in (([], ""), (["--from-key", key], f" --from-key {key}")):
+        shown = refused(6, "--key", key, "copy", "a.keystore", store, *options)
+        assert shown.rstrip().endswith(
+            f"zoho-keystore --store {store} --key {key} import {work / 'a.keystore'}{printed}"
+        )
+    # No command imports a store in a database.
+    assert refused(6, "copy", store, "a.keystore").rstrip().endswith("Give an empty destination")
 
 
 def test_copy_reports_its_progress(store: str) -> None:
@@ -405,6 +445,47 @@ def test_rotate_of_keys_that_cannot_be_changed_here(store: str, ring: Path, monk
     assert rotation.path == store
     assert rotation.manual_distribution
     assert len(records_of(store, key="env:KEYS")) == 2
+
+
+def test_key_of_a_backup_beside_a_database_is_kept(store: str, work: Path, ring: Path) -> None:
+    """As beside a file: without it, the backup could not be opened any more."""
+    invoke("--store", store, "backup", "b.keystore")
+    invoke("--store", store, "rotate")
+    before = ring.read_text()
+    assert str(work / "b.keystore") in invoke("--store", store, "key", "list").stdout
+    assert "Nothing was dropped" in invoke("--store", store, "key", "prune", "--all-retired", "--yes").stdout
+    assert ring.read_text() == before
+    assert len(records_of("b.keystore")) == 2
+
+
+def test_keys_of_a_store_on_a_server_are_dropped_by_name_alone(ring: Path) -> None:
+    """Where its backups are is not known, and the server need not be asked for that."""
+    init()
+    address = "postgresql://ann@127.0.0.1:1/d"
+    line = refused(2, "--store", address, "key", "prune", "--all-retired", "--yes")
+    assert "no key was dropped" in line
+    assert f"zoho-keystore --store {address} key list" in line
+    with pytest.raises(ConfigurationError, match="Name the keys to drop"):
+        prune(address)
+    assert ring.exists()
+
+
+def test_key_list_opens_no_file_of_the_database(store: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing one would release the locks that SQLite holds for this process."""
+    opened: list[str] = []
+
+    def noting(path: Path, length: int) -> Any:
+        opened.append(path.name)
+        return read_prefix(path, length)
+
+    for module in ("key_usage", "doctor"):
+        monkeypatch.setattr(f"zoho_keystore._operations.{module}.read_prefix", noting)
+    write_private(work / "other", b"x")
+    with closing(open_keystore(store)):
+        invoke("--store", store, "key", "list")
+        assert opened == ["other"]
+        invoke("--store", store, "doctor")
+    assert set(opened) == {"other"}
 
 
 def test_key_list_of_a_database_that_is_gone_needs_every_key(store: str, work: Path) -> None:

@@ -82,6 +82,19 @@ def test_variable_that_the_default_key_source_names_is_removed(ring: Path) -> No
     assert "MY_KEY" not in environment(ZOHO_KEYSTORE_KEYRING="env:MY_KEY", MY_KEY=key)
 
 
+def test_program_gets_no_password_of_the_database() -> None:
+    """Of the store's own: the program may have another one, of which the variable is its own."""
+    base = {"PGPASSWORD": "pg", "MYSQL_PWD": "my", "ZOHO_KEYSTORE_SQL_PASSWORD": "sql"}
+    for address, kept in (
+        ("postgresql://h/d", {"MYSQL_PWD"}),
+        ("mariadb://h/d", {"PGPASSWORD"}),
+        ("sqlite:///a.db", {"PGPASSWORD", "MYSQL_PWD"}),
+        (None, {"PGPASSWORD", "MYSQL_PWD"}),
+    ):
+        found = exec_._environment(TokenRecord(), [TokenRecord()], base, None, address)
+        assert found.keys() & base.keys() == kept
+
+
 def test_variable_of_the_key_in_another_case_is_removed_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows lists all variables in upper case."""
     monkeypatch.setattr(platform, "IS_WINDOWS", True)

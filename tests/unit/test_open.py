@@ -6,15 +6,19 @@ import math
 import os
 import sqlite3
 import stat
+import sys
+import traceback
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import held
-from zoho_keystore import open_keystore
+import zoho_keystore
+from support import assert_hides, failure_of, held, words_of
+from zoho_keystore import EncryptedSQLStore, open_keystore
 from zoho_keystore._fs import permissions
 from zoho_keystore._open import (
     as_seconds,
@@ -27,9 +31,11 @@ from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
     ConfigurationError,
+    KeystoreError,
     KeyUnavailableError,
     LockTimeoutError,
     StoreFileError,
+    StoreUnavailableError,
     TokenNotFoundError,
 )
 
@@ -302,10 +308,44 @@ def test_open_takes_the_address_of_the_variable(tmp_path: Path, key: bytes, monk
     """As the path of a file."""
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", f"sqlite:///{tmp_path}/s.db")
     with closing(open_keystore(key=key, prefix="other", connect_args={"timeout": 5})) as keystore:
-        assert keystore.name == f"sqlite:///{tmp_path}/s.db"
+        assert keystore.name == f"sqlite:///{tmp_path}/s.db?prefix=other"
     with sqlite3.connect(tmp_path / "s.db") as connection:
         assert connection.execute("SELECT COUNT(*) FROM other_store").fetchone() == (1,)
     connection.close()
+
+
+def test_open_names_the_prefix_that_was_given_beside_the_address(tmp_path: Path, key: bytes) -> None:
+    """Its commands would otherwise work on the store without a prefix."""
+    address = f"sqlite:///{tmp_path}/s.db"
+    for given, prefix, name in (
+        (address, "zoho_keystore", address),
+        (address, None, address),
+        (address, "one", f"{address}?prefix=one"),
+        (f"{address}?prefix=two", "two", f"{address}?prefix=two"),
+        (f"{address}?prefix=two", None, f"{address}?prefix=two"),
+    ):
+        with closing(open_keystore(given, key=key, prefix=prefix)) as keystore:
+            assert keystore.name == name
+            with pytest.raises(TokenNotFoundError) as caught:
+                keystore.require("2")
+        assert words_of(caught.value.advice.partition(": ")[2])[:3] == ["zoho-keystore", "--store", name]
+    for prefix in ("one", "zoho_keystore"):
+        with pytest.raises(ConfigurationError, match="not the one in the address"):
+            open_keystore(f"{address}?prefix=two", key=key, prefix=prefix)
+
+
+def test_error_of_an_open_store_names_it_in_commands(tmp_path: Path, key: bytes) -> None:
+    """And the source of its keys: they would otherwise work on the default store."""
+    (tmp_path / "ring").write_bytes(key)
+    (tmp_path / "ring").chmod(0o600)
+    spec, address = f"file:{tmp_path}/ring", f"sqlite:///{tmp_path}/s.db"
+    with closing(open_keystore(address, key=spec, prefix="mine")) as keystore:
+        with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+            connection.execute("DROP TABLE mine_token")
+        for use in (lambda: keystore.get("1"), lambda: keystore.save(TOKEN)):
+            error, _ = failure_of(use, StoreFileError)
+            words = words_of(error.advice.partition(": ")[2])
+            assert words == ["zoho-keystore", "--store", f"{address}?prefix=mine", "--key", spec, "init"]
 
 
 def test_open_of_a_database_that_is_not_to_be_made_names_the_command(tmp_path: Path, key: bytes) -> None:
@@ -340,3 +380,64 @@ def test_open_sql_refuses_what_is_no_length_of_time(name: str, tmp_path: Path, k
     with pytest.raises(ConfigurationError, match=rf"^{name} is not a number of seconds"):
         open_sql_keystore(f"sqlite:///{tmp_path}/s.db", **FILE_ARGUMENTS | {"key": key, name: -1})
     assert not list(tmp_path.iterdir())
+
+
+def test_error_of_an_sqlite_database_advises_no_server(tmp_path: Path, key: bytes) -> None:
+    """There is none: a file that is none of a database, one that is locked, one that is damaged."""
+    path, address = tmp_path / "s.db", f"sqlite:///{tmp_path}/s.db"
+    path.write_bytes(b"no database" * 99)
+    error, _ = failure_of(lambda: open_keystore(address, key=key), StoreUnavailableError)
+    assert "file is not a database" in error.problem
+    assert error.advice.endswith(f"restored from a backup: zoho-keystore --store {address} restore BACKUP")
+    path.unlink()
+    with closing(open_keystore(address, key=key, lock_timeout=0.05)) as keystore:
+        keystore.save(TOKEN)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked, _ = failure_of(lambda: keystore.save(replace(TOKEN, user_name="bob")), LockTimeoutError)
+            other.execute("ROLLBACK")
+            other.execute("ALTER TABLE zoho_keystore_token RENAME COLUMN sealed TO lost")
+        broken, _ = failure_of(keystore.records, StoreUnavailableError)
+    assert locked.advice == "Try again; if a program hangs, end it"
+    assert broken.advice == f"Check the database: zoho-keystore --store {address} doctor"
+
+
+# --- Passwords of databases ---
+
+PASSWORD = "hunter2-swordfish"
+#: Nothing listens there.
+SERVER = "postgresql://ann@127.0.0.1:1/d"
+
+
+@pytest.mark.parametrize("opening", [open_keystore, EncryptedSQLStore])
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        (SERVER, {"lock_timeout": 0}),
+        (SERVER, {"lock_timeout": -1}),
+        (SERVER, {"refresh_wait": -1}),
+        (SERVER, {"prefix": "B-d"}),
+        (SERVER, {"key": "env:NONE"}),
+        (SERVER, {"connect_args": f"password={PASSWORD}"}),
+        ("postgresql+pg8000://ann@127.0.0.1:1/d", {}),
+        (f"postgresql://ann:{PASSWORD}@127.0.0.1:1/d", {}),
+        (f"postgresql://ann:a@{PASSWORD}@127.0.0.1:1/d", {}),
+        (f"postgresql://127.0.0.1/d?password={PASSWORD}", {}),
+        (f"mongodb://ann:{PASSWORD}@127.0.0.1/d", {}),
+    ],
+)
+def test_open_that_fails_shows_no_password_of_a_database(
+    opening: Callable[..., object], url: str, options: dict[str, Any], key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the error nor in a variable of a frame of the package, where tools for errors would print it."""
+    monkeypatch.setitem(sys.modules, "pg8000", None)
+    given = {"key": key, "connect_args": {"password": PASSWORD}, **options}
+    caught, shown = failure_of(lambda: opening(url, **given), KeystoreError)
+    package = os.path.dirname(zoho_keystore.__file__)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.__traceback__)]
+    of_package = (frame.f_locals for frame in frames if frame.f_code.co_filename.startswith(package))
+    # A store that is half made has no repr.
+    variables = [{name: value for name, value in found.items() if name != "self"} for found in of_package]
+    assert variables
+    assert_hides(f"{shown}{variables!r}", PASSWORD.encode())
+    assert caught.__cause__ is None

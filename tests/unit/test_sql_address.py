@@ -70,10 +70,41 @@ def test_parse_address_of_sqlite_has_the_absolute_path(tmp_path: Path, monkeypat
 
 
 def test_parse_address_shows_known_parameters_alone() -> None:
-    """An unknown one may be a secret."""
-    address = parse_address("postgresql://ann@/zoho?host=/run/pg&sslmode=require&options=-cx%3Dy")
-    assert address.name == "postgresql://ann@/zoho?host=%2Frun%2Fpg&sslmode=require"
+    """The value of an unknown one may be a secret. A name without it would be that of another store."""
+    address = parse_address("postgresql://ann@/zoho?host=/run/pg&sslmode=require&options=-cx%3Dy&UPPER=z")
+    assert address.name == "postgresql://ann@/zoho?host=%2Frun%2Fpg&options=…&sslmode=require&…=…"
     assert address.url.query["options"] == "-cx=y"
+    with pytest.raises(ConfigurationError, match="the address of the database is incomplete"):
+        parse_address(address.name)
+
+
+def test_parse_address_shows_the_schema_that_an_option_names() -> None:
+    """Two of them are two stores, and a name is a secret in none."""
+    text = "postgresql://ann@h/zoho?options=-csearch_path%3Dta%2Ctb"
+    address = parse_address(text)
+    assert parse_address(address.name).url == address.url
+    assert "ta" in address.name
+    assert "hidden" not in parse_address("postgresql://h/d?options=-c%20search_path%3Da%20-c%20x.y%3Dhidden").name
+
+
+@pytest.mark.parametrize("name", ["what?prefix=q.db", "a%41.db", "a@b#c.db", "a:b@c d+é.db", "a&b=c.db", "%3F"])
+def test_name_of_an_sqlite_database_leads_to_it_again(name: str, tmp_path: Path) -> None:
+    """Any character may be in a path; two have a meaning in an address."""
+    escaped = name.replace("%", "%25").replace("?", "%3F")
+    for prefix in ("", "?prefix=mine"):
+        address = parse_address(f"sqlite:///{tmp_path}/{escaped}{prefix}")
+        assert address.path == tmp_path / name
+        assert address.url.database == str(tmp_path / name)
+        assert address.prefix == (prefix[8:] or None)
+        assert parse_address(address.name) == address
+        assert address.name == f"sqlite:///{tmp_path}/{escaped}{prefix}"
+
+
+@pytest.mark.parametrize("text", ["postgresql://h/d", "mysql://h/d?ssl_ca=x", "sqlite:////d/a.db"])
+def test_address_with_a_prefix_has_it_in_its_name(text: str) -> None:
+    address = parse_address(text).with_prefix("mine")
+    again = parse_address(address.name)
+    assert (again.prefix, again.url, again.path) == ("mine", address.url, address.path)
 
 
 @pytest.mark.parametrize(

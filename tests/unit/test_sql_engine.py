@@ -15,6 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import mysql.connector
+import psycopg
 import pymysql
 import pytest
 import sqlalchemy as sa
@@ -25,7 +27,7 @@ from zoho_keystore._sql import engine as engine_module
 from zoho_keystore._sql import sessions
 from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.engine import Engines, connect
-from zoho_keystore._sql.failures import Failure, classify
+from zoho_keystore._sql.failures import Failure, classify, first_line, refused_argument
 from zoho_keystore._sql.password import PROMPT
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, StoreFileError, UnsafeFileError
 
@@ -85,6 +87,33 @@ def test_connect_makes_the_database_private(
             assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
         engines.dispose()
         (tmp_path / "a.db").chmod(0o644)
+
+
+@pytest.mark.needs_modes
+def test_connect_makes_side_files_private_that_are_there(tmp_path: Path, opened: Callable[..., Engines]) -> None:
+    """Another program made them, with the mode that the database had then."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("CREATE TABLE zoho_keystore_store (i)")
+        for create in (True, False):
+            for path in tmp_path.glob("a.db*"):
+                path.chmod(0o644)
+            with opened(f"sqlite:///{tmp_path}/a.db", create=create).reads.connect():
+                modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("a.db*")}
+            assert modes == dict.fromkeys(("a.db", "a.db-wal", "a.db-shm"), 0o600)
+
+
+@pytest.mark.needs_modes
+def test_connect_leaves_the_database_of_another_program(tmp_path: Path, opened: Callable[..., Engines]) -> None:
+    """A command that only reads was given its address by mistake: that program may need its mode and its journal."""
+    path = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs (zoho_keystore_store)")
+    path.chmod(0o644)
+    before = path.read_bytes()
+    assert pragma(opened(f"sqlite:///{path}", create=False).reads, "journal_mode") == "delete"
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
+    assert [found.name for found in tmp_path.iterdir()] == ["a.db"]
 
 
 def test_connect_refuses_what_is_no_file(tmp_path: Path, opened: Callable[..., Engines]) -> None:
@@ -457,6 +486,26 @@ def test_connect_without_the_driver_names_the_extra(text: str, driver: str, monk
 
 
 @pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("postgresql+psycopg2://h/d", "pip install psycopg2-binary; or leave the driver out"),
+        ("postgresql+pg8000://h/d", "pip install pg8000; or leave the driver out"),
+        ("mysql+mysqldb://h/d", "pip install mysqlclient; or leave the driver out"),
+        ("mysql+cymysql://h/d", "Install it; or leave the driver out"),
+    ],
+)
+def test_connect_without_a_named_driver_names_its_package(
+    text: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra would bring another one, and the error would stay."""
+    for module in ("psycopg2", "pg8000", "MySQLdb", "cymysql"):
+        monkeypatch.setitem(sys.modules, module, None)
+    address = parse_address(text)
+    with pytest.raises(ConfigurationError, match=rf"{address.driver} is not installed\..*{advice}"):
+        connect(address)
+
+
+@pytest.mark.parametrize(
     ("password", "may_ask", "is_there", "asked"),
     [(None, True, True, 1), ("wrong", True, True, 0), (None, False, True, 0), (None, True, False, 0)],
 )
@@ -552,7 +601,79 @@ def test_error_of_a_statement_shows_no_parameters(tmp_path: Path, opened: Callab
     assert_hides(str(caught), PASSWORD.encode())
 
 
-@pytest.mark.parametrize("text", [MYSQL, "mysql+mysqlconnector://ann@127.0.0.1:1/zoho"])
+@pytest.mark.parametrize("text", [POSTGRESQL, MYSQL, "mysql+mysqlconnector://ann@127.0.0.1:1/zoho"])
 def test_connect_refuses_an_argument_that_the_driver_lacks(text: str, opened: Callable[..., Engines]) -> None:
     with pytest.raises(ConfigurationError, match=r"no_such_argument.*connect_args"):
         opened(text, connect_args={"no_such_argument": 1}).reads.connect()
+
+
+def test_connect_refuses_arguments_that_libpq_cannot_read(opened: Callable[..., Engines]) -> None:
+    """Its text repeats a part of them, which may be a password; and what a server refuses is no argument."""
+    engines = opened(POSTGRESQL, connect_args={"conninfo": f"host = h {PASSWORD}"})
+    error, shown = failure_of(engines.reads.connect, ConfigurationError)
+    assert error.problem == "the driver does not accept an argument"
+    assert_hides(shown, PASSWORD.encode())
+    syntax = psycopg.errors.lookup("42601")("syntax error")
+    assert (refused_argument(syntax), refused_argument(OSError())) == (None, None)
+
+
+def test_connect_asks_the_user_when_the_password_of_the_variable_is_refused(
+    opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: further connections, and further engines of the command, take the answer and not the variable."""
+    monkeypatch.setenv("ZOHO_KEYSTORE_SQL_PASSWORD", "old")
+    tried: list[str | None] = []
+
+    def open_(*_: Any, password: str | None = None, **__: Any) -> Connection:
+        tried.append(password)
+        if password != PASSWORD:
+            raise pymysql.err.OperationalError(1045, "Access denied")
+        return Connection(SHOW=[])
+
+    asked: list[str] = []
+
+    def ask(name: str) -> str:
+        asked.append(name)
+        return PASSWORD
+
+    PROMPT.use(ask)
+    try:
+        for _ in range(2):
+            engines = opened(MYSQL)
+            monkeypatch.setattr(engines.reads.dialect, "connect", open_)
+            engines._connector.open(engines.reads.dialect, Record(), [], {})
+    finally:
+        PROMPT.use(None)
+    assert (tried, asked) == (["old", PASSWORD, PASSWORD], [MYSQL])
+    # Without a user, the variable's password is kept for the next try.
+    engines = opened(MYSQL)
+    monkeypatch.setattr(engines.reads.dialect, "connect", open_)
+    for _ in range(2):
+        with pytest.raises(pymysql.err.OperationalError):
+            engines._connector.open(engines.reads.dialect, Record(), [], {})
+    assert tried[3:] == ["old", "old"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        psycopg.OperationalError,
+        lambda text: pymysql.err.OperationalError(1105, text),
+        lambda text: mysql.connector.errors.OperationalError(errno=1105, msg=text),
+    ],
+    ids=["psycopg", "pymysql", "connector"],
+)
+def test_server_that_quotes_a_parameter_is_not_repeated(
+    opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch, make: Callable[[str], Exception]
+) -> None:
+    """It quotes what it refuses: the value or a part of it, of the address or of connect_args."""
+    engines = opened(f"{POSTGRESQL}?options=-cx.y%3D{PASSWORD}", connect_args={"other": "value-of-it", "port": 1})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise make(f"bad option {PASSWORD}, bad value-of-it, 1")
+
+    monkeypatch.setattr(engines.reads.dialect, "connect", refuse)
+    with pytest.raises(Exception, match="bad option …, bad …, 1") as caught:
+        engines._connector.open(engines.reads.dialect, Record(), [], {})
+    assert first_line(caught.value).endswith("bad option …, bad …, 1")
+    assert_hides(f"{caught.value!r} {caught.value} {vars(caught.value)}", PASSWORD.encode(), b"value-of-it")

@@ -130,7 +130,9 @@ def raised(connection: sqlite3.Connection, statement: str) -> sqlite3.Error:
         (3, Failure.DENIED),
         (10, Failure.UNAVAILABLE),
         (13, Failure.UNAVAILABLE),
-        (11, Failure.OTHER),
+        (11, Failure.DAMAGED),
+        (26, Failure.DAMAGED),
+        (21, Failure.OTHER),
     ],
 )
 def test_classify_tells_sqlite_by_played_result_code(code: int, failure: Failure) -> None:

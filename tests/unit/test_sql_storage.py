@@ -35,6 +35,7 @@ from zoho_keystore._keystore import Keystore
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
 from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.sql import reading, statements
+from zoho_keystore._storage.sql.patience import Patience, failed
 from zoho_keystore._storage.sql.sealing import Sealer
 from zoho_keystore._storage.sql.sessions import Database, Session, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements, table_statements
@@ -178,14 +179,27 @@ class TestMaking:
 
     def test_store_that_may_not_be_made_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fail_once(monkeypatch, "_run", DENIED)
-        with pytest.raises(StoreUnavailableError, match=r"s\.db: the database cannot be used .*init --print-sql"):
+        with pytest.raises(StoreUnavailableError, match=r"s\.db: the database cannot be used .*Check who may use"):
             open_storage(tmp_path, KEY)
+
+    def test_server_that_refuses_the_user_or_is_gone_has_its_own_advice(self) -> None:
+        for failure, advice in (
+            (Failure.DENIED, "zoho-keystore init --print-sql"),
+            (Failure.UNAVAILABLE, "Check that the server runs and can be reached: zoho-keystore doctor"),
+            (Failure.OTHER, "Check the server's log"),
+        ):
+            problem = SQLFailedError(failure, "it says so", in_commit=False)
+            assert failed(problem, "postgresql://h/d").advice.endswith(advice)
+        problem = SQLFailedError(Failure.LOCK_TIMEOUT, "it says so", in_commit=False)
+        error = Patience("postgresql://h/d", 0).error_after(problem)
+        assert error is not None
+        assert "end its connection at the server" in error.advice
 
     def test_server_that_is_not_there_fails_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Only a store that was opened waits for its server."""
         fail_once(monkeypatch, "raw_connection", GONE)
         started_s = time.monotonic()
-        with pytest.raises(StoreUnavailableError, match="Check that the server runs"):
+        with pytest.raises(StoreUnavailableError, match="Check the disk"):
             open_storage(tmp_path, KEY, lock_timeout=60)
         assert time.monotonic() - started_s < 30
 
@@ -412,7 +426,7 @@ class TestFailures:
         [
             (RETRY, LockTimeoutError, "could not acquire the lock within 0.1 s"),
             (LOCK_TIMEOUT, LockTimeoutError, r"held by other clients \(the server says 55P03\)"),
-            (GONE, StoreUnavailableError, r"the database cannot be used \(the server says 57P01\)\. Check that"),
+            (GONE, StoreUnavailableError, r"the database cannot be used \(the server says 57P01\)\. Check the disk"),
             (READ_ONLY, StoreUnavailableError, "Use the server that takes writes"),
         ],
     )

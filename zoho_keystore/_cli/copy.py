@@ -25,6 +25,8 @@ def command(settings: Settings, source: str, destination: str, from_key: str | N
     """
     if settings.store is not None:
         raise click.UsageError("copy takes both stores as arguments: leave --store out.")
+    # A command such as "delete --all" in an error would otherwise work on the default store, which may be SRC.
+    settings.explains = False
     with bar("copying") as show:
         done = copy(source, destination, key=settings.key, from_key=from_key, progress=show)
     echo_escaped(f"Copied {count(done.count, 'token')} from {done.source} to {done.destination}, and compared them.")

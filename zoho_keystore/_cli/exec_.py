@@ -17,6 +17,9 @@ from zoho_keystore._access import MAX_MIN_LIFE_S, fresh_record
 from zoho_keystore._cli.output import escape
 from zoho_keystore._cli.settings import Settings, complete_ids, pass_settings
 from zoho_keystore._keys.spec import RING_VARIABLE, split_spec
+from zoho_keystore._open import address_of
+from zoho_keystore._sql.address import parse_address
+from zoho_keystore._sql.password import DRIVERS_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,12 +66,12 @@ def command(settings: Settings, id: str, arguments: tuple[str, ...], min_life: f
     """Run a program with a fresh access token.
 
     It gets ZOHO_ACCESS_TOKEN, ZOHO_API_DOMAIN and ZOHO_TOKEN_EXPIRES_AT (seconds since the epoch). The variables of
-    this program, client secrets and refresh tokens are removed from its environment. The exit code is the program's;
-    127 if it is not found, 126 if it cannot be run.
+    this program, client secrets, refresh tokens and the password of the store's database (PGPASSWORD, MYSQL_PWD) are
+    removed from its environment. The exit code is the program's; 127 if it is not found, 126 if it cannot be run.
     """
     keystore = settings.open()
     record = fresh_record(keystore, id, min_life_s=min_life)
-    environment = _environment(record, keystore.records(), os.environ, settings.key)
+    environment = _environment(record, keystore.records(), os.environ, settings.key, address_of(settings.store))
     keystore.close()
     program = shutil.which(arguments[0])
     if program is None:
@@ -92,16 +95,22 @@ def _run(program: str, arguments: tuple[str, ...], environment: Mapping[str, str
 
 
 def _environment(
-    record: TokenRecord, records: Iterable[TokenRecord], base: Mapping[str, str], key: str | None
+    record: TokenRecord,
+    records: Iterable[TokenRecord],
+    base: Mapping[str, str],
+    key: str | None,
+    address: str | None = None,
 ) -> dict[str, str]:
     scheme, rest = split_spec(base.get(RING_VARIABLE, "") if key is None else key)
     key_name = platform.variable_name(rest) if scheme == "env" else None
+    # The program may have a database of its own, so only for the one of the store.
+    driver_name = None if address is None else DRIVERS_VARIABLES.get(parse_address(address).dialect)
     # A script may have them under any name.
     secrets = {value for one in records for value in (one.client_secret, one.refresh_token) if value}
     kept = {
         name: value
         for name, value in base.items()
-        if not _SECRET_NAMES.fullmatch(name) and name != key_name and value.strip() not in secrets
+        if not _SECRET_NAMES.fullmatch(name) and name not in (key_name, driver_name) and value.strip() not in secrets
     }
     domain, expires_at_ms = record.api_domain or "", record.expires_at_ms
     return {

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     shell_complete=complete_paths,
     help="Create the key ring here, instead of in your config directory.",
 )
-@click.option("--print-sql", "is_printed", is_flag=True, help="Print the SQL that makes the tables, and do nothing.")
+@click.option(
+    "--print-sql",
+    "is_printed",
+    is_flag=True,
+    help="Print the SQL that makes the tables and permits their use, and do nothing.",
+)
 @pass_settings
 def command(settings: Settings, keyring: str | None, is_printed: bool) -> None:  # noqa: FBT001 - click passes by name
     """Create a key ring and an empty store, if they do not exist.

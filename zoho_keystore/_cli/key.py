@@ -10,7 +10,7 @@ import click
 from zoho_keystore._cli.output import echo_escaped, print_table
 from zoho_keystore._cli.settings import Settings, confirm, pass_settings, settings_options
 from zoho_keystore._keys.ring import new_key
-from zoho_keystore._operations.key_usage import key_usage
+from zoho_keystore._operations.key_usage import key_usage, require_findable
 from zoho_keystore._operations.rotation import add_key, prune, require_droppable, writable_source
 
 if TYPE_CHECKING:
@@ -56,10 +56,13 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
     """Drop old keys for good, by their fingerprints.
 
     Stores and backups that are sealed with a dropped key can only be opened with a copy of the key afterwards. Only
-    files beside the store, and your default store, are found: make sure that no other store uses this ring.
+    files beside the store, and your default store, are found: make sure that no other store uses this ring. Backups of
+    a store on a database server are not found, so --all-retired is refused for it.
     """
     if all_retired and keys:
         raise click.UsageError("KEY and --all-retired exclude each other. Give one of them.")
+    if all_retired:
+        require_findable(settings.store)
     with closing(settings.open()) as keystore:
         pass  # A store that does not open may need any of the keys.
     source = writable_source(settings.key)

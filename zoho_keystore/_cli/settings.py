@@ -43,10 +43,12 @@ class Settings:
     Attributes:
         store: ``--store``: the store's path or address, or None for the default.
         key: ``--key``: the spec of the store's key source, or None for the default.
+        explains: Whether errors are about the store that the options name. Those of ``copy`` name theirs.
     """
 
     store: str | None = None
     key: str | None = None
+    explains: bool = True
 
     @property
     def path(self) -> Path:
@@ -89,6 +91,8 @@ class Settings:
 
     def explained(self, error: KeystoreError) -> KeystoreError:
         """Return an error of a command; its commands work on the same store."""
+        if not self.explains:
+            return error
         if isinstance(error, KeyUnavailableError) and error.is_missing:
             error = self._explained(error)
         error.name_store(*self.named)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._keystore import storage_of
-from zoho_keystore._open import open_keystore
-from zoho_keystore._text import count
-from zoho_keystore.errors import StoreFileError
+from zoho_keystore._open import open_keystore, spec_for_messages
+from zoho_keystore._text import cli_command, count
+from zoho_keystore.errors import KeystoreError, StoreFileError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._storage import Storage, Transaction
+    from zoho_keystore._storage.codec import Header
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,47 @@ def copy(
         StoreFileError: The destination holds tokens, or is the source, or the source has changed meanwhile.
         KeystoreError: One of the stores cannot be opened, read or written.
     """
+    source_key = key if from_key is None else from_key
     with (
-        closing(open_keystore(source, key=key if from_key is None else from_key, create=False)) as old,
+        closing(open_keystore(source, key=source_key, create=False)) as old,
         closing(open_keystore(destination, key=key)) as new,
     ):
         given, taken = storage_of(old), storage_of(new)
-        if given.name == taken.name or (
-            given.path is not None and taken.path is not None and is_same_file(given.path, taken.path)
-        ):
-            raise StoreFileError("the two stores are the same; nothing was copied", "Give another destination")
-        records = without_leases(given.records())
-        _put_all(given, taken, records, progress)
-        _require_same(without_leases(taken.records()), records, f"{taken.name} does not hold what was copied")
-        # A program that has saved to the source since would go on with the old token after the move.
-        _require_same(without_leases(given.records()), records, f"{given.name} has changed since it was read")
+        with _commands_for(given, source_key):
+            records = without_leases(given.records())
+            header = given.header()
+        with _commands_for(taken, key):
+            if _is_same(given, taken):
+                raise StoreFileError("the two stores are the same; nothing was copied", "Give another destination")
+            if number := _put_all(header, taken, records, progress):
+                raise StoreFileError(
+                    f"{taken.name} holds {count(number, 'token')} already; nothing was copied",
+                    f"Give an empty destination{_import_instead(given, from_key)}",
+                )
+            _require_same(without_leases(taken.records()), records, f"{taken.name} does not hold what was copied")
+        with _commands_for(given, source_key):
+            found = without_leases(given.records())
+        with _commands_for(taken, key):
+            # A program that has saved to the source since would go on with the old token after the move.
+            _require_same(found, records, f"{given.name} has changed since it was read")
         return Copied(given.name, taken.name, len(records))
+
+
+@contextmanager
+def _commands_for(storage: Storage, key: str | None) -> Iterator[None]:
+    """Make the commands in errors work on one of the two stores: without it, they would work on the default one."""
+    try:
+        yield
+    except KeystoreError as error:
+        error.name_store(storage.name, spec_for_messages(key))
+        raise
+
+
+def _is_same(given: Storage, taken: Storage) -> bool:
+    if given.path is not None and taken.path is not None:
+        return is_same_file(given.path, taken.path)
+    # Two addresses may lead to one database; a copy in a file has the id of the store that it is a copy of.
+    return given.path is None and taken.path is None and given.header().store_id == taken.header().store_id
 
 
 def without_leases(records: Iterable[TokenRecord]) -> list[TokenRecord]:
@@ -82,9 +109,9 @@ def without_leases(records: Iterable[TokenRecord]) -> list[TokenRecord]:
 
 
 def _put_all(
-    given: Storage, taken: Storage, records: Sequence[TokenRecord], progress: Callable[[int, int], None]
-) -> None:
-    header = given.header()
+    header: Header, taken: Storage, records: Sequence[TokenRecord], progress: Callable[[int, int], None]
+) -> int:
+    """Put all records into a store, unless it holds some: return how many."""
 
     def work(transaction: Transaction) -> int:
         if number := len(transaction.records()):
@@ -95,11 +122,16 @@ def _put_all(
         transaction.take_over(header)
         return 0
 
-    if number := taken.transact(work):
-        raise StoreFileError(
-            f"{taken.name} holds {count(number, 'token')} already; nothing was copied",
-            "Give an empty destination, or add the tokens to it with: zoho-keystore import",
-        )
+    return taken.transact(work)
+
+
+def _import_instead(given: Storage, from_key: str | None) -> str:
+    """Return the rest of an advice; no database of ours can be imported."""
+    if given.path is None:
+        return ""
+    spec = spec_for_messages(from_key)
+    options = [] if spec is None else ["--from-key", spec]
+    return f", or add the tokens to it with: {cli_command('import', given.name, *options, store=None, key=None)}"
 
 
 def _require_same(found: Sequence[TokenRecord], expected: Sequence[TokenRecord], problem: str) -> None:

@@ -7,9 +7,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._open import DEFAULT_PREFIX, open_sql_storage
+from zoho_keystore._open import open_sql_storage
 from zoho_keystore._operations.copying import without_leases
-from zoho_keystore._sql.address import SQLAddress, parse_address
+from zoho_keystore._sql.address import DEFAULT_PREFIX, SQLAddress, parse_address
 from zoho_keystore._storage import codec
 from zoho_keystore.errors import StoreFileError
 
@@ -76,7 +76,7 @@ def prefix_of(address: SQLAddress) -> str:
 
 
 def table_sql(text: str) -> str:
-    """Return the SQL that makes the tables of a store, for the administrator of a database.
+    """Return the SQL that makes the tables of a store and permits their use, for the administrator of a database.
 
     Raises:
         ConfigurationError: The address is malformed, or SQLAlchemy is not installed.
@@ -84,7 +84,7 @@ def table_sql(text: str) -> str:
     from zoho_keystore._storage.sql.statements import table_statements  # noqa: PLC0415 - as above
 
     address = parse_address(text)
-    return table_statements(address.dialect, prefix_of(address))
+    return table_statements(address.dialect, prefix_of(address), address.url.username)
 
 
 def read_content(text: str, key: str | None) -> Content:

@@ -314,6 +314,8 @@ def _as_argument(id: str) -> list[str]:
 
 def _check_plain_text(store: Path | None, ring: Path | None, problems: _Problems) -> Iterator[Diagnostic]:
     directories = set() if store is None else {store.parent}
+    # Closing a side file of a database would release the locks that SQLite holds for this process.
+    skipped = {store, ring, *([] if store is None else [Path(f"{store}-wal"), Path(f"{store}-shm")])}
     for directory in (Path.cwd, Path.home):
         # The current directory may have been deleted, and the user may have no home.
         with suppress(OSError, RuntimeError):
@@ -322,7 +324,7 @@ def _check_plain_text(store: Path | None, ring: Path | None, problems: _Problems
         with suppress(OSError):
             for name in sorted(os.listdir(place)):
                 # The cure must not remove the store itself; what it is was reported when it was opened.
-                if place / name not in (store, ring):
+                if place / name not in skipped:
                     yield from _check_plain_text_file(place / name, problems)
 
 

@@ -13,9 +13,9 @@ from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, key_source
 from zoho_keystore._open import FILE_VARIABLE, address_of, open_sql_storage, store_path
-from zoho_keystore._sql.address import name_of
+from zoho_keystore._sql.address import address_or_error, name_of
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
-from zoho_keystore.errors import KeystoreError, UnsafeFileError
+from zoho_keystore.errors import ConfigurationError, KeystoreError, UnsafeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,8 @@ def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = N
     """List the keys of a store and the files that need them.
 
     The files are the store, those in its directory, where backups lie, those beside a symbolic link that leads to it,
-    and the user's default store; or the store in a database, and the default store. Files elsewhere are not found.
+    and the user's default store. Of a store on a database server, they are the store and the default store. Files
+    elsewhere are not found.
 
     Args:
         path: The store, as for :func:`open_keystore`; it need not exist.
@@ -65,6 +66,23 @@ def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = N
         KeyUnavailableError: There is no key.
     """
     return usage_of(key_source(key).load(), path, key=key)
+
+
+def require_findable(path: str | os.PathLike[str] | None) -> None:
+    """Refuse a store whose backups cannot be found, since any key may be needed for them.
+
+    Args:
+        path: The store, as it was given.
+
+    Raises:
+        ConfigurationError: It is on a database server.
+    """
+    if (address := address_of(path)) is not None and _database_file(address) is None:
+        raise ConfigurationError(
+            "backups of a store on a database server are not found, so which keys nothing needs is not known; no key "
+            "was dropped",
+            "Name the keys to drop; they are listed by: zoho-keystore key list",
+        )
 
 
 def usage_of(keys: RingKeys, path: str | os.PathLike[str] | None, *, key: str | None = None) -> list[KeyUse]:
@@ -107,9 +125,14 @@ def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, 
     """Yield the files that may need a key, with what :func:`_read_token` returns for them."""
     files: set[Path] = set()
     directories: set[Path] = set()
-    if address_of(path) is None:
+    no_tokens: set[Path] = set()
+    if (address := address_of(path)) is None:
         store = store_path(path)
         files, directories = {store}, {store.parent, _given_path(path).parent}
+    elif (database := _database_file(address)) is not None:
+        directories = {database.parent}
+        # Closing one of these would release the locks that SQLite holds for this process.
+        no_tokens = {database.with_name(f"{database.name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")}
     for directory in sorted(directories):
         try:
             # With symbolic links resolved: the key of a backup elsewhere is needed as well.
@@ -121,8 +144,14 @@ def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, 
         # A default store in a home directory that this user may not enter is not this user's.
         if os.access(default, os.R_OK):
             files.add(default)
-    for file in sorted(files):
+    for file in sorted(files - no_tokens):
         yield file, _read_token(file)
+
+
+def _database_file(address: str) -> Path | None:
+    """Return the file of an SQLite database; None for a server."""
+    found = address_or_error(address)
+    return None if isinstance(found, ConfigurationError) else found.path
 
 
 def _given_path(path: str | os.PathLike[str] | None) -> Path:

@@ -17,7 +17,7 @@ from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
 from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
 from zoho_keystore._open import address_of, as_seconds, open_sql_storage, store_path
-from zoho_keystore._operations.key_usage import KeyUse, usage_of
+from zoho_keystore._operations.key_usage import KeyUse, require_findable, usage_of
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.store_file import read_store, require_replaceable
 from zoho_keystore._text import cli_command, plural
@@ -194,7 +194,7 @@ def prune(
     Args:
         path: The store, as for :func:`open_keystore`; it has to open.
         fingerprints: The keys. None means all retired keys that no file needs which :func:`key_usage` finds; other
-            stores and backups elsewhere may need them.
+            stores and backups elsewhere may need them. A store on a database server takes names alone.
         key: Where the keys come from, as for :func:`open_keystore`, but not as bytes.
         lock_timeout: How many seconds to wait for the lock of the ring.
 
@@ -202,6 +202,8 @@ def prune(
         ConfigurationError: The source cannot be changed, has no such key, or the store needs that key.
         KeystoreError: No key was dropped.
     """
+    if fingerprints is None:
+        require_findable(path)
     source = writable_source(key)
     with source.lock(as_seconds("lock_timeout", lock_timeout)):
         # A store that is missing or does not open may need any of the keys.

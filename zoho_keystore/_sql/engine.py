@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from zoho_keystore._sql import sessions
-from zoho_keystore._sql.address import import_sqlalchemy, not_installed
-from zoho_keystore._sql.failures import Failure, classify
-from zoho_keystore._sql.password import PROMPT, password_of_environment
+from zoho_keystore._sql.address import LEFT_OUT, hidden_parts, import_sqlalchemy, not_installed
+from zoho_keystore._sql.failures import Failure, classify, refused_argument
+from zoho_keystore._sql.password import PROMPT, Hidden, password_of_environment
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sqlalchemy import Connection, Engine
 
     from zoho_keystore._sql.address import SQLAddress
+
+    ConnectArguments: TypeAlias = Mapping[str, Any] | Hidden[Mapping[str, Any] | None] | None
 
 #: PostgreSQL's warning, in place of an error: the commit is on the primary alone.
 _NOT_REPLICATED: Final = "01000"
@@ -33,9 +34,9 @@ _PASSWORD_ARGUMENTS: Final = ("password", "passwd")
 def connect(
     address: SQLAddress,
     *,
-    password: str | None = None,
+    password: str | Hidden[str | None] | None = None,
     lock_timeout: float = 30.0,
-    connect_args: Mapping[str, Any] | None = None,
+    connect_args: ConnectArguments = None,
     may_ask: bool = True,
     create: bool = True,
 ) -> Engines:
@@ -47,18 +48,35 @@ def connect(
         lock_timeout: For how many seconds a statement waits for the locks of other connections.
         connect_args: Arguments for the driver's ``connect()``; they take precedence over the package's own.
         create: Whether to create the file of an SQLite database when it is missing.
-        may_ask: Whether the command line asks for the password, if there is none and the server refuses the user.
+        may_ask: Whether the command line asks for the password, if none is given and the server refuses the user.
 
     Raises:
-        ConfigurationError: SQLAlchemy or the driver is not installed.
+        ConfigurationError: SQLAlchemy or the driver is not installed, or ``connect_args`` is no mapping.
     """
-    arguments = dict(connect_args or {})
-    given = next((arguments.pop(name) for name in _PASSWORD_ARGUMENTS if name in arguments), None)
+    secrets = Hidden.of(connect_args), Hidden.of(password)
+    del connect_args, password  # See zoho_keystore.errors.
+    if not isinstance(secrets[0].value, Mapping | None):
+        raise ConfigurationError("connect_args is not a mapping", 'Pass a dict, such as {"sslmode": "verify-full"}')
+    return Engines(_connector(address, *secrets, lock_timeout, may_ask=may_ask, create=create))
+
+
+def _connector(
+    address: SQLAddress,
+    connect_args: Hidden[Mapping[str, Any] | None],
+    password: Hidden[str | None],
+    lock_timeout_s: float,
+    *,
+    may_ask: bool,
+    create: bool,
+) -> _Connector:
+    arguments = dict(connect_args.value or {})
+    given = next((arguments.pop(name) for name in _PASSWORD_ARGUMENTS if name in arguments), None) or password.value
+    # A program that gives a password knows it better than its user.
+    may_ask = may_ask and given is None
     if address.path is None:
-        given = given or password or password_of_environment() or PROMPT.known(address.name)
-    return Engines(
-        _Connector(address, arguments, given, lock_timeout, may_ask=may_ask and given is None, create=create)
-    )
+        # An answer comes after the variable's was refused.
+        given = given or PROMPT.known(address.name) or password_of_environment()
+    return _Connector(address, arguments, given, lock_timeout_s, may_ask=may_ask, create=create)
 
 
 class Engines:
@@ -143,8 +161,10 @@ class _Connector:
         """Open a connection and make its settings; SQLAlchemy calls it."""
         opened = self._opened(dialect, record, positional, named)
         if isinstance(opened, Exception) and self._may_ask and classify(opened) is Failure.LOGIN:
-            self._password = PROMPT.answer(self.address.name)
-            if self._password is not None:
+            answer = PROMPT.answer(self.address.name)
+            if answer is not None:
+                self._password = answer
+                del answer  # See zoho_keystore.errors.
                 opened = self._opened(dialect, record, positional, named)
         # Raised out here, without the frames that hold the password (see zoho_keystore.errors).
         if isinstance(opened, Exception):
@@ -157,11 +177,11 @@ class _Connector:
             return self._open(dialect, record, positional, named)
         except (TypeError, AttributeError) as error:
             # The drivers' message names the argument, and no value.
-            problem: Exception = ConfigurationError(
-                f"the driver does not accept an argument: {error}", "Check connect_args"
-            )
+            problem: Exception = _not_accepted(f": {error}")
         except Exception as error:  # noqa: BLE001 - SQLAlchemy sorts them
-            problem = error
+            refused = refused_argument(error)
+            problem = error if refused is None else _not_accepted(refused and f": {refused}")
+        _leave_out(problem, hidden_parts({**self.address.url.query, **self._arguments}))
         problem.__cause__ = problem.__context__ = None
         return problem.with_traceback(None)
 
@@ -178,6 +198,9 @@ class _Connector:
         connection = dialect.connect(*positional, **arguments)
         try:
             sessions.CONFIGURE[self.address.dialect](connection, self._lock_timeout_s)
+            # A database without our tables is another program's, if none are to be made.
+            if path is not None and (self._create or sessions.has_table(connection, self.address.store_table)):
+                sessions.adapt_file(connection, path, self._lock_timeout_s)
             if self.address.driver == "psycopg":
                 _note_warnings(connection, record.info)
         except BaseException:
@@ -185,6 +208,27 @@ class _Connector:
                 connection.close()
             raise
         return connection
+
+
+def _leave_out(error: Exception, parts: list[str]) -> None:
+    """Take the values of parameters out of what an error says, for messages and the log of SQLAlchemy."""
+
+    def cleaned(text: Any) -> Any:
+        for part in parts if isinstance(text, str) else ():
+            text = text.replace(part, LEFT_OUT)
+        return text
+
+    error.args = tuple(map(cleaned, error.args))
+    # The text of MySQL's own connector is not in its arguments alone.
+    for name in ("msg", "_full_msg"):
+        if isinstance(text := getattr(error, name, None), str):
+            setattr(error, name, cleaned(text))
+
+
+def _not_accepted(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the driver does not accept an argument{what}", "Check connect_args, and the parameters of the address"
+    )
 
 
 #: Longer than any process waits; SQLAlchemy passes it to the standard library, which refuses infinity.

@@ -36,6 +36,8 @@ class Failure(Enum):
     LOGIN = auto()
     #: A permission is missing, or the account is locked.
     DENIED = auto()
+    #: The file of the database is damaged, or none of a database.
+    DAMAGED = auto()
     #: Anything else: a bug, or a server of another kind.
     OTHER = auto()
 
@@ -130,11 +132,13 @@ _RESULT_CODES: Final = {
     6: Failure.LOCK_TIMEOUT,  # LOCKED
     8: Failure.READ_ONLY,
     10: Failure.UNAVAILABLE,  # IOERR
+    11: Failure.DAMAGED,  # CORRUPT
     13: Failure.UNAVAILABLE,  # FULL
     14: Failure.UNAVAILABLE,  # CANTOPEN
     15: Failure.RETRY,  # PROTOCOL: many processes began a transaction at once
     19: Failure.EXISTS,  # CONSTRAINT
     23: Failure.DENIED,  # AUTH
+    26: Failure.DAMAGED,  # NOTADB
 }
 #: A transaction that began with reading, and whose snapshot is not the newest: waiting does not help, a new one does.
 _BUSY_SNAPSHOT: Final = 517
@@ -212,6 +216,17 @@ def _is_of_libpq(orig: BaseException) -> bool:
     """Tell whether an error without SQLSTATE is one of psycopg or psycopg2 about the connection."""
     of_libpq = hasattr(orig, "sqlstate") or hasattr(orig, "pgcode")
     return of_libpq and any(kind.__name__ == "OperationalError" for kind in type(orig).__mro__)
+
+
+def refused_argument(error: BaseException) -> str | None:
+    """Return the name of an argument for a connection that libpq does not know; None if an error is another one.
+
+    Empty if libpq cannot even read the arguments: its text may repeat a part of them.
+    """
+    if type(error).__name__ != "ProgrammingError" or _by_code(error) is not None:
+        return None
+    found = re.search(r'invalid (?:connection|URI query) (?:option|parameter)[:]? "(\w+)"', str(error))
+    return found[1] if found else ""
 
 
 def _is_pool_timeout(error: BaseException) -> bool:

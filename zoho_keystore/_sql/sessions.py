@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import stat
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -92,11 +93,33 @@ def configure_sqlite(connection: sqlite3.Connection, lock_timeout_s: float) -> N
     # The driver must not begin transactions by itself: it would not begin them with the lock.
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {_milliseconds(lock_timeout_s)}")
-    _switch_to_wal(connection, time.monotonic() + lock_timeout_s)
     # NORMAL would lose the last commits in a power cut.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = 1")  # macOS
     connection.execute("PRAGMA trusted_schema = OFF")
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Return whether an SQLite database has a table; it is only read."""
+    query = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return bool(connection.execute(query, (name,)).fetchone()[0])
+
+
+def adapt_file(connection: sqlite3.Connection, path: Path, lock_timeout_s: float) -> None:
+    """Take other users' access to a database of ours and its side files away, and let readers not block the writer."""
+    _switch_to_wal(connection, time.monotonic() + lock_timeout_s)
+    with Directory.opened(path.parent) as directory:
+        # The side files get the mode that the file has when they are made.
+        for suffix in ("", "-wal", "-shm"):
+            # A file system without modes refuses, and the user could not change that.
+            with suppress(OSError):
+                _restrict(directory, f"{path.name}{suffix}")
+
+
+def _restrict(directory: Directory, name: str) -> None:
+    status = directory.status(name)
+    if stat.S_ISREG(status.st_mode) and permissions.is_open_to_others(status) and permissions.is_ours(status):
+        directory.chmod(name)
 
 
 def _milliseconds(seconds: float) -> int:
@@ -104,7 +127,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
-    # Readers then do not block the writer. SQLite does not wait for the lock of this switch by itself.
+    # SQLite does not wait for the lock of this switch by itself.
     while True:
         try:
             if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
@@ -137,7 +160,9 @@ CONFIGURE: Final[dict[str, Callable[[Any, float], None]]] = {
 
 
 def prepare_file(path: Path, *, create: bool) -> None:
-    """Create the file of an SQLite database with mode 0600 if it is missing, or take other users' access to ours away.
+    """Create the file of an SQLite database with mode 0600 if it is missing, and may be created; else examine it.
+
+    One that is to hold a store is restricted before side files are made. Otherwise it may be another program's.
 
     An existing file is not opened: closing any descriptor of it would release the locks of SQLite in this process.
 
@@ -155,9 +180,8 @@ def prepare_file(path: Path, *, create: bool) -> None:
             status = directory.status(path.name)
             permissions.require_regular(status, path)
             permissions.require_owner(status, path)
-            if permissions.is_open_to_others(status) and permissions.is_ours(status):
-                # A file system without modes refuses, and the user could not change that.
+            if create:
                 with suppress(OSError):
-                    directory.chmod(path.name)
+                    _restrict(directory, path.name)
         except OSError as error:
             raise storage_error(error, "the database cannot be opened", path) from error

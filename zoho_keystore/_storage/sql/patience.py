@@ -29,8 +29,16 @@ _ADVICE = {
     Failure.NO_DATABASE: "Check the name of the database, or create it",
     Failure.LOGIN: "Check the user, and its password, which a variable (ZOHO_KEYSTORE_SQL_PASSWORD) or a file of the "
     "driver holds",
-    Failure.DENIED: "Check what the user may do in the database; an administrator makes the tables by what this "
-    "prints: zoho-keystore init --print-sql",
+    Failure.DENIED: "Check what the user may do in the database; an administrator makes the tables, and permits their "
+    "use, by what this prints: zoho-keystore init --print-sql",
+}
+
+#: In place of the advice above and of "Check the server's log": SQLite has no server.
+_ADVICE_ON_FILES = {
+    Failure.UNAVAILABLE: "Check the disk, and who may use the file and its directory: zoho-keystore doctor",
+    Failure.DENIED: "Check who may use the file and its directory: zoho-keystore doctor",
+    Failure.DAMAGED: "Check the path; a store that is damaged is restored from a backup: zoho-keystore restore BACKUP",
+    Failure.OTHER: "Check the database: zoho-keystore doctor",
 }
 
 
@@ -76,7 +84,9 @@ class Patience:
             return LockTimeoutError(
                 f"{self._name}: could not acquire the lock within {self._longest_s:g} s: held by other clients"
                 f"{_said(problem)}",
-                "Try again; if a client hangs, end its connection at the server",
+                "Try again; if a program hangs, end it"
+                if _is_file(self._name)
+                else "Try again; if a client hangs, end its connection at the server",
             )
         return failed(problem, self._name)
 
@@ -86,7 +96,12 @@ def failed(problem: SQLFailedError | None, name: str) -> KeystoreError:
     failure = Failure.OTHER if problem is None else problem.failure
     kind = StoreFileError if failure is Failure.NO_TABLE else StoreUnavailableError
     what = "the tables of the store are missing" if failure is Failure.NO_TABLE else "the database cannot be used"
-    return kind(f"{name}: {what}{_said(problem)}", _ADVICE.get(failure, "Check the server's log"))
+    advice = _ADVICE_ON_FILES.get(failure) if _is_file(name) else None
+    return kind(f"{name}: {what}{_said(problem)}", advice or _ADVICE.get(failure, "Check the server's log"))
+
+
+def _is_file(name: str) -> bool:
+    return name.startswith("sqlite:")
 
 
 def _said(problem: SQLFailedError | None) -> str:

@@ -139,6 +139,20 @@ class Statements:
         ]
 
 
-def table_statements(dialect: Dialect, prefix: str) -> str:
-    """Return the SQL that makes the tables of a store, for a user who may not: each statement ends with a semicolon."""
-    return "".join(f"{statement};\n" for statement in Statements(dialect, prefix, "?").tables())
+def table_statements(dialect: Dialect, prefix: str, user: str | None = None) -> str:
+    """Return the SQL that makes the tables of a store, for a user who may not: each statement ends with a semicolon.
+
+    Args:
+        dialect: The kind of the server.
+        prefix: The prefix of the tables.
+        user: Whom to permit the use of the tables; None if the address names no user.
+    """
+    statements = Statements(dialect, prefix, "?")
+    grants = []
+    if user is not None and dialect != "sqlite":
+        mark = '"' if dialect == "postgresql" else "`"
+        quoted = f"{mark}{user.replace(mark, mark * 2)}{mark}"
+        # One table at a time: MySQL takes no list.
+        tables = (statements.store, statements.token)
+        grants = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {quoted}" for table in tables]
+    return "".join(f"{statement};\n" for statement in (*statements.tables(), *grants))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._records import Lookup, TokenRecord
     from zoho_keystore._sql.address import SQLAddress
+    from zoho_keystore._sql.engine import ConnectArguments
     from zoho_keystore._storage import Transaction
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class SQLStorage:
         password: The database's password; None is that of the environment, of libpq or of an option file.
         connect_args: Arguments for the driver's ``connect()``.
         create: Whether to make the tables and the store when they are missing.
+        key_spec: Where the keys come from, for commands in errors of the open store; None is the default.
 
     Raises:
         StoreUnavailableError: The database cannot be reached or used.
@@ -75,10 +77,12 @@ class SQLStorage:
         lock_timeout: float,
         prefix: str = "zoho_keystore",
         password: str | None = None,
-        connect_args: Mapping[str, Any] | None = None,
+        connect_args: ConnectArguments = None,
         create: bool = True,
+        key_spec: str | None = None,
     ) -> None:
         self.name = address.name
+        self._key_spec = key_spec
         self._lock_timeout_s = lock_timeout
         engines = connect(
             address, password=password, lock_timeout=lock_timeout, connect_args=connect_args, create=create
@@ -229,6 +233,7 @@ class SQLStorage:
             self.database.discard()
         error = patience.error_after(problem, in_doubt=in_doubt)
         if error is not None:
+            error.name_store(self.name, self._key_spec)
             raise error
 
     def _load_key(self, name: str, asked: set[str]) -> None:
