@@ -454,6 +454,28 @@ def test_key_usage_finds_default_store(
 
 
 @pytest.mark.usefixtures("store", "retired_ring")
+def test_key_usage_looks_at_default_store_unless_its_directory_is_shut(
+    store_path: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home directory that may not be entered is another user's; after another error, any key may be needed."""
+    default = tmp_path / "default" / "store"
+    default.parent.mkdir(mode=0o700)
+    open_keystore(default, key=OLDER).close()
+    monkeypatch.setenv(FILE_VARIABLE, str(default))
+    really_stat = os.stat
+    for number, is_found in ((errno.EACCES, False), (errno.EIO, True)):
+
+        def stat_of(path: Any, *arguments: Any, number: int = number, **options: Any) -> os.stat_result:
+            if path == default:
+                failing(number)()
+            return really_stat(path, *arguments, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("os.stat", stat_of)
+            assert (default in key_usage(store_path, key=spec)[2].files) == is_found
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
 def test_prune_removes_retired_keys_without_known_use(store_path: Path, ring: Path, spec: str) -> None:
     """The newest key stays, keys that are not retired, and those that a file needs."""
     another = made_key("another")

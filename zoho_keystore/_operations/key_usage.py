@@ -141,11 +141,21 @@ def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, 
             yield directory, None  # Any file in it may need any key.
     with suppress(KeystoreError):
         default = store_path(None) if address_of(None) is None else default_store()
-        # A default store in a home directory that this user may not enter is not this user's.
-        if os.access(default, os.R_OK):
+        if not _is_in_another_home(default):
             files.add(default)
     for file in sorted(files - no_tokens):
         yield file, _read_token(file)
+
+
+def _is_in_another_home(default: Path) -> bool:
+    """Return whether the default store is in a directory that this user may not enter, and so is another user's."""
+    try:
+        os.stat(default)
+    except PermissionError:
+        return True
+    except OSError:
+        return False  # Reading it tells whether it is missing; after another error it may need any key.
+    return False
 
 
 def _database_file(address: str) -> Path | None:
