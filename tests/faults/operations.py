@@ -123,7 +123,13 @@ def perform(
         StoreProblem: A guarantee was not kept.
     """
     unraisable: list[str] = []
-    hook, sys.unraisablehook = sys.unraisablehook, lambda what: unraisable.append(repr(what.exc_value))
+
+    def note(what: sys.UnraisableHookArgs) -> None:
+        # Where there is no memory left, the Rust code of cryptography reports that itself, besides the MemoryError.
+        if not (isinstance(what.exc_value, MemoryError) and _last_module(what).startswith("cryptography.")):
+            unraisable.append(repr(what.exc_value))
+
+    hook, sys.unraisablehook = sys.unraisablehook, note
     act = act or operation.prepare()
     outcome, text = Outcome.KILLED, ""
     descriptors, leftovers = open_descriptors(), operation.leftovers()
@@ -147,6 +153,14 @@ def perform(
     finally:
         sys.unraisablehook = hook
     return outcome
+
+
+def _last_module(what: sys.UnraisableHookArgs) -> str:
+    """Return the name of the module in which what cannot be raised was raised."""
+    trace = what.exc_traceback
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
 
 
 def attempted(where: str, work: Callable[[], Outcome | None]) -> Attempt:
