@@ -240,7 +240,9 @@ def _old_keys_dropped_first(pause_s: float = 0) -> None:
 
 
 def _encrypted_before_the_key_is_kept() -> None:
-    def sealed(storage: FileStorage, writable: RingFile, primary: bytes, keys: ring_text.RingKeys) -> None:
+    def sealed(
+        storage: FileStorage, writable: RingFile, primary: bytes, keys: ring_text.RingKeys, _progress: object
+    ) -> None:
         storage.reencrypt(KeyRing(GivenKeys([primary, *keys])))
         writable.add(primary)
 

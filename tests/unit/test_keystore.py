@@ -508,6 +508,24 @@ def test_import_keeps_every_field_and_free_ids(kind: str, store_path: Path, key:
     assert keystore.records() == before
 
 
+class RepeatedStorage(MemoryStorage):
+    """Runs the work of each transaction twice, as a database does when another client was faster."""
+
+    def transact(self, work: Callable[[Transaction], Any], longest_wait_s: float = math.inf) -> Any:
+        with suppress(InterruptedError), self.transaction(longest_wait_s) as transaction:
+            work(transaction)
+            raise InterruptedError
+        return super().transact(work, longest_wait_s)
+
+
+def test_import_whose_work_is_run_again_reports_each_record_once() -> None:
+    keystore = Keystore(RepeatedStorage())
+    calls: list[None] = []
+    imported = keystore.import_records([app(1), app(2)], progress=lambda: calls.append(None))
+    assert [one.record for one in imported] == keystore.records()
+    assert len(calls) == 2
+
+
 def test_import_dry_run_returns_the_same_and_changes_nothing(keystore: Keystore, storage: MemoryStorage) -> None:
     """Not even the counter of ids."""
     keystore.save(app(1))

@@ -169,3 +169,17 @@ def test_read_private_file_of_real_other_user_is_refused(public_directory: Path)
     )
     os.chown(path, OTHER_UID, OTHER_UID)
     assert read_private_file(path, max_bytes=10).content == CONTENT
+
+
+@each_reader
+def test_read_of_a_directory_that_has_become_a_file_raises(
+    file: Path, read: Callable[[Path], PrivateFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows tells of a directory when it is opened; by the time of the check there may be a file."""
+
+    def refused(*_: object, **__: object) -> int:
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
+
+    monkeypatch.setattr("zoho_keystore._platform.open_file", refused)
+    with pytest.raises(IsADirectoryError):
+        read(file)
