@@ -576,6 +576,7 @@ def test_completion_offers_commands_and_ids(store: Path, tmp_path: Path) -> None
     assert completions(f"show --store {tmp_path / 'none'} a") == []
 
 
+@pytest.mark.needs_posix_shell
 def test_completion_in_a_process_offers_ids(store: Path) -> None:
     done = run_program(**asking(f"show --store {store} "))
     assert (done.returncode, done.stdout, done.stderr) == (0, "plain,1\nplain,2\n", "")

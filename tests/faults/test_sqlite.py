@@ -10,14 +10,19 @@ import pytest
 from faults import sql_mutants
 from faults.counters import raise_together, read_modify_write
 from faults.load import ERRORS, under_load
+from faults.processes import Child
 from faults.races import creators, forks, same_token, writers
 from faults.refreshes import MEETINGS, SQL, SQL_WITHOUT_LEASES, meet
 from faults.sql_rotations import kill_rotations, rotate_in_a_child, with_ring
 from faults.sql_stores import on_sqlite
+from faults.store import token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.connection import Connection
     from pathlib import Path
+
+    from faults.sql_stores import SQLStore
 
 BY_NAME = {meeting.who: meeting for meeting in MEETINGS}
 
@@ -91,3 +96,26 @@ def test_rotation_on_sqlite_completes_after_a_kill_at_each_commit(directory: Pat
 @pytest.mark.parametrize("mutant", [sql_mutants.old_key_dropped_first, sql_mutants.finished_too_early])
 def test_kills_of_rotations_on_sqlite_catch_mutant(mutant: Callable[[], None], directory: Path) -> None:
     assert kill_rotations(directory, make=on_sqlite, mutant=mutant).failures
+
+
+def test_save_of_a_forked_child_is_kept_when_the_parent_closes_the_store(directory: Path) -> None:
+    """SQLite's locks are not inherited: a later reader would remove the log into which the child writes."""
+    store = on_sqlite(directory)
+    keystore = store.open()
+    keystore.save(token("before"))
+    with Child(_save_as_told, store=store) as child:
+        child.hear()
+        keystore.close()
+        for names in (["before", "first"], ["before", "first", "second"]):
+            child.tell(names[-1])
+            child.hear()
+            assert sorted((store.tokens() or {}).values()) == names
+    for path in directory.iterdir():
+        path.unlink()
+
+
+def _save_as_told(pipe: Connection, *, store: SQLStore) -> None:
+    keystore = store.open()
+    pipe.send("ready")
+    while True:
+        pipe.send(keystore.save(token(pipe.recv())).id)

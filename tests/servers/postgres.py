@@ -297,7 +297,6 @@ class Bouncer:
             "pool_mode = transaction",
             f"default_pool_size = {pool_size}",
             "max_client_conn = 500",
-            "ignore_startup_parameters = extra_float_digits,options",
         ]
         path = self._place.write("pgbouncer.ini", "\n".join([*lines, ""]))
         self._process = self._place.process("node", program, str(path))

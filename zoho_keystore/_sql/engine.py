@@ -288,5 +288,13 @@ def _after_fork_in_child() -> None:
         engines.after_fork_in_child()
 
 
+def _before_fork() -> None:
+    # A child inherits what SQLite knows of an open file, and none of its locks: another process would take itself for
+    # the only one, and remove the log into which the child writes.
+    for engines in list(_ALL):
+        if engines.address.dialect == "sqlite":
+            engines.dispose()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -135,6 +135,7 @@ _RESULT_CODES: Final = {
     11: Failure.DAMAGED,  # CORRUPT
     13: Failure.UNAVAILABLE,  # FULL
     14: Failure.UNAVAILABLE,  # CANTOPEN
+    15: Failure.RETRY,  # PROTOCOL: many processes began a transaction at once
     19: Failure.EXISTS,  # CONSTRAINT
     23: Failure.DENIED,  # AUTH
     26: Failure.DAMAGED,  # NOTADB
