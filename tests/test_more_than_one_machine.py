@@ -14,7 +14,7 @@ from support import invoke
 from zoho_keystore import EncryptedSQLStore, TokenRecord, open_keystore
 from zoho_keystore._importers import dbstore
 from zoho_keystore._sql.address import parse_address
-from zoho_keystore._storage.sql.statements import Statements
+from zoho_keystore._storage.sql.statements import Statements, table_statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,10 +87,12 @@ def test_page_has_programs_that_work(on_sqlite: Callable[[str], str], monkeypatc
             assert store.get_tokens() == []
 
 
-def test_page_grants_what_the_statements_need() -> None:
+def test_init_prints_grants_of_what_the_statements_need() -> None:
+    """No more and no less, as the page says."""
     statements = Statements("postgresql", "zoho_keystore", "%s")
-    [grant] = [block for block in blocks("sql") if "zoho_keystore_store" in block]
-    assert f"ON {statements.store}, {statements.token} TO zoho" in grant
+    printed = table_statements("postgresql", "zoho_keystore", "zoho").splitlines()
     used = {match[1] for value in vars(statements).values() if (match := re.match(r"([A-Z]+) ", str(value)))}
     assert used == {"SELECT", "INSERT", "UPDATE", "DELETE"}
-    assert used <= set(re.findall(r"[A-Z]+", grant))
+    for line, table in zip(printed[-2:], (statements.store, statements.token), strict=True):
+        assert line.endswith(f' ON {table} TO "zoho";')
+        assert set(re.findall(r"[A-Z]+", line)) == {"GRANT", "ON", "TO", *used}

@@ -465,6 +465,8 @@ def test_keys_of_a_store_on_a_server_are_dropped_by_name_alone(ring: Path) -> No
     line = refused(2, "--store", address, "key", "prune", "--all-retired", "--yes")
     assert "no key was dropped" in line
     assert f"zoho-keystore --store {address} key list" in line
+    # The server cannot be asked, so it may need the key.
+    assert invoke("--store", address, "key", "list").stdout.rstrip().endswith(address)
     with pytest.raises(ConfigurationError, match="Name the keys to drop"):
         prune(address)
     assert ring.exists()
