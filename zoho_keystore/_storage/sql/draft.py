@@ -217,8 +217,9 @@ class Draft:
             SQLFailedError: A statement has failed.
         """
         known = self._reader.known
-        statements, sealer = known.statements, known.sealer
-        key_name = known.key_names[0]
+        # Of an answer that is not older than what was read: a rotation since has changed the rows, or needs the lock.
+        view = self._reader.view
+        statements, sealer, key_name = known.statements, view.sealer, view.key_names[0]
         next_seq = 0 if self._store is None else self._store.next_seq
         inserted: list[tuple[Row, tuple[object, ...]]] = []
         updated: list[tuple[Row, tuple[object, ...]]] = []
@@ -253,7 +254,8 @@ class Draft:
             session.run(known.statements.set_counters, (after.next_id, next_seq))
         if after._replace(next_id=0) == before.header._replace(next_id=0):
             return None
-        sealed = known.sealer.seal_header(after, known.key_names[0])
+        view = self._reader.view
+        sealed = view.sealer.seal_header(after, view.key_names[0])
         session.run(known.statements.set_header, (sealed,))
         return sealed
 

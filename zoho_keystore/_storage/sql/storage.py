@@ -334,8 +334,8 @@ class SQLStorage:
         KeyRotation(self, self._lock_timeout_s, progress).run()
 
     def key_names(self) -> tuple[str, ...]:
-        """Return the fingerprints of the keys that rows may be sealed with, newest first."""
-        return self._read(Reader.store).key_names
+        """Return the fingerprints of the keys that rows may be or are sealed with; live ones first, newest first."""
+        return self._read(Reader.key_names)
 
     def close(self) -> None:
         """Close the connections, and drop the keys and all records; the storage cannot be used afterwards."""
