@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from support import assert_hides, failing, failure_of, run_python
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._sql import engine as engine_module
-from zoho_keystore._sql import sessions
+from zoho_keystore._sql import forks, sessions
 from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.engine import Engines, connect
 from zoho_keystore._sql.failures import Failure, classify
@@ -211,9 +211,14 @@ def test_pool_timeout_is_a_lock_timeout(tmp_path: Path, opened: Callable[..., En
 
 
 @pytest.mark.needs_fork
-def test_forked_child_leaves_the_connections_to_its_parent(tmp_path: Path, opened: Callable[..., Engines]) -> None:
-    """What a child did on them would reach the transactions of the parent."""
+def test_forked_child_leaves_the_connections_to_its_parent(
+    tmp_path: Path, opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a child did on them would reach the transactions of the parent. Those of SQLite are closed before."""
     engines = opened(f"sqlite:///{tmp_path}/a.db")
+    # As a server's: they stay open.
+    monkeypatch.setattr(Engines, "before_fork", lambda _self: None)
+    monkeypatch.setattr(forks, "note_inherited", lambda _path: None)
     with engines.reads.connect() as connection:
         connection.exec_driver_sql("CREATE TEMP TABLE of_the_parent (i)")
     child = os.fork()
