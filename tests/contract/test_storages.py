@@ -405,8 +405,10 @@ def test_transaction_takes_over_what_another_store_knows(storage: Storage) -> No
     """Ids that either has assigned are not assigned again; tokens stay retired, unless a record has them."""
     put(storage, replace(ANN, refresh_token="r"))
     other = Header("another", next_id=9, retired=("of another", retired_key(replace(ANN, refresh_token="r"))))
+    other = other._replace(unknown={"of a newer release": 1})
     storage.transact(lambda transaction: transaction.take_over(other))
     assert (storage.header().next_id, storage.header().retired) == (9, ("of another",))
+    assert storage.header().unknown == other.unknown
     assert new_id(storage) == "9"
 
 
