@@ -396,3 +396,14 @@ def test_restore_checks_lock_and_store_before_rename(
         restore(store_path, copy)
     assert store_path.exists() is (replaced == store_path.name)
     assert not store_path.exists() or store_path.read_bytes() == b"theirs"
+
+
+def test_lease_is_no_difference_between_a_store_and_its_copy(tmp_path: Path, key: bytes) -> None:
+    """Else restore would say that it changes a token which is the same."""
+    spec, path = f"file:{write_private(tmp_path / 'ring', key)}", tmp_path / "leased.keystore"
+    with closing(open_keystore(path, key=spec, refresh_wait=10)) as leased:
+        record = leased.save(TokenRecord(user_name="ann", refresh_token="r", access_token="a", expires_in="1"))
+        copied = backup(path, tmp_path / "copy", key=spec)
+        leased.get_for_use(record.id)
+        assert leased.get(record.id) != record
+    assert compare(path, copied, key=spec).changed == ()
