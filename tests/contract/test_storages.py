@@ -412,6 +412,16 @@ def test_transaction_takes_over_what_another_store_knows(storage: Storage) -> No
     assert new_id(storage) == "9"
 
 
+def test_clear_for_a_restore_leaves_the_tokens_that_were_deleted_before(storage: Storage) -> None:
+    """The tokens of a large store would displace them all."""
+    put(storage, replace(ANN, id="1", refresh_token="deleted"))
+    storage.transact(lambda transaction: transaction.remove("1"))
+    before = storage.header().retired
+    put(storage, replace(ANN, id="2", refresh_token="replaced"))
+    storage.transact(lambda transaction: transaction.clear(retire=False))
+    assert (storage.count(), storage.header().retired) == (0, before)
+
+
 IDS = st.sampled_from(["1", "2", "3", "7", "007", "abc"])
 VALUES = st.sampled_from([None, "x", "y"])
 CHANGES = st.one_of(

@@ -178,7 +178,7 @@ def _restore_database(  # noqa: PLR0917 - one step of restore()
         def work(transaction: Transaction) -> bool:
             if without_leases(transaction.records()) != before:
                 return False
-            transaction.clear()
+            transaction.clear(retire=False)
             for record in records:
                 transaction.put(record)
             transaction.take_over(restored.header)

@@ -162,10 +162,13 @@ class Draft:
         self._replaced.pop(id, None)
         self._header = headers.after_removal(self._current_header(), record)
 
-    def clear(self) -> None:
+    def clear(self, *, retire: bool = True) -> None:
         self._require_lock()
+        retired = self._current_header().retired
         for id in self._ids():
             self.remove(id)
+        if not retire:
+            self._header = self._current_header()._replace(retired=retired)
 
     def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:
         self._require_lock()
