@@ -405,9 +405,21 @@ def test_transaction_takes_over_what_another_store_knows(storage: Storage) -> No
     """Ids that either has assigned are not assigned again; tokens stay retired, unless a record has them."""
     put(storage, replace(ANN, refresh_token="r"))
     other = Header("another", next_id=9, retired=("of another", retired_key(replace(ANN, refresh_token="r"))))
+    other = other._replace(unknown={"of a newer release": 1})
     storage.transact(lambda transaction: transaction.take_over(other))
     assert (storage.header().next_id, storage.header().retired) == (9, ("of another",))
+    assert storage.header().unknown == other.unknown
     assert new_id(storage) == "9"
+
+
+def test_clear_for_a_restore_leaves_the_tokens_that_were_deleted_before(storage: Storage) -> None:
+    """The tokens of a large store would displace them all."""
+    put(storage, replace(ANN, id="1", refresh_token="deleted"))
+    storage.transact(lambda transaction: transaction.remove("1"))
+    before = storage.header().retired
+    put(storage, replace(ANN, id="2", refresh_token="replaced"))
+    storage.transact(lambda transaction: transaction.clear(retire=False))
+    assert (storage.count(), storage.header().retired) == (0, before)
 
 
 IDS = st.sampled_from(["1", "2", "3", "7", "007", "abc"])

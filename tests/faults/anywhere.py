@@ -50,7 +50,7 @@ class Process:
         words = [role, str(store.path), key, str(self.work), name, *map(str, arguments)]
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "faults.anywhere", f"--mutant={mutant}", "--as", *words],
+                [sys.executable, "-m", "faults.anywhere", f"--mutant={mutant}", "--", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -271,7 +271,7 @@ def save_while_open(directory: Path, seconds: float) -> tuple[float, StoreFileEr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--as", nargs="+", dest="role", metavar="ARGUMENT", help="used for the processes")
+    parser.add_argument("role", nargs="*", metavar="ARGUMENT", help="used for the processes")
     parser.add_argument("--mutant", default="", help="used for the processes")
     parser.add_argument("--kills", type=int, default=200, metavar="N")
     arguments = parser.parse_args()

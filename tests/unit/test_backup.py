@@ -18,6 +18,7 @@ from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import KEY_VARIABLE
+from zoho_keystore._keystore import storage_of
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.backup import backup, compare, inspect, restore
 from zoho_keystore._operations.key_usage import key_usage
@@ -396,3 +397,30 @@ def test_restore_checks_lock_and_store_before_rename(
         restore(store_path, copy)
     assert store_path.exists() is (replaced == store_path.name)
     assert not store_path.exists() or store_path.read_bytes() == b"theirs"
+
+
+def test_lease_is_no_difference_between_a_store_and_its_copy(tmp_path: Path, key: bytes) -> None:
+    """Else restore would say that it changes a token which is the same."""
+    spec, path = f"file:{write_private(tmp_path / 'ring', key)}", tmp_path / "leased.keystore"
+    with closing(open_keystore(path, key=spec, refresh_wait=10)) as leased:
+        record = leased.save(TokenRecord(user_name="ann", refresh_token="r", access_token="a", expires_in="1"))
+        copied = backup(path, tmp_path / "copy", key=spec)
+        leased.get_for_use(record.id)
+        assert leased.get(record.id) != record
+    assert compare(path, copied, key=spec).changed == ()
+
+
+def test_restore_of_a_database_remembers_the_tokens_that_were_deleted_before(
+    tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the database holds more tokens than are remembered."""
+    monkeypatch.setattr("zoho_keystore._storage.headers.MAX_RETIRED", 3)
+    spec, url = f"file:{write_private(tmp_path / 'ring', key)}", f"sqlite:///{tmp_path}/s.db"
+    with closing(open_keystore(url, key=spec)) as opened:
+        for number in range(5):
+            opened.save(TokenRecord(user_name=f"user {number}", refresh_token=f"r{number}", access_token="a"))
+        copied = backup(url, tmp_path / "copy", key=spec)
+        opened.delete(opened.save(TokenRecord(user_name="gone", refresh_token="gone", access_token="a")).id)
+        before = storage_of(opened).header().retired
+        restore(url, copied, key=spec)
+        assert storage_of(opened).header().retired == before != ()

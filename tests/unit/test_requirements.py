@@ -22,7 +22,7 @@ CONTENTS = {
     "docs": (["crm8"], ["docs", "build"], True),
     "lock": ([], ["lock"], False),
     "release": (["crm8"], ["release", "build"], True),
-    "wine": (["crm8"], ["test"], True),
+    "wine": (["crm8"], ["test", "build"], True),
     **{f"sdk{sdk}": ([f"crm{sdk}"], ["test", "build"], True) for sdk in (5, 6, 7, 8)},
 }
 

@@ -14,13 +14,16 @@ from support import made_key, write_private
 from zoho_keystore._keys.ring import fingerprint, key_ring
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
 from zoho_keystore._storage.sql import rotation
+from zoho_keystore._storage.sql.reading import Reader
 from zoho_keystore._storage.sql.sealing import Sealer
-from zoho_keystore.errors import CannotOpenError, KeystoreError, StoreFileError
+from zoho_keystore._storage.sql.sessions import Session
+from zoho_keystore.errors import CannotOpenError, KeystoreError, RotationUnfinishedError, StoreFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from zoho_keystore._storage import Transaction
     from zoho_keystore._storage.sql.storage import SQLStorage
 
 OLD, NEW, NEWEST = made_key("old"), made_key("new"), made_key("newest")
@@ -232,3 +235,222 @@ def test_clients_find_all_records_during_a_rotation(storage: SQLStorage, spec: s
 def by_user(number: int) -> Lookup:
     """Return the look-up of a user."""
     return Lookup(MatchRule.USER, "user_name", f"user {number}")
+
+
+class Answers:
+    """Lets a test do something at the queries of a thread: before one is sent, or before its answer is looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = Session.rows
+        #: What to do before the next queries of a thread, and before their answers are looked at, by thread.
+        self.before: dict[threading.Thread, list[Callable[[], object]]] = {}
+        self.after: dict[threading.Thread, list[Callable[[], object]]] = {}
+
+        def rows(session: Session, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+            self._do(self.before)
+            answer = real(session, statement, parameters)
+            self._do(self.after)
+            return answer
+
+        monkeypatch.setattr(Session, "rows", rows)
+
+    @staticmethod
+    def _do(plan: dict[threading.Thread, list[Callable[[], object]]]) -> None:
+        if steps := plan.get(threading.current_thread()):
+            steps.pop(0)()
+
+
+def in_thread(do: Callable[[], object]) -> None:
+    """Do something in another thread, and wait for its end."""
+    thread = threading.Thread(target=do)
+    thread.start()
+    thread.join()
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """Give what delays answers."""
+    return Answers(monkeypatch)
+
+
+@pytest.fixture
+def late(storage: SQLStorage, spec: str, tmp_path: Path, answers: Answers) -> Iterator[Callable[[], None]]:
+    """Rotate while a thread has an answer from before the rotation; give what lets the thread look at its answer.
+
+    If the thread asks again, it waits for the end of the test.
+    """
+    go_on, has_answer, asks_again, is_over = (threading.Event() for _ in range(4))
+
+    def wait() -> None:
+        has_answer.set()
+        assert go_on.wait(30)
+
+    def stay() -> None:
+        asks_again.set()
+        assert is_over.wait(30)
+
+    thread = threading.Thread(target=storage.get, args=("1",))
+    answers.before[thread] = [lambda: None, stay]
+    answers.after[thread] = [wait]
+    thread.start()
+    assert has_answer.wait(30)
+    rotate(tmp_path, spec)
+    assert storage.get("1") == RECORDS[0]
+
+    def look() -> None:
+        go_on.set()
+        while thread.is_alive() and not asks_again.wait(0.01):
+            pass
+
+    yield look
+    is_over.set()
+    look()
+    thread.join()
+
+
+def rotate(directory: Path, spec: str) -> None:
+    """Rotate as another process does."""
+    other = open_storage(directory, spec)
+    other.reencrypt(key_ring(spec))
+    other.close()
+
+
+def test_record_is_found_when_a_thread_sees_a_rotation_before_the_answer_of_another(
+    storage: SQLStorage, spec: str, tmp_path: Path, answers: Answers
+) -> None:
+    """The one that asks with the old keys must not take its answer for one to the new keys."""
+
+    def overtake() -> None:
+        in_thread(lambda: rotate(tmp_path, spec))
+        in_thread(lambda: storage.get("2"))
+
+    answers.before[threading.current_thread()] = [overtake]
+    assert storage.get("1") == RECORDS[0]
+
+
+def test_record_is_found_under_the_lock_when_other_threads_have_older_and_newer_answers(
+    storage: SQLStorage, answers: Answers, late: Callable[[], None]
+) -> None:
+    """A save that did not find the user's record would make a second one."""
+    me = threading.current_thread()
+
+    def work(transaction: Transaction) -> TokenRecord | None:
+        transaction.touch()
+        late()
+        answers.before[me] = [lambda: in_thread(lambda: storage.get("2"))]
+        return transaction.get("1")
+
+    assert storage.transact(work) == RECORDS[0]
+
+
+def test_save_is_sealed_with_the_newest_key_when_a_thread_is_late_with_an_older_answer(
+    storage: SQLStorage, tmp_path: Path, late: Callable[[], None]
+) -> None:
+    """A row that is sealed with a withdrawn key would not be found again."""
+
+    def work(transaction: Transaction) -> None:
+        transaction.put(RECORDS[0])
+        transaction.put(replace(RECORDS[0], id="8", refresh_token="r8"))
+        late()
+
+    storage.transact(work)
+    assert_rotated(tmp_path, number=8)
+
+
+@pytest.fixture
+def stray(storage: SQLStorage, spec: str, tmp_path: Path) -> SQLStorage:
+    """Give a storage one of whose rows is sealed with a key that is withdrawn."""
+    [row] = column(tmp_path, "SELECT hex(sealed) FROM zoho_keystore_token WHERE seq = 3")
+    columns = column(tmp_path, "SELECT version || '|' || key_name || '|' || id FROM zoho_keystore_token WHERE seq = 3")
+    version, key_name, id = columns[0].split("|")
+    storage.reencrypt(key_ring(spec))
+    column(
+        tmp_path,
+        "UPDATE zoho_keystore_token SET version = ?, key_name = ?, id = ?, sealed = ? WHERE seq = 3",
+        int(version),
+        key_name,
+        int(id),
+        bytes.fromhex(row).decode(),
+    )
+    return storage
+
+
+def test_row_of_a_withdrawn_key_is_known_and_mended_by_a_rotation(stray: SQLStorage, spec: str, tmp_path: Path) -> None:
+    assert stray.records() == RECORDS
+    assert stray.get("3") is None
+    assert stray.key_names() == (fingerprint(NEW), fingerprint(OLD))
+    stray.reencrypt(key_ring(spec))
+    assert stray.get("3") == RECORDS[2]
+    assert_rotated(tmp_path)
+
+
+def test_rotation_keeps_its_key_out_of_the_store_where_the_key_of_a_row_is_missing(
+    stray: SQLStorage, tmp_path: Path
+) -> None:
+    """Announced, a key that no client has would close the store for all."""
+    ring = write(tmp_path, NEWEST, NEW)
+    with pytest.raises(CannotOpenError, match=fingerprint(OLD)):
+        stray.reencrypt(key_ring(ring))
+    assert column(tmp_path, KEY_NAMES) == [fingerprint(NEW)]
+
+
+def test_rotation_is_not_finished_while_a_row_has_another_key(
+    storage: SQLStorage, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with an old answer has written it after the last batch: SQLite has one lock for all, so it is played."""
+    real, seen = Reader.key_names_of_rows, list[None]()
+
+    def key_names_of_rows(self: Reader) -> list[str]:
+        seen.append(None)
+        return [*real(self), *([fingerprint(OLD)] if len(seen) == 2 else [])]
+
+    monkeypatch.setattr(Reader, "key_names_of_rows", key_names_of_rows)
+    storage.reencrypt(key_ring(spec))
+    assert len(seen) == 4
+    assert_rotated(tmp_path)
+
+
+def test_rotation_that_meets_one_to_a_newer_key_stops(storage: SQLStorage, tmp_path: Path) -> None:
+    """Two that seal each other's rows anew would not end; the newer one seals them all."""
+    ring = write(tmp_path, NEW, NEWEST, OLD)
+    other = open_storage(tmp_path, ring)
+    steps: list[None] = []
+
+    def meet(_done: int, _total: int) -> None:
+        steps.append(None)
+        assert len(steps) < 50
+        if len(steps) == 1:
+            other.reencrypt(key_ring(write(tmp_path, NEWEST, NEW, OLD)))
+
+    with pytest.raises(RotationUnfinishedError, match=f"with the key {fingerprint(NEWEST)} meanwhile"):
+        storage.reencrypt(key_ring(ring), meet)
+    other.close()
+    assert_rotated(tmp_path, NEWEST)
+
+
+def test_rotation_stops_where_a_newer_one_seals_its_rows_again(
+    storage: SQLStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer one has not finished: some rows have its key, and the next round would announce the older key again."""
+    ring = write(tmp_path, NEW, NEWEST, OLD)
+    other = open_storage(tmp_path, ring)
+    finish = rotation.KeyRotation._finish
+
+    def interrupted(self: rotation.KeyRotation, session: Session) -> bool:
+        if self._storage is other:
+            raise KeyboardInterrupt
+        return finish(self, session)
+
+    monkeypatch.setattr(rotation.KeyRotation, "_finish", interrupted)
+
+    def meet(done: int, _total: int) -> None:
+        if done == 3:
+            with pytest.raises(KeyboardInterrupt):
+                other.reencrypt(key_ring(write(tmp_path, NEWEST, NEW, OLD)))
+
+    with pytest.raises(RotationUnfinishedError):
+        storage.reencrypt(key_ring(ring), meet)
+    monkeypatch.undo()
+    other.reencrypt(key_ring(f"file:{tmp_path / 'ring'}"))
+    other.close()
+    assert_rotated(tmp_path, NEWEST)

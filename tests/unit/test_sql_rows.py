@@ -8,6 +8,7 @@ import json
 import traceback
 from base64 import urlsafe_b64decode
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from support import failure_of, made_key, write_private
 from zoho_keystore._keys.ring import fingerprint, key_ring
 from zoho_keystore._records import FIELDS, Lookup, MatchRule, TokenRecord
 from zoho_keystore._records import fingerprint as token_fingerprint
+from zoho_keystore._storage.sql.reading import KnownStore, View
+from zoho_keystore._storage.sql.sealing import Sealer
 from zoho_keystore.errors import (
     CannotOpenError,
     DocumentError,
@@ -359,7 +362,13 @@ def test_keys_that_change_with_each_statement_are_an_error(
     storage: SQLStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not an endless loop."""
-    monkeypatch.setattr("zoho_keystore._storage.sql.reading.KnownStore.see", lambda *_: False)
+    see, number = KnownStore.see, count()
+
+    def other(self: KnownStore, *columns: Any) -> View:
+        sealer = Sealer(self.keys, f"store {next(number)}", self.name)
+        return see(self, *columns)._replace(sealer=sealer)
+
+    monkeypatch.setattr(KnownStore, "see", other)
     with pytest.raises(CannotOpenError, match="the keys of the store change with each statement"):
         storage.get("1")
 
@@ -368,9 +377,10 @@ def test_key_that_left_the_ring_too_early_is_named_and_shows_nothing(storage: SQ
     """Another thread has loaded a ring without it."""
     known = storage.require_open()
     known.keys._keys = key_ring(NEW)._keys
-    known._sealer = type(known.sealer)(known.keys, known.sealer.store_id, storage.name)
+    sealer = Sealer(known.keys, known.view.sealer.store_id, storage.name)
+    known._view = known.view._replace(sealer=sealer)
     known._header = None
-    for use in (lambda: storage.get("1"), lambda: known.sealer.seal(ADA, 1, 1, fingerprint(KEY))):
+    for use in (lambda: storage.get("1"), lambda: sealer.seal(ADA, 1, 1, fingerprint(KEY))):
         error, shown = failure_of(use, KeyUnavailableError)
         assert fingerprint(KEY) in str(error)
         assert not any(secret in shown for secret in SECRETS.values())
@@ -383,7 +393,7 @@ def test_key_that_left_the_ring_too_early_is_named_and_shows_nothing(storage: SQ
 def test_reprs_show_no_secret(storage: SQLStorage) -> None:
     """Also those of what is inside."""
     known = storage.require_open()
-    sealer: Any = known.sealer
+    sealer: Any = known.view.sealer
     rows = list(known._opened.values())
     held = [storage, known, sealer, sealer._index_keys, sealer._index_keys._known, *known.keys._keys, *rows]
     for one in held:

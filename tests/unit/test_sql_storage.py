@@ -103,6 +103,17 @@ def ids(storage: SQLStorage) -> list[str]:
 class TestMaking:
     """Which process makes the tables and the store, and what happens when two do."""
 
+    @pytest.mark.parametrize("create", [True, False])
+    @pytest.mark.parametrize("loss", ["DELETE FROM zoho_keystore_store", "DROP TABLE zoho_keystore_store"])
+    def test_store_is_not_made_over_tokens_that_lost_theirs(self, tmp_path: Path, loss: str, *, create: bool) -> None:
+        """It would hide them, and each save would fail."""
+        storage = open_storage(tmp_path, KEY)
+        put(storage, ANN)
+        storage.close()
+        column(tmp_path, loss)
+        with pytest.raises(StoreUnavailableError, match=r"own row is gone, but not its tokens \(1\)"):
+            open_storage(tmp_path, KEY, create=create)
+
     def test_store_that_is_made_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         open_storage(tmp_path, KEY).close()
         assert caplog.messages == [f"created an empty store at sqlite:///{tmp_path}/s.db"]

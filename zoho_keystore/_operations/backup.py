@@ -178,7 +178,7 @@ def _restore_database(  # noqa: PLR0917 - one step of restore()
         def work(transaction: Transaction) -> bool:
             if without_leases(transaction.records()) != before:
                 return False
-            transaction.clear()
+            transaction.clear(retire=False)
             for record in records:
                 transaction.put(record)
             transaction.take_over(restored.header)
@@ -259,12 +259,15 @@ def _compared(
     new: Mapping[str, TokenRecord],
     store_error: KeystoreError | None,
 ) -> Comparison:
+    # A lease belongs to a process that refreshes the token; it is no difference between two tokens.
+    old = {record.id: record for record in without_leases(old.values())}
+    new_tokens = {record.id: record for record in without_leases(new.values())}
     return Comparison(
         store,
         copy,
         tuple(new.values()),
         lost=tuple(id for id in old if id not in new),
-        changed=tuple(id for id, record in old.items() if id in new and new[id] != record),
+        changed=tuple(id for id, record in old.items() if id in new and new_tokens[id] != record),
         returned=tuple(id for id in new if id not in old),
         store_error=store_error,
     )

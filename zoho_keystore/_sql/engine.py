@@ -8,13 +8,15 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from zoho_keystore._sql import sessions
+from zoho_keystore._sql import forks, sessions
 from zoho_keystore._sql.address import LEFT_OUT, hidden_parts, import_sqlalchemy, not_installed
 from zoho_keystore._sql.failures import Failure, classify, refused_argument
 from zoho_keystore._sql.password import PROMPT, Hidden, password_of_environment
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from sqlalchemy import Connection, Engine
 
     from zoho_keystore._sql.address import SQLAddress
@@ -101,15 +103,33 @@ class Engines:
             event.listen(self.writes, "begin", _begin_immediate)
         elif self.address.dialect == "postgresql":
             _check_replication(self.writes)
+        self._is_in_use_at_fork = False
         _ALL.add(self)
+        # SQLAlchemy's engines are in reference cycles: connections of a store that was dropped would be open at a fork.
+        weakref.finalize(self, _dispose, self.reads, self.writes).atexit = False
 
     def dispose(self) -> None:
         """Close the connections that are not in use; another use opens new ones."""
-        self.reads.dispose()
-        self.writes.dispose()
+        _dispose(self.reads, self.writes)
+
+    def use(self) -> AbstractContextManager[None]:
+        """Return what a use of a connection is in, so that a fork waits for its end, where that is necessary."""
+        return contextlib.nullcontext() if self.address.path is None else forks.GATE
+
+    def before_fork(self) -> None:
+        """Close the connections to a file of SQLite, when those in use were waited for (see ``forks.py``)."""
+        if self.address.path is not None:
+            self._is_in_use_at_fork = any(_pool(engine).checkedout() for engine in (self.reads, self.writes))
+            if not self._is_in_use_at_fork:
+                self.dispose()
 
     def after_fork_in_child(self) -> None:
         """Leave the connections to the parent: what a child sent on them would reach the parent's transactions."""
+        if self.address.path is not None and (
+            # The latter after a fork that no hook of Python announced, as by a server in C.
+            self._is_in_use_at_fork or any(_pool(engine).checkedin() for engine in (self.reads, self.writes))
+        ):
+            forks.note_inherited(self.address.path)
         for engine in (self.reads, self.writes):
             # Kept, since some drivers say goodbye to the server when a connection is collected.
             _POOLS_OF_PARENTS.append(engine.pool)
@@ -188,6 +208,7 @@ class _Connector:
     def _open(self, dialect: Any, record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
         path = self.address.path
         if path is not None:
+            forks.require_not_inherited(path)
             sessions.prepare_file(path, create=self._create)
             # Another process may remove the file just now; an empty one in its place would be readable for others.
             positional = [f"{path.as_uri()}?mode=rw"]
@@ -233,6 +254,16 @@ def _not_accepted(what: str) -> ConfigurationError:
 
 #: Longer than any process waits; SQLAlchemy passes it to the standard library, which refuses infinity.
 _LONGEST_POOL_TIMEOUT_S: Final = 365 * 86_400.0
+
+
+def _dispose(*engines: Engine) -> None:
+    for engine in engines:
+        engine.dispose()
+
+
+def _pool(engine: Engine) -> Any:
+    """Return the pool of an engine: of the kind that counts its connections, also for files of SQLite."""
+    return engine.pool
 
 
 def _begin_immediate(connection: Connection) -> None:
@@ -283,18 +314,17 @@ _ALL: weakref.WeakSet[Engines] = weakref.WeakSet()
 _POOLS_OF_PARENTS: list[Any] = []
 
 
+def _before_fork() -> None:
+    forks.GATE.close()
+    for engines in list(_ALL):
+        engines.before_fork()
+
+
 def _after_fork_in_child() -> None:
+    forks.GATE.after_fork_in_child()
     for engines in list(_ALL):
         engines.after_fork_in_child()
 
 
-def _before_fork() -> None:
-    # A child inherits what SQLite knows of an open file, and none of its locks: another process would take itself for
-    # the only one, and remove the log into which the child writes.
-    for engines in list(_ALL):
-        if engines.address.dialect == "sqlite":
-            engines.dispose()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=forks.GATE.open, after_in_child=_after_fork_in_child)

@@ -57,8 +57,13 @@ class Transaction(ReadableStorage, Protocol):
         """Remove the record of an id, which has to be there."""
         ...
 
-    def clear(self) -> None:
-        """Remove all records; the counter of ids goes on."""
+    def clear(self, *, retire: bool = True) -> None:
+        """Remove all records; the counter of ids goes on.
+
+        Args:
+            retire: Whether to remember their refresh tokens as deleted. A restore does not: theirs would displace those
+                that were deleted before.
+        """
         ...
 
     def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:

@@ -62,6 +62,8 @@ def after_take_over(header: Header, other: Header, records: Iterable[TokenRecord
     retired = dict.fromkeys([*other.retired, *header.retired])
     return header._replace(
         next_id=max(header.next_id, other.next_id),
+        # Of a newer release: this one must not lose what it does not know.
+        unknown={**other.unknown, **header.unknown},
         retired=tuple(one for one in retired if one not in own)[-MAX_RETIRED:],
     )
 

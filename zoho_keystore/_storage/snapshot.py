@@ -129,9 +129,9 @@ class Snapshot:
         self.encoded.pop(id, None)
         self.changed = True
 
-    def clear(self) -> None:
+    def clear(self, *, retire: bool = True) -> None:
         """Remove all records; the counter of ids goes on."""
-        for record in self.by_id.values():
+        for record in self.by_id.values() if retire else ():
             self.header = headers.after_removal(self.header, record)
         self.by_id.clear()
         self._indexes.clear()

@@ -162,10 +162,13 @@ class Draft:
         self._replaced.pop(id, None)
         self._header = headers.after_removal(self._current_header(), record)
 
-    def clear(self) -> None:
+    def clear(self, *, retire: bool = True) -> None:
         self._require_lock()
+        retired = self._current_header().retired
         for id in self._ids():
             self.remove(id)
+        if not retire:
+            self._header = self._current_header()._replace(retired=retired)
 
     def set_exchanges(self, exchanges: Mapping[str, Any]) -> None:
         self._require_lock()
@@ -217,8 +220,9 @@ class Draft:
             SQLFailedError: A statement has failed.
         """
         known = self._reader.known
-        statements, sealer = known.statements, known.sealer
-        key_name = known.key_names[0]
+        # Of an answer that is not older than what was read: a rotation since has changed the rows, or needs the lock.
+        view = self._reader.view
+        statements, sealer, key_name = known.statements, view.sealer, view.key_names[0]
         next_seq = 0 if self._store is None else self._store.next_seq
         inserted: list[tuple[Row, tuple[object, ...]]] = []
         updated: list[tuple[Row, tuple[object, ...]]] = []
@@ -253,7 +257,8 @@ class Draft:
             session.run(known.statements.set_counters, (after.next_id, next_seq))
         if after._replace(next_id=0) == before.header._replace(next_id=0):
             return None
-        sealed = known.sealer.seal_header(after, known.key_names[0])
+        view = self._reader.view
+        sealed = view.sealer.seal_header(after, view.key_names[0])
         session.run(known.statements.set_header, (sealed,))
         return sealed
 

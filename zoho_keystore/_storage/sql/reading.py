@@ -52,6 +52,20 @@ class StoreRow(NamedTuple):
     header: Header
 
 
+class View(NamedTuple):
+    """What one answer of the database says of the store. It never changes: other threads may have newer or older ones.
+
+    Attributes:
+        answer: The answer: the version of the tables, the live keys, the store's id.
+        key_names: The fingerprints of the keys that rows may be sealed with, newest first.
+        sealer: What seals and opens rows.
+    """
+
+    answer: tuple[object, ...]
+    key_names: tuple[str, ...]
+    sealer: Sealer
+
+
 class KnownStore:
     """What this process knows of a store: its live keys, its clock, and the rows that it has opened. Safe for threads.
 
@@ -68,49 +82,54 @@ class KnownStore:
         #: The greatest ``saved_at`` of all records that a thread has read or written, by thread: with one number for
         #: all, a thread could set it back; and a lock could stay locked in a forked child.
         self._saved_at: dict[int, int] = {}
-        self._seen: tuple[object, ...] = ()
-        self._key_names: tuple[str, ...] = ()
-        self._sealer: Sealer | None = None
+        self._view: View | None = None
+        self._is_closed = False
         self._clock_ms = system_ms() - _ticks_ms()
         self._opened: dict[int, Row] = {}
         self._header: tuple[str, Header] | None = None
 
     @property
-    def key_names(self) -> tuple[str, ...]:
-        """The live keys by the last statement, newest first."""
-        return self._key_names
+    def view(self) -> View:
+        """The view of some thread's last answer: a guess, until an answer of one's own confirms it.
 
-    @property
-    def sealer(self) -> Sealer:
-        """What seals and opens rows; the constructor of the storage reads the store's own row, and so makes it.
+        The constructor of the storage reads the store's own row, so that there is one.
 
         Raises:
             StoreClosedError: Another thread has closed the storage.
         """
-        if self._sealer is None:
+        view = self._view
+        self._require_open()
+        assert view is not None  # noqa: S101 - forget() drops it after it has closed the store
+        return view
+
+    def _require_open(self) -> None:
+        if self._is_closed:
             raise closed(self.name)
-        return self._sealer
 
     def use(self, keys: KeyRing) -> None:
         """Use another ring from now on; it has the keys of the one before."""
         self.keys = keys
-        self._sealer = Sealer(keys, self.sealer.store_id, self.name)
+        view = self.view
+        self._view = view._replace(sealer=Sealer(keys, view.sealer.store_id, self.name))
 
     def now_ms(self) -> int:
         """Return the time by the server's clock, as of the last statement."""
         return self._clock_ms + _ticks_ms()
 
-    def see(self, format: object, now_ms: Any, key_names: Any, store_id: Any) -> bool:
-        """Take what a statement says of the store; return whether it is what was known before.
+    def see(self, format: object, now_ms: Any, key_names: Any, store_id: Any) -> View:
+        """Return the view of an answer.
 
         Raises:
             NewerVersionError: Its tables are of a newer release.
             UnknownKeyError: The ring lacks one of its live keys.
+            StoreClosedError: Another thread has closed the storage.
         """
+        self._require_open()
         self._clock_ms = int(now_ms) - _ticks_ms()
-        seen = format, key_names, store_id
-        if seen == self._seen:
-            return True
+        answer = format, key_names, store_id
+        view = self._view
+        if view is not None and view.answer == answer:
+            return view
         if format != FORMAT:
             raise NewerVersionError(
                 f"{self.name}: the tables have version {format}, and this release knows version {FORMAT}",
@@ -121,21 +140,24 @@ class KnownStore:
             if name not in self.keys.fingerprints:
                 raise UnknownKeyError(name)
         store_id = as_text(store_id)
-        if self._sealer is None or self._sealer.store_id != store_id:
-            if self._sealer is not None:
+        if view is None or view.sealer.store_id != store_id:
+            if view is not None:
                 _log.warning("%s: another store was put here; its tokens are used from now on", self.name)
             self._opened.clear()
-            self._sealer = Sealer(self.keys, store_id, self.name)
-        self._key_names = names
-        self._seen = seen
-        return False
+            sealer = Sealer(self.keys, store_id, self.name)
+        else:
+            sealer = view.sealer
+        view = self._view = View(answer, names, sealer)
+        return view
 
-    def opened(self, seq: int, version: int, sealed: Any, *, keep: bool = True) -> Row:
+    def opened(self, sealer: Sealer, seq: int, version: int, sealed: Any, *, keep: bool = True) -> Row:
         """Return a row, opened; one that is in memory is compared with what the database has."""
+        # A thread that is late must not bring a record back into the memory of a closed storage.
+        self._require_open()
         row = self._opened.get(seq)
         sealed = as_text(sealed)
         if row is None or row.version != version or row.sealed != sealed:
-            row = Row(seq, version, sealed, self.sealer.open(seq, version, sealed))
+            row = Row(seq, version, sealed, sealer.open(seq, version, sealed))
             self.note_saved(row.record.saved_at)
             if keep:
                 self.keep(row)
@@ -158,18 +180,19 @@ class KnownStore:
         thread = threading.get_ident()
         self._saved_at[thread] = max(self._saved_at.get(thread, 0), saved_at)
 
-    def header(self, sealed: Any) -> Header:
+    def header(self, sealer: Sealer, sealed: Any) -> Header:
         """Return the store's header, opened; the one in memory if it is the same."""
         sealed = as_text(sealed)
         known = self._header
         if known is None or known[0] != sealed:
-            known = self._header = sealed, self.sealer.open_header(sealed)
+            known = self._header = sealed, sealer.open_header(sealed)
         return known[1]
 
     def forget(self) -> None:
         """Drop all records, keys and the header from memory."""
+        self._is_closed = True
         self._opened.clear()
-        self._header = self._sealer = None
+        self._header = self._view = None
 
 
 class Reader:
@@ -178,23 +201,35 @@ class Reader:
     def __init__(self, known: KnownStore, session: Session) -> None:
         self.known = known
         self._session = session
+        self._view: View | None = None
+
+    @property
+    def view(self) -> View:
+        """The view of the last answer of this reader; before that, the guess by those of others.
+
+        What is written has to follow the reader's own: a thread that was slow with an older answer would have rows
+        sealed with a key that a rotation has withdrawn, and they would not be found again.
+        """
+        return self.known.view if self._view is None else self._view
 
     def find(self, lookups: Sequence[Lookup]) -> list[list[Row]]:
         """Return, for each look-up, the rows that have its value; all as of one moment."""
         known = self.known
         fields = tuple(lookup.field for lookup in lookups)
         for _ in range(_ATTEMPTS):
-            names = known.key_names
-            parameters = known.sealer.indexes(names, lookups)
-            found = self._session.rows(known.statements.find(fields, len(names)), parameters)
-            if self._see(found):
+            asked = self.view
+            parameters = asked.sealer.indexes(asked.key_names, lookups)
+            found = self._session.rows(known.statements.find(fields, len(asked.key_names)), parameters)
+            view = self._see(found)
+            # What was asked is compared with this answer alone: other threads may have seen newer keys meanwhile.
+            if view.sealer.store_id == asked.sealer.store_id and set(view.key_names) <= set(asked.key_names):
                 break
         else:
             raise self._restless()
         rows: list[list[Row]] = [[] for _ in lookups]
         for number, seq, version, _, sealed in found:
             if number:
-                row = known.opened(seq, version, sealed)
+                row = known.opened(view.sealer, seq, version, sealed)
                 lookup = lookups[number - 1]
                 # A collision of fingerprints, or an index that was edited.
                 if getattr(row.record, lookup.field) == lookup.value:
@@ -204,11 +239,13 @@ class Reader:
     def all(self) -> list[Row]:
         """Return all rows, in the order of their first save."""
         found = self._session.rows(self.known.statements.all)
-        self._see(found)
+        sealer = self._see(found).sealer
         # Those of a great store would displace all others in memory.
         keep = len(found) <= _MAX_OPENED
         rows = (
-            self.known.opened(seq, version, sealed, keep=keep) for number, seq, version, _, sealed in found if number
+            self.known.opened(sealer, seq, version, sealed, keep=keep)
+            for number, seq, version, _, sealed in found
+            if number
         )
         return sorted(rows, key=lambda row: row.seq)
 
@@ -222,11 +259,23 @@ class Reader:
         if not rows:
             raise self._gone()
         format, now_ms, key_names, store_id, next_id, next_seq, sealed = rows[0]
-        self.known.see(format, now_ms, key_names, store_id)
-        header = self.known.header(sealed)
+        view = self._view = self.known.see(format, now_ms, key_names, store_id)
+        header = self.known.header(view.sealer, sealed)
         # The database may have an older counter than the document, if its row was edited.
         header = header._replace(next_id=max(header.next_id, int(next_id)))
-        return StoreRow(self.known.key_names, int(next_seq), header)
+        return StoreRow(view.key_names, int(next_seq), header)
+
+    def key_names(self) -> tuple[str, ...]:
+        """Return the fingerprints of the keys that rows may be or are sealed with; live ones first, newest first."""
+        return tuple(dict.fromkeys((*self.store().key_names, *self.key_names_of_rows())))
+
+    def key_names_of_rows(self) -> list[str]:
+        """Return the fingerprints of the keys that rows are sealed with."""
+        names = [""]
+        # One step in the index for each name; SELECT DISTINCT would go through all rows.
+        while (name := self._session.rows(self.known.statements.next_key_name, (names[-1],))[0][0]) is not None:
+            names.append(as_text(name))
+        return names[1:]
 
     def sealed(self, seq: int | None) -> str | None:
         """Return the document of a row, sealed; None is the store's own row. None if there is no such row."""
@@ -236,10 +285,11 @@ class Reader:
             rows = self._session.rows(self.known.statements.sealed, (seq,))
         return as_text(rows[0][0]) if rows else None
 
-    def _see(self, found: Iterable[Sequence[Any]]) -> bool:
+    def _see(self, found: Iterable[Sequence[Any]]) -> View:
         for number, *columns in found:
             if not number:
-                return self.known.see(*columns)
+                self._view = self.known.see(*columns)
+                return self._view
         raise self._gone()
 
     def _gone(self) -> StoreUnavailableError:

@@ -2,10 +2,11 @@
 
 1. The new key is announced: rows may be sealed with it or with the old ones from then on, and new ones are.
 2. Rows of the old keys are sealed anew in batches, each row only if it still has the version that was read.
-3. Under the lock, once no row of an old key is left, the old keys are no longer announced.
+3. Under the lock, once no row of another key is left, the old keys are no longer announced.
 
-A rotation that was interrupted is finished by another one. A client that has read the store before the first step
-cannot write a row with an old key after the third: its row was sealed anew, and so has another version.
+A rotation that was interrupted is finished by another one. One that meets another, to a newer key, leaves the rest to
+it. A client that has read the store before the first step cannot write a row with an old key after the third: its row
+was sealed anew, and so has another version.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from zoho_keystore._storage.sql.patience import Patience
 from zoho_keystore._storage.sql.reading import Reader, UnknownKeyError, as_text
 from zoho_keystore._storage.sql.sessions import SQLFailedError
-from zoho_keystore.errors import StoreFileError
+from zoho_keystore.errors import RotationUnfinishedError, StoreFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,16 +48,19 @@ class KeyRotation:
         self._progress = progress
         self._new = storage.require_open().keys.fingerprints[0]
         self._done = 0
+        self._has_announced = False
 
     def run(self) -> None:
         """Rotate.
 
         Raises:
             StoreFileError: What was sealed anew does not open to the same record.
+            RotationUnfinishedError: Another rotation, to another key, has begun meanwhile.
             KeystoreError: As for a transaction. All rows can be read; another rotation finishes the work.
         """
         while True:
             old = self._step(self._announce)
+            self._has_announced = True
             if not old:
                 return
             total = self._done + sum(self._step(partial(self._count, name=name)) for name in old)
@@ -93,16 +97,34 @@ class KeyRotation:
         return Reader(self._storage.require_open(), session).store()
 
     def _announce(self, session: Session) -> tuple[str, ...]:
-        """Announce the new key, and return the old ones."""
+        """Announce the new key, and return the old ones, with those of rows whose key is not announced any more."""
         store = self._locked(session)
-        old = tuple(name for name in store.key_names if name != self._new)
+        self._require_newest(store)
+        reader = Reader(self._storage.require_open(), session)
+        names = dict.fromkeys((*store.key_names, *reader.key_names_of_rows()))
+        old = tuple(name for name in names if name != self._new)
+        known = self._storage.require_open().keys.fingerprints
+        for name in old:
+            # Announced, it would be asked for by every client.
+            if name not in known:
+                raise UnknownKeyError(name)
         if store.key_names != (self._new, *old):
             self._set_key_names(session, store.header, (self._new, *old))
         return old
 
+    def _require_newest(self, store: StoreRow) -> None:
+        """Stop if another rotation has announced its key since: the two would seal each other's rows without an end."""
+        newest = store.key_names[0]
+        if self._has_announced and newest != self._new:
+            raise RotationUnfinishedError(
+                f"{self._storage.name}: another rotation seals the rows with the key {newest} meanwhile, so this one, "
+                f"to {self._new}, has stopped",
+                "Let the other one end, give all machines the same keys in the same order, and rotate again",
+            )
+
     def _set_key_names(self, session: Session, header: Header, names: tuple[str, ...]) -> None:
         known = self._storage.require_open()
-        sealed = known.sealer.seal_header(header, self._new)
+        sealed = known.view.sealer.seal_header(header, self._new)
         session.run(known.statements.set_key_names, (",".join(names), sealed))
 
     def _count(self, session: Session, *, name: str) -> int:
@@ -111,12 +133,13 @@ class KeyRotation:
     def _seal_batch(self, session: Session, *, name: str, last: int) -> list[int]:
         """Seal the next rows of an old key anew; return their places, none at the end."""
         known = self._storage.require_open()
+        sealer = known.view.sealer
         changes: list[tuple[object, ...]] = []
         seqs: list[int] = []
         for seq, version, _, sealed in session.rows(known.statements.batch, (name, last, _BATCH)):
-            record = known.sealer.open(seq, version, as_text(sealed))
-            values = known.sealer.seal(record, seq, version + 1, self._new)
-            if known.sealer.open(seq, version + 1, str(values[-1])) != record:
+            record = sealer.open(seq, version, as_text(sealed))
+            values = sealer.seal(record, seq, version + 1, self._new)
+            if sealer.open(seq, version + 1, str(values[-1])) != record:
                 raise StoreFileError(
                     f"{self._storage.name}: what was sealed anew does not open to the same record; it stays as it was",
                     "Check this machine's memory",
@@ -131,9 +154,10 @@ class KeyRotation:
     def _finish(self, session: Session) -> bool:
         """Withdraw the old keys; return False if there are rows of them."""
         store = self._locked(session)
-        known = self._storage.require_open()
-        old = [name for name in store.key_names if name != self._new]
-        if any(session.rows(known.statements.batch, (name, 0, 1)) for name in old):
+        self._require_newest(store)
+        # Of any other key, not only of those that are announced: such a row would not be found again.
+        names = Reader(self._storage.require_open(), session).key_names_of_rows()
+        if any(name != self._new for name in names):
             return False
         self._set_key_names(session, store.header, (self._new,))
         return True

@@ -141,6 +141,11 @@ class Database:
 
         Not one of SQLAlchemy's: those send a ROLLBACK in the end, which takes as long as a query.
         """
+        with self.engines.use(), self._reading() as session:
+            yield session
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
         discards = self._discards
         connection: Any = self.call(self.engines.reads.raw_connection)
         try:
@@ -163,6 +168,11 @@ class Database:
         Args:
             longest_wait_s: For how many seconds a statement waits for a lock; in MySQL at least 1 s.
         """
+        with self.engines.use(), self._writing(longest_wait_s) as session:
+            yield session
+
+    @contextmanager
+    def _writing(self, longest_wait_s: float) -> Iterator[Session]:
         # Not for the moments since the call began: another statement takes as long as the rest.
         limit = _LIMITS[self._dialect] if longest_wait_s < self._lock_timeout_s * 0.9 else _NO_LIMIT
         discards = self._discards

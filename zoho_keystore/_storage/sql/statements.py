@@ -84,6 +84,7 @@ class Statements:
         self.delete = self._marked(f"DELETE FROM {self.token} WHERE seq = ? AND version = ?")  # noqa: S608 - as above
         self.sealed = self._marked(f"SELECT sealed FROM {self.token} WHERE seq = ?")  # noqa: S608 - as above
         self.batch = self._marked(f"SELECT {self._token_part} WHERE key_name = ? AND seq > ? ORDER BY seq LIMIT ?")
+        self.next_key_name = self._marked(f"SELECT MIN(key_name) FROM {self.token} WHERE key_name > ?")  # noqa: S608 - as above
         self.count_of_key = self._marked(f"{self.count} WHERE key_name = ?")
 
     def find(self, fields: tuple[str, ...], keys: int) -> str:

@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoho_keystore._records import Match
@@ -24,7 +25,7 @@ from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyErr
 from zoho_keystore._storage.sql.sealing import Sealer
 from zoho_keystore._storage.sql.sessions import Database, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements
-from zoho_keystore.errors import CannotOpenError, LockTimeoutError
+from zoho_keystore.errors import CannotOpenError, LockTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -103,6 +104,7 @@ class SQLStorage:
     def _open(self, keys: KeyRing, *, create: bool) -> None:
         missing = self._missing()
         if missing is not None:
+            self._require_no_tokens()
             if not create:
                 raise failed(missing, self.name)
             # A user who may not make tables can still use those that are there.
@@ -130,6 +132,23 @@ class SQLStorage:
             error_to_raise = patience.error_after(problem) if is_passing else failed(problem, self.name)
             if error_to_raise is not None:
                 raise error_to_raise
+
+    def _require_no_tokens(self) -> None:
+        """Refuse to make a store over tokens whose store's own row is gone: it would hide them, and fail at each save.
+
+        Raises:
+            StoreUnavailableError: There are such tokens.
+        """
+        # Without the table, or the server, making the store meets the same, and waits or says so.
+        number = 0
+        with suppress(SQLFailedError), self.database.reading() as session:
+            number = int(session.rows(self.statements.count)[0][0])
+        # Not if another process has made the store since.
+        if number and self._missing() is not None:
+            raise StoreUnavailableError(
+                f"{self.name}: the store's own row is gone, but not its tokens ({number})",
+                "Restore the database from a backup",
+            )
 
     def _create(self, keys: KeyRing, *, with_tables: bool) -> None:
         """Make the tables, if they are missing, and the store's own row, if no other process is faster."""
@@ -339,8 +358,8 @@ class SQLStorage:
         KeyRotation(self, self._lock_timeout_s, progress).run()
 
     def key_names(self) -> tuple[str, ...]:
-        """Return the fingerprints of the keys that rows may be sealed with, newest first."""
-        return self._read(Reader.store).key_names
+        """Return the fingerprints of the keys that rows may be or are sealed with; live ones first, newest first."""
+        return self._read(Reader.key_names)
 
     def close(self) -> None:
         """Close the connections, and drop the keys and all records; the storage cannot be used afterwards."""
