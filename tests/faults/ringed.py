@@ -201,6 +201,8 @@ class RotationOperation:
         )
         #: The keys that are to be good for nothing afterwards.
         self.former = [newest, key, older] if name == AFTER_SEALING else [key, older]
+        #: Whether the ring was taken for one that cannot be changed, so that the user hands out its newest key alone.
+        self._is_unchangeable = False
 
     def prepare(self) -> Callable[[], object]:
         """Make both directories what they were."""
@@ -211,12 +213,16 @@ class RotationOperation:
         return self._act
 
     def _act(self) -> None:
-        self.ringed.rotate(lock_timeout=0)
+        self._is_unchangeable = self.ringed.rotate(lock_timeout=0).manual_distribution
 
     def check(self, outcome: Outcome) -> None:
         """Make sure that the ring opens the store, and that a rotation that was refused has changed nothing."""
         self.ringed.require_whole()
         if outcome is Outcome.DONE:
+            if self._is_unchangeable:
+                lines = self.ringed.ring.read_bytes().splitlines()
+                old = self.ringed.keys()[1:]
+                write_private(self.ringed.ring, b"\n".join([*(line for line in lines if line not in old), b""]))
             self.ringed.require_rotated(self.former)
         if outcome is Outcome.REFUSED and self.ringed.content() != self._content:
             raise StoreProblem("it was refused, and something has changed")
