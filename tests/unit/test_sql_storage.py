@@ -114,6 +114,20 @@ class TestMaking:
         with pytest.raises(StoreUnavailableError, match=r"own row is gone, but not its tokens \(1\)"):
             open_storage(tmp_path, KEY, create=create)
 
+    def test_making_that_stopped_after_any_statement_is_completed(self, tmp_path: Path) -> None:
+        """By a process that was killed, or is still at it: a store table without the others would be taken for whole."""
+        of_all = Statements("sqlite", "zoho_keystore", "?").tables()
+        for number in range(len(of_all)):
+            directory = tmp_path / f"{number}"
+            directory.mkdir(mode=0o700)
+            for statement in of_all[: number + 1]:
+                column(directory, statement)
+            storage = open_storage(directory, KEY)
+            put(storage, ANN)
+            storage.close()
+            made = column(directory, "SELECT COUNT(*) FROM sqlite_master WHERE sql IS NOT NULL")
+            assert made == [len(of_all)]
+
     def test_store_that_is_made_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         open_storage(tmp_path, KEY).close()
         assert caplog.messages == [f"created an empty store at sqlite:///{tmp_path}/s.db"]

@@ -111,7 +111,10 @@ class Statements:
         return statement.replace("?", self._mark)
 
     def tables(self) -> list[str]:
-        """Return the statements that make the tables; those that are there stay as they are."""
+        """Return the statements that make the tables; those that are there stay as they are.
+
+        That of the store's own row comes last: a process that finds it takes the others for made.
+        """
         long_text = {"postgresql": "TEXT", "mysql": "LONGTEXT", "sqlite": "TEXT"}[self._dialect]
         # In SQLite, only this type makes the column the key of the table itself.
         number = "INTEGER" if self._dialect == "sqlite" else "BIGINT"
@@ -134,9 +137,9 @@ class Statements:
         else:
             options = ""
         return [
-            f"CREATE TABLE IF NOT EXISTS {self.store} ({store}){options}",
             f"CREATE TABLE IF NOT EXISTS {self.token} ({token}){options}",
             *(f"CREATE INDEX IF NOT EXISTS {name} ON {self.token} ({columns})" for name, columns in indexes.items()),
+            f"CREATE TABLE IF NOT EXISTS {self.store} ({store}){options}",
         ]
 
 
