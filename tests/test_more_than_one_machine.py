@@ -74,6 +74,7 @@ def _default_store() -> Any:
     return keystore
 
 
+@pytest.mark.needs_posix_shell
 def test_page_has_programs_that_work(on_sqlite: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     invoke("init")
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", on_sqlite("postgresql://zoho@database/zoho"))

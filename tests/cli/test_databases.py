@@ -69,6 +69,7 @@ def records_of(place: str | Path, **options: Any) -> Sequence[TokenRecord]:
 # --- init ---
 
 
+@pytest.mark.needs_posix_shell
 def test_init_makes_the_tables_and_the_key_once(address: str, work: Path) -> None:
     shown = invoke("--store", address, "init").stdout
     assert f"Created {address}\n" in shown
@@ -131,6 +132,7 @@ def test_init_uses_tables_that_the_user_may_not_make(address: str, work: Path, m
 # --- The commands ---
 
 
+@pytest.mark.needs_posix_shell
 def test_missing_store_is_an_error_and_makes_no_file(address: str, work: Path) -> None:
     """A mistyped address must not leave an empty database."""
     init()
@@ -142,6 +144,7 @@ def test_missing_store_is_an_error_and_makes_no_file(address: str, work: Path) -
     assert "the tables of the store are missing" in refused(6, "--store", address, "list")
 
 
+@pytest.mark.needs_posix_shell
 def test_commands_work_on_a_database(store: str) -> None:
     assert [line.split()[:2] for line in invoke("--store", store, "list").stdout.splitlines()[1:]] == [
         ["3", "ann"],
@@ -159,12 +162,14 @@ def test_commands_work_on_a_database(store: str) -> None:
     assert "2 added" in invoke("--store", store, "import", "plain.csv").stdout
 
 
+@pytest.mark.needs_posix_shell
 def test_address_may_be_in_the_variable(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", store)
     assert len(invoke("list").stdout.splitlines()) == 3
     assert store in invoke("key", "list").stdout
 
 
+@pytest.mark.needs_posix_shell
 def test_import_makes_a_missing_store(address: str, work: Path) -> None:
     """But not in a dry run."""
     init()
@@ -208,6 +213,7 @@ def test_password_in_an_address_is_never_printed(work: Path) -> None:
     assert not list(work.iterdir())
 
 
+@pytest.mark.needs_posix_shell
 def test_server_that_is_not_there_has_an_exit_code(work: Path) -> None:
     init()
     line = refused(18, "--store", "postgresql://ann@127.0.0.1:1/d", "list")
@@ -217,6 +223,7 @@ def test_server_that_is_not_there_has_an_exit_code(work: Path) -> None:
     assert work.is_dir()
 
 
+@pytest.mark.needs_posix_shell
 def test_missing_key_is_not_explained_by_a_file(store: str, ring: Path) -> None:
     ring.unlink()
     line = refused(3, "--store", store, "list")
@@ -307,6 +314,7 @@ def test_copy_compares_both_stores_afterwards(
     assert f"(zoho-keystore --store {work / 'a.keystore'} delete --all)" in line
 
 
+@pytest.mark.needs_posix_shell
 def test_copy_prints_commands_for_the_store_that_they_are_meant_for(store: str, work: Path) -> None:
     """And with its source of keys: pasted as they are, they would otherwise work on the default store."""
     init()
@@ -403,6 +411,7 @@ def test_backup_is_decrypted_again_before_it_is_written(store: str, monkeypatch:
 # --- Keys ---
 
 
+@pytest.mark.needs_posix_shell
 def test_rotate_seals_all_rows_anew(store: str) -> None:
     before = records_of(store)
     shown = invoke("--store", store, "rotate").stdout
@@ -415,6 +424,7 @@ def test_rotate_seals_all_rows_anew(store: str) -> None:
     assert listed[1].split()[1:] == ["primary", store]
 
 
+@pytest.mark.needs_posix_shell
 def test_rotate_that_was_interrupted_is_finished(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ring has both keys meanwhile, and no third key is made."""
     with monkeypatch.context() as patch:
@@ -438,6 +448,7 @@ def stopping(*_: object, **__: object) -> list[int]:
     raise StoreUnavailableError("the server is gone", "Wait")
 
 
+@pytest.mark.needs_posix_shell
 def test_rotate_of_keys_that_cannot_be_changed_here(store: str, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = next(line for line in ring.read_text(encoding="utf-8").splitlines() if line and line[0] != "#")
     monkeypatch.setenv("KEYS", f"{made_key('new').decode()},{old}")
@@ -458,6 +469,7 @@ def test_key_of_a_backup_beside_a_database_is_kept(store: str, work: Path, ring:
     assert len(records_of("b.keystore")) == 2
 
 
+@pytest.mark.needs_posix_shell
 def test_keys_of_a_store_on_a_server_are_dropped_by_name_alone(ring: Path) -> None:
     """Where its backups are is not known, and the server need not be asked for that."""
     init()
@@ -490,6 +502,7 @@ def test_key_list_opens_no_file_of_the_database(store: str, work: Path, monkeypa
     assert set(opened) == {"other", "tokens.keystore"}
 
 
+@pytest.mark.needs_posix_shell
 def test_key_list_of_a_database_that_is_gone_needs_every_key(store: str, work: Path) -> None:
     (work / "tokens.db").unlink()
     assert store in invoke("--store", store, "key", "list").stdout
@@ -506,12 +519,14 @@ def test_default_store_counts_beside_a_database(store: str, monkeypatch: pytest.
 # --- doctor ---
 
 
+@pytest.mark.needs_posix_shell
 def test_doctor_examines_a_database(store: str) -> None:
     shown = invoke("--store", store, "doctor").stdout
     assert f"✓ {store}: opens, and holds 2 tokens\n" in shown
     assert "No problems found." in shown
 
 
+@pytest.mark.needs_posix_shell
 def test_doctor_reports_what_the_server_is_like(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [server.Finding("Server 1.0"), server.Finding("fsync is off", "Switch it on")]
     monkeypatch.setattr(server, "examine", lambda _: found)
@@ -520,6 +535,7 @@ def test_doctor_reports_what_the_server_is_like(store: str, monkeypatch: pytest.
     assert f"✗ {store}: fsync is off\n  → Switch it on\n" in shown
 
 
+@pytest.mark.needs_posix_shell
 def test_doctor_reports_a_missing_store_missing_keys_and_plain_text(address: str, work: Path) -> None:
     write_private(work / "tokens.csv", b"id,client_id,refresh_token,access_token", b"1,c,r,a")
     shown = invoke("--store", address, "doctor", code=12).stdout

@@ -290,6 +290,7 @@ def test_open_in_memory_is_empty_and_has_no_path() -> None:
 # --- Databases ---
 
 
+@pytest.mark.needs_posix_shell
 def test_open_of_an_address_opens_the_store_in_the_database(tmp_path: Path, key: bytes) -> None:
     """Its name is in messages, and works as the store of commands."""
     address = f"sqlite:///{tmp_path}/s.db"
@@ -304,6 +305,7 @@ def test_open_of_an_address_opens_the_store_in_the_database(tmp_path: Path, key:
     )
 
 
+@pytest.mark.needs_posix_shell
 def test_open_takes_the_address_of_the_variable(tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the path of a file."""
     monkeypatch.setenv("ZOHO_KEYSTORE_FILE", f"sqlite:///{tmp_path}/s.db")
@@ -314,6 +316,7 @@ def test_open_takes_the_address_of_the_variable(tmp_path: Path, key: bytes, monk
     connection.close()
 
 
+@pytest.mark.needs_posix_shell
 def test_open_names_the_prefix_that_was_given_beside_the_address(tmp_path: Path, key: bytes) -> None:
     """Its commands would otherwise work on the store without a prefix."""
     address = f"sqlite:///{tmp_path}/s.db"
@@ -334,6 +337,7 @@ def test_open_names_the_prefix_that_was_given_beside_the_address(tmp_path: Path,
             open_keystore(f"{address}?prefix=two", key=key, prefix=prefix)
 
 
+@pytest.mark.needs_posix_shell
 def test_error_of_an_open_store_names_it_in_commands(tmp_path: Path, key: bytes) -> None:
     """And the source of its keys: they would otherwise work on the default store."""
     (tmp_path / "ring").write_bytes(key)
@@ -348,6 +352,7 @@ def test_error_of_an_open_store_names_it_in_commands(tmp_path: Path, key: bytes)
             assert words == ["zoho-keystore", "--store", f"{address}?prefix=mine", "--key", spec, "init"]
 
 
+@pytest.mark.needs_posix_shell
 def test_open_of_a_database_that_is_not_to_be_made_names_the_command(tmp_path: Path, key: bytes) -> None:
     """With the address and the key that were given."""
     address = f"sqlite:///{tmp_path}/s.db"
@@ -382,6 +387,7 @@ def test_open_sql_refuses_what_is_no_length_of_time(name: str, tmp_path: Path, k
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.needs_posix_shell
 def test_error_of_an_sqlite_database_advises_no_server(tmp_path: Path, key: bytes) -> None:
     """There is none: a file that is none of a database, one that is locked, one that is damaged."""
     path, address = tmp_path / "s.db", f"sqlite:///{tmp_path}/s.db"

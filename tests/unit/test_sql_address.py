@@ -88,6 +88,7 @@ def test_parse_address_shows_the_schema_that_an_option_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["what?prefix=q.db", "a%41.db", "a@b#c.db", "a:b@c d+é.db", "a&b=c.db", "%3F"])
+@pytest.mark.needs_posix_shell
 def test_name_of_an_sqlite_database_leads_to_it_again(name: str, tmp_path: Path) -> None:
     """Any character may be in a path; two have a meaning in an address."""
     escaped = name.replace("%", "%25").replace("?", "%3F")

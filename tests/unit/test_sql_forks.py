@@ -252,6 +252,7 @@ def test_thread_in_a_save_can_use_another_store_while_a_fork_waits_for_it(storag
     other.close()
 
 
+@pytest.mark.needs_fork
 def test_child_after_a_fork_without_the_hooks_of_python_says_that_it_cannot_save(
     storage: SQLStorage, tmp_path: Path
 ) -> None:
