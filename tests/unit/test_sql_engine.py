@@ -264,6 +264,14 @@ def test_forked_child_leaves_the_connections_to_its_parent(
     assert temporary_tables(engines) == 0
 
 
+def test_fork_leaves_connections_to_servers_open(opened: Callable[..., Engines]) -> None:
+    """Only SQLite takes note of locks in the memory that a child inherits."""
+    engines = opened(POSTGRESQL)
+    pool = engines.reads.pool
+    engines.before_fork()
+    assert engines.reads.pool is pool
+
+
 def temporary_tables(engines: Engines) -> int:
     with engines.reads.connect() as connection:
         return int(connection.exec_driver_sql("SELECT count(*) FROM sqlite_temp_master").scalar_one())

@@ -115,7 +115,7 @@ class TestMaking:
             open_storage(tmp_path, KEY, create=create)
 
     def test_making_that_stopped_after_any_statement_is_completed(self, tmp_path: Path) -> None:
-        """By a process that was killed, or is still at it: a store table without the others would be taken for whole."""
+        """By a process that was killed, or is still at it: a store table without the others is taken for whole."""
         of_all = Statements("sqlite", "zoho_keystore", "?").tables()
         for number in range(len(of_all)):
             directory = tmp_path / f"{number}"
