@@ -7,7 +7,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING
 
-from servers.places import HOST, Place, ServerError, find_program, free_port, server_user, until
+from servers.places import HOST, Nodes, Place, ServerError, find_program, free_port, server_user, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ class _Node:
         return f"mysql://{_USER}@{HOST}:{self.port}/{DATABASE}"
 
 
-class MariaDB:
+class MariaDB(Nodes[_Node]):
     """A single server.
 
     Args:
@@ -112,6 +112,7 @@ class MariaDB:
     def __init__(self, *options: str, base: Path | None = None) -> None:
         self._place = Place(self.name, server_user("mysql"), base)
         self._node = _Node(self._place, "node", *options)
+        self._nodes = [self._node]
 
     def start(self) -> None:
         self._node.make()
@@ -141,15 +142,6 @@ class MariaDB:
         """Run a statement as the administrator, and return what the client prints."""
         return self._node.sql(statement, database)
 
-    def kill(self, _node: int = 0) -> None:
-        self._node.process.kill()
-
-    def pause(self, _node: int = 0) -> None:
-        self._node.process.pause()
-
-    def resume(self, _node: int = 0) -> None:
-        self._node.process.resume()
-
     def rejoin(self, _node: int = 0) -> None:
         self._node.start()
         self._node.wait()
@@ -165,7 +157,7 @@ class MariaDB:
         self._place.close()
 
 
-class Galera:
+class Galera(Nodes[_Node]):
     """A cluster of three nodes: a commit is certified by all of them, and each takes writes."""
 
     name = "galera"
@@ -224,15 +216,6 @@ class Galera:
     def sql(self, statement: str, node: int = 0, database: str = DATABASE) -> str:
         """Run a statement on a node as the administrator, and return what the client prints."""
         return self._nodes[node].sql(statement, database)
-
-    def kill(self, node: int = 0) -> None:
-        self._nodes[node].process.kill()
-
-    def pause(self, node: int = 0) -> None:
-        self._nodes[node].process.pause()
-
-    def resume(self, node: int = 0) -> None:
-        self._nodes[node].process.resume()
 
     def rejoin(self, node: int = 0) -> None:
         """Start a killed node at the position that its own log names, as systemd's unit does."""

@@ -7,7 +7,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from servers import postgres
-from servers.places import HOST, Place, ServerError, find_program, free_port, server_user, until
+from servers.places import HOST, Nodes, Place, ServerError, find_program, free_port, server_user, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ class _Node:
         return self.state().get("role") == "master"
 
 
-class Patroni:
+class Patroni(Nodes[_Node]):
     """Two nodes; clients look for the one that takes writes."""
 
     name = "patroni"
@@ -137,16 +137,6 @@ class Patroni:
         address = f"host={HOST} port={self._nodes[self.primary].port} user=postgres dbname={database}"
         program = str(postgres.programs(15)) + "/psql"
         return self._place.run(program, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", address, "-c", statement)
-
-    def kill(self, node: int = 0) -> None:
-        """Kill a node's PostgreSQL and its Patroni."""
-        self._nodes[node].process.kill()
-
-    def pause(self, node: int = 0) -> None:
-        self._nodes[node].process.pause()
-
-    def resume(self, node: int = 0) -> None:
-        self._nodes[node].process.resume()
 
     def rejoin(self, node: int = 0) -> None:
         self._nodes[node].process.start()

@@ -13,7 +13,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from servers import guard
 
@@ -243,6 +243,33 @@ class Process:
         if self._running is not None:
             self._running.wait(TIMEOUT_S)
             self._running = None
+
+
+class Node(Protocol):
+    """A server of a single or clustered one."""
+
+    @property
+    def process(self) -> Process:
+        """Its process."""
+        ...
+
+
+_N = TypeVar("_N", bound=Node)
+
+
+class Nodes(Generic[_N]):
+    """Kills and stops servers by the numbers of their nodes; a single server has one."""
+
+    _nodes: Sequence[_N]
+
+    def kill(self, node: int = 0) -> None:
+        self._nodes[node].process.kill()
+
+    def pause(self, node: int = 0) -> None:
+        self._nodes[node].process.pause()
+
+    def resume(self, node: int = 0) -> None:
+        self._nodes[node].process.resume()
 
 
 def _environment(**variables: str) -> dict[str, str]:

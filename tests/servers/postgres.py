@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servers.places import HOST, Place, ServerError, find_program, free_port, server_user, until
+from servers.places import HOST, Nodes, Place, ServerError, find_program, free_port, server_user, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,7 @@ class _Node:
         self.sql(f"ALTER DATABASE {SERIALIZABLE} SET default_transaction_isolation = 'serializable'")
 
 
-class Postgres:
+class Postgres(Nodes[_Node]):
     """A single server.
 
     Args:
@@ -143,6 +143,7 @@ class Postgres:
         self.name = f"postgresql{version}"
         self._place = Place(self.name, server_user("postgres"), base)
         self._node = _Node(self._place, "node", _reachable(found, self._place))
+        self._nodes = [self._node]
         self._settings = settings
 
     @property
@@ -171,15 +172,6 @@ class Postgres:
         """Run a statement as the administrator, and return what psql prints."""
         return self._node.sql(statement, database)
 
-    def kill(self, _node: int = 0) -> None:
-        self._node.process.kill()
-
-    def pause(self, _node: int = 0) -> None:
-        self._node.process.pause()
-
-    def resume(self, _node: int = 0) -> None:
-        self._node.process.resume()
-
     def rejoin(self, _node: int = 0) -> None:
         self._node.start()
 
@@ -194,7 +186,7 @@ class Postgres:
         self._place.close()
 
 
-class PrimaryAndStandby:
+class PrimaryAndStandby(Nodes[_Node]):
     """A primary whose commits wait for a standby; clients look for the one that takes writes."""
 
     def __init__(self, *, is_synchronous: bool = True, base: Path | None = None) -> None:
@@ -227,15 +219,6 @@ class PrimaryAndStandby:
     def sql(self, statement: str, node: int = 0, database: str = DATABASE) -> str:
         """Run a statement on a node as the administrator, and return what psql prints."""
         return self._nodes[node].sql(statement, database)
-
-    def kill(self, node: int = 0) -> None:
-        self._nodes[node].process.kill()
-
-    def pause(self, node: int = 0) -> None:
-        self._nodes[node].process.pause()
-
-    def resume(self, node: int = 0) -> None:
-        self._nodes[node].process.resume()
 
     def restart(self, node: int = 1) -> None:
         """Start a killed node as what it was."""
