@@ -221,7 +221,7 @@ def test_switch_to_wal_meets_a_busy_or_read_only_database(code: int, tries: int)
         def fetchone(self) -> tuple[str]:
             return ("delete",)
 
-    sessions._switch_to_wal(Database(), time.monotonic() + 10)  # type: ignore[arg-type]
+    sessions._switch_to_wal(Database(), time.monotonic() + 10)  # type: ignore[arg-type]  # as far as it is used
     assert len(done) == tries
 
 
@@ -470,12 +470,12 @@ def test_commit_without_a_standby_is_of_unknown_durability(
     fairy = Fairy(record.info)
     warn(Diagnostic("01000"))
     fairy.on_commit = lambda: warn(Diagnostic("01007"))
-    engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]
+    engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]  # what of a connection it uses
     fairy.on_commit = lambda: warn(Diagnostic("01000"))
     with pytest.raises(DurabilityUnknownError, match="no standby"):
-        engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]
+        engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]  # as above
     fairy.on_commit = nothing
-    engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]
+    engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]  # as above
 
 
 def test_commit_without_a_standby_is_noticed_with_psycopg2(opened: Callable[..., Engines]) -> None:
@@ -484,7 +484,7 @@ def test_commit_without_a_standby_is_noticed_with_psycopg2(opened: Callable[...,
     fairy = Fairy({})
     fairy.on_commit = lambda: fairy.notices.append("WARNING:  canceling wait for synchronous replication")
     with pytest.raises(DurabilityUnknownError):
-        engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]
+        engines.writes.dialect.do_commit(fairy)  # type: ignore[arg-type]  # as above
 
 
 @pytest.mark.parametrize(("text", "driver"), [(POSTGRESQL, "psycopg"), (MYSQL, "pymysql")])

@@ -166,7 +166,7 @@ def test_classify_login_needs_no_english() -> None:
     class Connection:
         needs_password = True
 
-    error = psycopg.OperationalError("Kein Passwort", pgconn=Connection())  # type: ignore[arg-type]
+    error = psycopg.OperationalError("Kein Passwort", pgconn=Connection())  # type: ignore[arg-type]  # what is read of one
     assert classify(error) is Failure.LOGIN
 
 
