@@ -71,7 +71,7 @@ class Session:
     def __init__(self, directory: Path, zoho: FakeZoho) -> None:
         self._zoho = zoho
         self._home = directory / "ada"
-        self._work = self._home / "work"
+        self._work = self._home / "jobs"
         self._state = directory / "state"
         programs, site = directory / "bin", directory / "site"
         for made in (self._work, programs, site):
@@ -267,7 +267,7 @@ class Session:
 
     def _as_documented(self, output: str) -> str:
         for ours, documented in {
-            str(self._home): "/home/ada",
+            str(self._home): "~",
             self._zoho.url: "https://accounts.zoho.eu",
             self._zoho.url.partition("://")[2]: "eu",
             self._client.id: "1000.ABC",

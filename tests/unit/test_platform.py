@@ -393,10 +393,10 @@ def test_default_key_ring_is_not_in_the_directory_of_the_store_on_macos(
 ) -> None:
     """Its library of the user is for data and configuration alike."""
     monkeypatch.setattr("zoho_keystore._fs.paths.IS_MACOS", is_macos)
-    monkeypatch.setattr("platformdirs.user_data_path", lambda app, **_options: Path("/home/ann", app))
-    monkeypatch.setattr("platformdirs.user_config_path", lambda app, **_options: Path("/home/ann", app))
-    assert default_key_ring() == Path("/home/ann", directory, "keyring")
-    assert default_store() == Path("/home/ann/zoho-keystore/tokens.keystore")
+    monkeypatch.setattr("platformdirs.user_data_path", lambda app, **_options: Path("/x", app))
+    monkeypatch.setattr("platformdirs.user_config_path", lambda app, **_options: Path("/x", app))
+    assert default_key_ring() == Path("/x", directory, "keyring")
+    assert default_store() == Path("/x/zoho-keystore/tokens.keystore")
 
 
 def test_default_key_ring_is_the_roaming_one(monkeypatch: pytest.MonkeyPatch) -> None:
