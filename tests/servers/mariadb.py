@@ -181,8 +181,9 @@ class Galera(Nodes[_Node]):
                 f"--wsrep-node-address={HOST}",
                 "--wsrep-sst-method=rsync",
                 f"--wsrep-sst-receive-address={HOST}:{free_port()}",
+                # A node that was stopped under load gets what it missed from this cache, or it ends.
                 f"--wsrep-provider-options=gmcast.listen_addr=tcp://{HOST}:{port};base_port={port};"
-                f"ist.recv_addr={HOST}:{free_port()};gcache.size=32M;{_NOTICE}",
+                f"ist.recv_addr={HOST}:{free_port()};gcache.size=512M;{_NOTICE}",
             )
             for number, port in enumerate(ports)
         ]
