@@ -80,12 +80,14 @@ def retried(call: Callable[[], _T], path: str | os.PathLike[str], *, patience_s:
     Raises:
         IsADirectoryError: There is a directory instead; Windows says that the permission is denied.
     """
+    if not IS_WINDOWS:
+        return call()
     deadline_s = time.monotonic() + patience_s
     while True:
         try:
             return call()
         except PermissionError as error:
-            if not IS_WINDOWS or error.errno != errno.EACCES or time.monotonic() >= deadline_s:
+            if error.errno != errno.EACCES or time.monotonic() >= deadline_s:
                 raise
             if os.path.isdir(path):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
