@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import stat
+import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,14 @@ from faults.injector import FaultInjector
 from faults.mounts import missing_for_mounts, mount, own_mounts
 from faults.processes import Child, as_user, become, in_child, mutate, timed
 from faults.store import TOKENS, Store, token
-from zoho_keystore import KeystoreError, StoreFileError, UnsafeFileError
+from zoho_keystore import (
+    KeystoreError,
+    StoreFileError,
+    StoreUnavailableError,
+    UnsafeFileError,
+    diagnose,
+    open_keystore,
+)
 from zoho_keystore._fs.directory import make_directories
 
 if sys.platform != "win32":
@@ -417,3 +426,35 @@ def test_file_that_is_no_keystore_keeps_its_mode() -> None:
     refusal(Store(page, KEY).open)
     assert owner_and_mode(page) == (0, 0, 0o644)
     assert page.read_text() == "for all to read"
+
+
+# --- A database ---
+
+
+@pytest.mark.parametrize(("name", "mode"), [("tokens.db", 0o400), (".", 0o500)])
+@with_own_tmp
+def test_database_that_its_owner_may_not_write_is_told_at_once(name: str, mode: int) -> None:
+    """And ``doctor`` tells what to change."""
+    directory = homes().path.parent
+    address = f"sqlite:///{directory}/tokens.db"
+
+    def save_second() -> None:
+        with closing(open_keystore(address, key=KEY, lock_timeout=LOCK_TIMEOUT_S)) as keystore:
+            keystore.save(token("second"))
+            assert len(keystore.records()) == 2
+
+    def use() -> None:
+        with closing(open_keystore(address, key=KEY)) as keystore:
+            keystore.save(token("first"))
+        place = directory / name
+        os.chmod(place, mode)
+        kind, text = refusal(save_second)
+        assert kind is StoreUnavailableError
+        assert "Check who may write the file and its directory" in text
+        os.environ["ZOHO_KEYSTORE_KEY"] = KEY.decode()  # of this process alone
+        found = next(one for one in diagnose(address) if one.is_problem)
+        assert found.what.startswith(f"{address}: the database cannot be ")
+        subprocess.run(shlex.split(found.fix), check=True)
+        save_second()
+
+    as_user(ALICE, use)

@@ -114,7 +114,7 @@ def test_classify_tells_sqlite_by_result_code(tmp_path: Any) -> None:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
             assert classify(raised(other, "BEGIN IMMEDIATE")) is Failure.LOCK_TIMEOUT
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection:
-        assert classify(raised(connection, "DELETE FROM t")) is Failure.READ_ONLY
+        assert classify(raised(connection, "DELETE FROM t")) is Failure.FILE
 
 
 def raised(connection: sqlite3.Connection, statement: str) -> sqlite3.Error:
@@ -129,6 +129,8 @@ def raised(connection: sqlite3.Connection, statement: str) -> sqlite3.Error:
         (517, Failure.RETRY),
         (3, Failure.DENIED),
         (10, Failure.UNAVAILABLE),
+        (14, Failure.FILE),
+        (1032, Failure.UNAVAILABLE),
         (13, Failure.UNAVAILABLE),
         (11, Failure.DAMAGED),
         (26, Failure.DAMAGED),
@@ -136,7 +138,7 @@ def raised(connection: sqlite3.Connection, statement: str) -> sqlite3.Error:
     ],
 )
 def test_classify_tells_sqlite_by_played_result_code(code: int, failure: Failure) -> None:
-    """A full disk; and a transaction that waits in vain, since it began with reading (517)."""
+    """A transaction that waits in vain, since it began with reading (517); a file that was replaced (1032)."""
     error = sqlite3.OperationalError("any text")
     error.sqlite_errorcode = code
     assert classify(error) is failure

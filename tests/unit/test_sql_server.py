@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import stat
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zoho_keystore._fs import permissions
+from zoho_keystore._platform import choose, icacls_command, quote
 from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.engine import connect
-from zoho_keystore._sql.server import Finding, examine, is_local, of_mysql, of_postgresql
+from zoho_keystore._sql.server import Finding, examine, findings, is_local, of_mysql, of_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,6 +145,54 @@ def test_examine_checks_an_sqlite_database(tmp_path: Path) -> None:
         assert found.fix == "Restore it from a backup"
     finally:
         engines.dispose()
+
+
+class TestUnwritable:
+    """An SQLite database that this user cannot write; the tests of privileged users do it by modes."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Give a database that SQLite opens for reading alone."""
+        path = tmp_path / "a.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE t (i)")
+        # What follows the fragment is ignored.
+        monkeypatch.setattr(type(path), "as_uri", lambda self: f"file:{self}?mode=ro#")
+        return path
+
+    def found(self, path: Path) -> Finding:
+        [found] = findings(parse_address(f"sqlite:///{path}"))
+        return found
+
+    def test_database_that_cannot_be_written_is_a_problem(self, path: Path) -> None:
+        found = self.found(path)
+        assert found.what == "the database cannot be written: attempt to write a readonly database"
+        assert "immutable" in found.fix
+
+    @pytest.mark.parametrize("place", ["a.db", ""])
+    def test_fix_names_the_place_that_is_not_writable(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        unwritable = path.parent / place
+        monkeypatch.setattr(os, "access", lambda one, _: one != unwritable)
+        assert self.found(path).fix == choose(f"chmod u+w {quote(str(unwritable))}", icacls_command(unwritable))
+        monkeypatch.setattr(permissions, "is_ours", lambda status: stat.S_ISREG(status.st_mode) and place)
+        assert str(unwritable) in self.found(path).fix
+
+    @pytest.mark.needs_modes
+    def test_fix_names_a_read_only_file_system(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+        assert self.found(path).fix == f"Mount the file system of {path} writable"
+
+    def test_database_that_another_program_writes_is_no_problem(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.db"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.executescript("CREATE TABLE t (i); PRAGMA journal_mode = WAL; BEGIN IMMEDIATE")
+            assert findings(parse_address(f"sqlite:///{path}")) == []
+
+    def test_database_that_cannot_be_opened_is_a_problem(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(path), "as_uri", lambda self: f"file:{self}.none?mode=ro#")
+        assert self.found(path).what == "the database cannot be used: unable to open database file"
 
 
 class PlayedRows(list[Any]):

@@ -5,10 +5,12 @@ The faults are played on SQLite; tests/servers has real ones.
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -492,6 +494,25 @@ class TestFailures:
         with pytest.raises(StoreUnavailableError, match=f"the server says {sqlstate}"):
             put(storage, ANN)
         assert faults.plan["run"] == []
+
+    def test_file_that_cannot_be_written_is_an_error_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Waiting does not help, and there is no other server; the tokens can be read."""
+        with closing(open_storage(tmp_path, KEY)) as storage:
+            put(storage, ANN)
+        # What follows the fragment is ignored.
+        monkeypatch.setattr(type(tmp_path), "as_uri", lambda self: f"file:{self}?mode=ro#")
+        with closing(open_storage(tmp_path, KEY, lock_timeout=math.inf)) as storage:
+            assert ids(storage) == ["a"]
+            uses: list[Callable[[], object]] = [
+                lambda: put(storage, BOB),
+                lambda: refresh(storage),
+                storage.check_writable,
+            ]
+            for use in uses:
+                with pytest.raises(StoreUnavailableError, match=r"readonly database\)\. Check who may write the file"):
+                    use()
 
     def test_save_waits_no_longer_than_its_caller(self, storage: SQLStorage, tmp_path: Path) -> None:
         """A look-up that is about to refresh a token does not wait for a lock for long."""

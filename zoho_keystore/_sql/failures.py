@@ -36,6 +36,8 @@ class Failure(Enum):
     LOGIN = auto()
     #: A permission is missing, or the account is locked.
     DENIED = auto()
+    #: The file of the database cannot be opened, or not be written.
+    FILE = auto()
     #: The file of the database is damaged, or none of a database.
     DAMAGED = auto()
     #: Anything else: a bug, or a server of another kind.
@@ -130,18 +132,23 @@ _RESULT_CODES: Final = {
     3: Failure.DENIED,  # PERM
     5: Failure.LOCK_TIMEOUT,  # BUSY
     6: Failure.LOCK_TIMEOUT,  # LOCKED
-    8: Failure.READ_ONLY,
+    8: Failure.FILE,  # READONLY
     10: Failure.UNAVAILABLE,  # IOERR
     11: Failure.DAMAGED,  # CORRUPT
     13: Failure.UNAVAILABLE,  # FULL
-    14: Failure.UNAVAILABLE,  # CANTOPEN
+    14: Failure.FILE,  # CANTOPEN
     15: Failure.RETRY,  # PROTOCOL: many processes began a transaction at once
     19: Failure.EXISTS,  # CONSTRAINT
     23: Failure.DENIED,  # AUTH
     26: Failure.DAMAGED,  # NOTADB
 }
-#: A transaction that began with reading, and whose snapshot is not the newest: waiting does not help, a new one does.
-_BUSY_SNAPSHOT: Final = 517
+#: SQLite, by extended result code, where it means something else than the primary one.
+_EXTENDED_CODES: Final = {
+    # A transaction that began with reading, and its snapshot is not the newest: waiting does not help, a new one does.
+    517: Failure.RETRY,  # BUSY_SNAPSHOT
+    # The file was moved or replaced: a new connection opens what is there now.
+    1032: Failure.UNAVAILABLE,  # READONLY_DBMOVED
+}
 
 #: Where there is no code: libpq passes the text alone when it cannot connect, SQLite has one code for all statements.
 _TEXTS: Final = (
@@ -186,7 +193,7 @@ def _by_code(orig: BaseException) -> Failure | None:
         return None  # Its errno is one of the operating system.
     result_code = getattr(orig, "sqlite_errorcode", None)
     if isinstance(result_code, int):
-        return Failure.RETRY if result_code == _BUSY_SNAPSHOT else _RESULT_CODES.get(result_code & 0xFF)
+        return _EXTENDED_CODES.get(result_code) or _RESULT_CODES.get(result_code & 0xFF)
     number = _number(orig)
     if number is not None:
         return Failure.UNAVAILABLE if number in _CLIENT_NUMBERS else _NUMBERS.get(number, Failure.OTHER)

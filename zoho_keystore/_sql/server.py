@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from zoho_keystore import _platform as platform
+from zoho_keystore._fs import permissions
 from zoho_keystore._sql.engine import connect
-from zoho_keystore._sql.failures import first_line
+from zoho_keystore._sql.failures import Failure, classify, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from sqlalchemy import URL
 
@@ -68,6 +71,8 @@ def findings(address: SQLAddress) -> list[Finding]:
         said = first_line(error)
     finally:
         engines.dispose()
+    if address.path is not None:
+        return [Finding(f"the database cannot be used: {said}", _why_unusable(address.path))]
     return [Finding(f"the server cannot be asked for its settings: {said}", "Check that it runs and can be reached")]
 
 
@@ -86,7 +91,8 @@ def examine(engines: Engines) -> list[Finding]:
             found = [*connection.exec_driver_sql(_MYSQL), *connection.exec_driver_sql(_MYSQL_STATUS)]
             return list(of_mysql({str(name).lower(): str(value) for name, value in found}, is_local=is_local(address)))
         rows = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check(3)")]
-    return list(of_sqlite(rows))
+    found = list(of_sqlite(rows))
+    return found if found or address.path is None else list(_of_writing(engines, address.path))
 
 
 def of_postgresql(settings: Mapping[Any, Any], *, is_local: bool) -> Iterator[Finding]:
@@ -165,6 +171,33 @@ def of_sqlite(problems: Sequence[str]) -> Iterator[Finding]:
     """Yield the findings on an SQLite database, by what its check of integrity has found."""
     if list(problems) != ["ok"]:
         yield Finding(f"the database is damaged: {'; '.join(problems)}", "Restore it from a backup")
+
+
+def _of_writing(engines: Engines, path: Path) -> Iterator[Finding]:
+    """Yield what keeps an SQLite database from being written; that another program is writing is no problem."""
+    try:
+        with engines.writes.connect() as connection, connection.begin() as transaction:
+            # The lock alone tells nothing: of a file that it cannot write, SQLite begins a transaction for reading.
+            connection.exec_driver_sql("PRAGMA user_version = 1")
+            transaction.rollback()
+    except SQLAlchemyError as error:
+        if classify(error) is not Failure.LOCK_TIMEOUT:
+            yield Finding(f"the database cannot be written: {first_line(error)}", _why_unusable(path))
+
+
+def _why_unusable(path: Path) -> str:
+    """Return what to do about an SQLite database that cannot be opened or written; it makes files in its directory.
+
+    The file is not opened: closing it would release the locks that SQLite holds for this process.
+    """
+    for place in (path, path.parent):
+        if hasattr(os, "statvfs") and os.statvfs(place).f_flag & os.ST_RDONLY:
+            return f"Mount the file system of {place} writable"
+        if not os.access(place, os.W_OK):
+            if not permissions.is_ours(place.stat()):
+                return f"Let the user who runs this write {place}, or keep the store in a directory of that user"
+            return platform.choose(f"chmod u+w {platform.quote(str(place))}", platform.icacls_command(place))
+    return "Check that its disk is not full, and that neither the file nor its directory is immutable (lsattr -d)"
 
 
 def _clear_text(dialect: str) -> Finding:

@@ -35,7 +35,8 @@ _ADVICE = {
 
 #: In place of the advice above and of "Check the server's log": SQLite has no server.
 _ADVICE_ON_FILES = {
-    Failure.UNAVAILABLE: "Check the disk, and who may use the file and its directory: zoho-keystore doctor",
+    Failure.UNAVAILABLE: "Check the disk: zoho-keystore doctor",
+    Failure.FILE: "Check who may write the file and its directory: zoho-keystore doctor",
     Failure.DENIED: "Check who may use the file and its directory: zoho-keystore doctor",
     Failure.DAMAGED: "Check the path; a store that is damaged is restored from a backup: zoho-keystore restore BACKUP",
     Failure.OTHER: "Check the database: zoho-keystore doctor",
