@@ -925,19 +925,21 @@ def greeting_server(greeting: bytes) -> Iterator[int]:
     """Give the port of a server that sends its greeting to each client, and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
+        is_over = threading.Event()
+
         def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    with server.accept()[0] as client:
-                        client.sendall(greeting)
+            while not is_over.is_set():
+                with server.accept()[0] as client, suppress(OSError):
+                    client.sendall(greeting)
 
         thread = threading.Thread(target=serve)
         thread.start()
         try:
             yield server.getsockname()[1]
         finally:
-            with suppress(OSError):  # Windows: it is not connected.
-                server.shutdown(socket.SHUT_RDWR)
+            is_over.set()
+            # Outside Linux, a thread that waits for a connection goes on waiting when its socket is shut down.
+            socket.create_connection(server.getsockname()).close()
             thread.join()
 
 
