@@ -110,7 +110,7 @@ def _writing_plain_text() -> None:
 
 
 def _handing_to_a_program() -> None:
-    patch(_open, key_ring=lambda key: subprocess.Popen(["not-a-program", key]))  # noqa: S607 - never started
+    patch(_open, key_ring=lambda key: subprocess.Popen(["not-a-program", key.value]))  # noqa: S607 - never started
 
 
 def _picklable() -> None:

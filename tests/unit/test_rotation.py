@@ -24,6 +24,7 @@ from support import failing, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.ring import KeyRing, fingerprint, key_ring
 from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import KEY_VARIABLE, key_source
@@ -559,7 +560,7 @@ def test_usage_counts_unreadable_file_for_each_key(
         return failing(number)() if is_path else really(name, *args, **options)
 
     monkeypatch.setattr(os, call, fails)
-    assert usage_of(RingKeys([OLDER, NEW]), store_path) == [
+    assert usage_of(RingKeys([OLDER, NEW]), Hidden(store_path), Hidden(None)) == [
         KeyUse(fingerprint(OLDER), (path,), "primary"),
         KeyUse(fingerprint(NEW), (path,)),
     ]
