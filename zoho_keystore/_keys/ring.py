@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from zoho_keystore._keys.sources import KeyArgument, KeySource
 
 
-class Decrypted(NamedTuple):
+# No tuple: tools that print the variables of a frame look into tuples, whatever their repr.
+@dataclass(frozen=True, slots=True)
+class Decrypted:
     """A decrypted payload.
 
     Attributes:
