@@ -41,15 +41,18 @@ class Hidden(Generic[_T_co]):
 
 
 def without_frames(call: Callable[[], _T]) -> _T:
-    """Return what a call returns; its KeystoreError, and what led to it, lose the frames of the call.
+    """Return what a call returns; raise its KeystoreError without the frames of the call, which hold secrets.
 
-    The frames of this function's caller, and that of ``call`` as an attribute of it, must hold no secret.
+    Args:
+        call: A function whose repr shows no secret, since this frame holds it: not a ``partial``, which shows its
+            arguments.
     """
     handled = sys.exception()
     try:
         return call()
     except KeystoreError as error:
         bare = error
+    # What led to the error has frames of its own; what the caller was handling already is not of this call.
     link: BaseException | None = bare
     while link is not None and link is not handled:
         link.__traceback__ = None
