@@ -2,6 +2,12 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
+# Tests start hundreds of programs, and each would compile all that it imports.
+unset PYTHONDONTWRITEBYTECODE
+
+# Many tests wait for processes, locks and servers.
+workers=$((2 * $(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)))
+
 # Where a virtual environment has its programs; on Windows this runs in the bash of git.
 case $(uname -s) in MINGW* | MSYS*) bin=Scripts ;; *) bin=bin ;; esac
 
@@ -32,4 +38,11 @@ install() {
     "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" &&
         "$venv/$bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . &&
         touch "$stamp"
+}
+
+# Keep the files of tests in memory, where a sync takes next to no time; on a disk it takes milliseconds.
+test_in_memory() {
+    if [ "$(uname -s)" = Linux ] && [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ] && [ "$(df -k --output=avail /dev/shm | tail -1)" -gt 500000 ]; then
+        export TMPDIR=/dev/shm
+    fi
 }

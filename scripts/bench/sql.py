@@ -46,6 +46,9 @@ _MOST_SAVE = 2.0
 #: The most that a find in the largest store may take, in parts of one in the smallest.
 _MOST_GROWTH = 3.0
 
+#: What the tables are between in docs/benchmarks.md.
+_BEGIN, _END = "<!-- figures of scripts/benchmark.py --sql -->", "<!-- end of the figures -->"
+
 #: By database, operation and number of rows, the rounds of each candidate.
 Measured = dict[str, dict[str, dict[int, dict[str, Rounds]]]]
 
@@ -132,24 +135,17 @@ class Figures:
         parts += [self.tables(), report.table(("what", "aim", "measured", "met"), [aim.row() for aim in self.aims()])]
         return "\n\n".join(parts)
 
-    def as_page(self) -> str:
-        """Return the figures as a page of the documentation."""
+    def into_page(self, page: str) -> str:
+        """Return a page of the documentation with these figures in the place of older ones."""
         facts = self.facts
         versions = ", ".join(facts[name] for name in self.measured)
-        parts = [
-            "# Stores in databases: figures",
-            (
-                "`scripts/benchmark.py --sql` writes this page and [benchmark-sql.json](benchmark-sql.json). Medians; "
-                "DBStore is the SDK's own store. Bare statements are those of the driver on the same tables: "
-                f"{BARE_STATEMENTS[BY_ID]} for a find, and {BARE_STATEMENTS[SAVE]} for a save."
-            ),
-            (
-                f"{facts['processor']}, {facts['file system']}, {facts['kernel']}, {facts['Python']}, "
-                f"load at the start {facts['load at the start']}; {versions}."
-            ),
-            self.tables(),
-        ]
-        return "\n\n".join(parts) + "\n"
+        measured = (
+            f"Medians on {facts['processor']}, {facts['file system']}, {facts['kernel']}, {facts['Python']}, "
+            f"load at the start {facts['load at the start']}; {versions}."
+        )
+        before, begin, rest = page.partition(_BEGIN)
+        _, end, after = rest.partition(_END)
+        return "\n\n".join([before + begin, measured, self.tables(), end + after])
 
     def as_json(self) -> str:
         """Return all figures; a measured one is a list of median, quartiles and number of samples."""

@@ -139,6 +139,7 @@ def test_processes_that_ask_at_once_share_one_refresh(zoho: FakeZoho) -> None:
     assert zoho.count("refresh") == 1
 
 
+@pytest.mark.mutants
 @pytest.mark.needs_fork
 @pytest.mark.usefixtures("refreshable")
 def test_processes_without_leases_refresh_more_than_once(zoho: FakeZoho) -> None:

@@ -30,6 +30,7 @@ def test_save_while_another_program_reads_the_file_succeeds(tmp_path: Path) -> N
     assert error is None
 
 
+@pytest.mark.mutants
 @pytest.mark.needs_fork
 def test_race_catches_a_store_without_lock(tmp_path: Path) -> None:
     """Else it would prove nothing; a race need not be lost each time."""
@@ -42,6 +43,7 @@ def test_race_catches_a_store_without_lock(tmp_path: Path) -> None:
         races()
 
 
+@pytest.mark.mutants
 @pytest.mark.needs_fork
 def test_kill_catches_saves_that_are_acknowledged_too_early(tmp_path: Path) -> None:
     with pytest.raises(StoreProblem):

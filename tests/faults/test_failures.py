@@ -40,6 +40,7 @@ def test_failing_call_is_told_as_it_is(engine: Callable[..., Any], outcomes: set
     assert outcomes <= result.figures.keys() <= {outcome.value for outcome in Outcome}
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("engine", "mutant", "caught_for"),
     [

@@ -67,6 +67,7 @@ def _in_trouble(trouble: Callable[[], object], decode: Callable[..., Any] = code
 FUZZ = partial(fuzz, inputs=5000, seed=1)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("engine", "mutant", "caught_for"),
     [

@@ -50,6 +50,7 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(engine: Callable[..., Any
     assert result.figures[ACKNOWLEDGED] > 0
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("engine", "mutant", "caught_for"),
     [

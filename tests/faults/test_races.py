@@ -64,6 +64,7 @@ def test_race_loses_nothing(engine: Callable[..., Any], least: int, directory: P
     assert result.figures.get(KILLS, 1) > 0
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("engine", "mutant"),
     [

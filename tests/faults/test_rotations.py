@@ -55,6 +55,7 @@ def test_rotation_disturbs_nothing(engine: Callable[..., Any], directory: Path) 
         assert all(result.figures[name] > 0 for name in (SAVES, FINDS, OPENED_ANEW))
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("engine", "mutant", "caught_for"),
     [

@@ -139,6 +139,7 @@ def _ignoring_the_close() -> None:
     patch(Keystore, delete=lambda *_: None)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("mutant", "only", "caught_for"),
     [

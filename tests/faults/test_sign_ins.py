@@ -61,6 +61,7 @@ def test_login_killed_at_any_call_keeps_what_was_issued_or_says_that_it_is_lost(
     assert result.figures.keys() == {KEPT, NOT_SPENT, TOLD_LOST}
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("mutant", "caught_for"),
     [

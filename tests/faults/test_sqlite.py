@@ -51,6 +51,7 @@ def test_race_on_sqlite_loses_nothing(engine: Callable[..., Any], least: int, di
     assert result.tried >= least
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("engine", "mutant"),
     [
@@ -74,6 +75,7 @@ def test_one_of_all_on_sqlite_refreshes_an_expired_token(who: str, tmp_path: Pat
     assert len({outcome.access_token for outcome in seen.outcomes}) == 1
 
 
+@pytest.mark.mutants
 def test_without_leases_several_refresh_on_sqlite(tmp_path: Path) -> None:
     """So the test above would show it if the store did not make one refresh."""
     assert meet(BY_NAME["8 processes"], SQL_WITHOUT_LEASES, tmp_path, sql=to_sqlite(tmp_path)).refreshes > 1
@@ -93,6 +95,7 @@ def test_rotation_on_sqlite_completes_after_a_kill_at_each_commit(directory: Pat
     assert result.tried >= 12
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", [sql_mutants.old_key_dropped_first, sql_mutants.finished_too_early])
 def test_kills_of_rotations_on_sqlite_catch_mutant(mutant: Callable[[], None], directory: Path) -> None:
     assert kill_rotations(directory, make=on_sqlite, mutant=mutant).failures

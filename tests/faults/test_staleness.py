@@ -83,6 +83,7 @@ def test_find_is_right_on_a_file_system_of_whole_seconds(engine: Callable[..., A
     assert result.figures[FINDS] >= 60
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("engine", "mutant"),
     [

@@ -191,12 +191,14 @@ def test_encrypted_file_store_gets_it_right(scenario: Callable[[Case], bool], st
     assert scenario(Case(OURS, store_path, key))
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_filestore_gets_it_wrong(scenario: Callable[[Case], bool], store_path: Path, key: bytes) -> None:
     """So the scenario tells the two apart."""
     assert not scenario(Case(THEIRS, store_path, key))
 
 
+@pytest.mark.mutants
 @pytest.mark.needs_signals
 def test_filestore_is_damaged_by_a_kill(store_path: Path, key: bytes) -> None:
     """Not by every kill, so a few rounds are allowed."""

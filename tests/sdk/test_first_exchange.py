@@ -78,6 +78,7 @@ def test_first_run_of_eight_makes_one_exchange(zoho: FakeZoho, tmp_path: Path, k
     assert max(outcome.lasted_s for outcome in outcomes) < 5
 
 
+@pytest.mark.mutants
 @pytest.mark.needs_fork
 def test_first_run_of_eight_with_leases_off_loses_the_grant(zoho: FakeZoho, tmp_path: Path) -> None:
     outcomes = first_run(zoho, tmp_path, credentials(zoho, "grant"), kind=WITHOUT_LEASES)
@@ -85,6 +86,7 @@ def test_first_run_of_eight_with_leases_off_loses_the_grant(zoho: FakeZoho, tmp_
     assert any("invalid_code" in error for error in failures(outcomes))
 
 
+@pytest.mark.mutants
 @pytest.mark.needs_fork
 def test_first_run_of_eight_with_leases_off_refreshes_often(zoho: FakeZoho, tmp_path: Path) -> None:
     first_run(zoho, tmp_path, credentials(zoho, "refresh"), kind=WITHOUT_LEASES)

@@ -86,6 +86,7 @@ class TestGreenlets:
         assert seen["blocked_s"] < LONGEST_BLOCK_S
         assert seen["has_directory_fds"]  # Else saves would not sync the directory, and a power cut could undo them.
 
+    @pytest.mark.mutants
     def test_with_leases_off_zoho_denies_most(self, library: str, when: str, zoho: FakeZoho, setting: Setting) -> None:
         """Its limit is 10 access tokens in 10 minutes."""
         seen = in_greenlets(library, when, setting, refresh_wait=0)

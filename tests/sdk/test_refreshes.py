@@ -66,6 +66,7 @@ def test_one_of_all_refreshes_an_expired_token(meeting: Meeting, tmp_path: Path)
     assert max(outcome.ended_s for outcome in seen.outcomes) - replied_s < 3
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("meeting", RACES, ids=names)
 def test_without_leases_several_refresh_it(meeting: Meeting, tmp_path: Path) -> None:
     """So the test above would show it if the store did not make one refresh."""

@@ -20,7 +20,7 @@ from zoho_keystore._storage.codec import Header, decode, encode
 from zoho_keystore.errors import DocumentError, NewerVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 DATA = Path(__file__).parents[1] / "data"
 PATH = Path("/data/tokens.keystore")
@@ -90,10 +90,10 @@ def deep_list() -> list[Any]:
 
 
 @pytest.mark.parametrize("where", ["header", "record"])
-@pytest.mark.parametrize("value", [deep_list(), b"CANARY", float("nan")], ids=["deep", "bytes", "nan"])
-def test_encode_refuses_an_unknown_field_that_is_no_json(where: str, value: Any) -> None:
+@pytest.mark.parametrize("made", [deep_list, lambda: b"CANARY", lambda: float("nan")], ids=["deep", "bytes", "nan"])
+def test_encode_refuses_an_unknown_field_that_is_no_json(where: str, made: Callable[[], Any]) -> None:
     """A DocumentError as any other, without the plain text in the error or in its frames."""
-    unknown = {"later": value}
+    unknown = {"later": made()}
     header = Header(store_id="s", unknown=unknown if where == "header" else {})
     with pytest.raises(DocumentError, match="nested too deeply, or is no JSON") as caught:
         encode(header, [replace(RECORD, unknown=unknown if where == "record" else None)], path=PATH)

@@ -6,6 +6,7 @@ The hooks are called by hand in some tests, where coverage sees them.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ class Forked:
         self._said, say = os.pipe()
         self._pid = os.fork()
         if not self._pid:
+            signal.alarm(30)  # A child that hangs would outlive the tests.
             try:
                 os.read(begin, 1)
                 work()
