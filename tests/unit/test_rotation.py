@@ -24,6 +24,7 @@ from support import failing, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.paths import default_store
 from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.ring import KeyRing, fingerprint, key_ring
 from zoho_keystore._keys.ring_text import RingKeys
@@ -452,6 +453,16 @@ def test_key_usage_finds_default_store(
     open_keystore(default, key=OLDER).close()
     monkeypatch.setenv(FILE_VARIABLE, str(default))
     assert key_usage(store_path, key=spec)[2].files == (default,)
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
+def test_key_usage_finds_default_store_beside_a_refused_address(
+    store_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that do not see the variable use that store."""
+    open_keystore(key=OLDER).close()
+    monkeypatch.setenv(FILE_VARIABLE, "postgresql://ann:secret@localhost/d")
+    assert key_usage(store_path, key=spec)[2].files == (default_store(),)
 
 
 @pytest.mark.usefixtures("store", "retired_ring")

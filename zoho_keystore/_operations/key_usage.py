@@ -14,6 +14,7 @@ from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, key_source
 from zoho_keystore._open import FILE_VARIABLE, address_of, open_sql_storage, store_path
+from zoho_keystore._sql.address import is_sql_address
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import ConfigurationError, KeystoreError, UnsafeFileError
 
@@ -146,7 +147,8 @@ def _tokens_around(path: HiddenPath) -> Iterator[tuple[Path, bytes | None]]:
         except OSError:
             yield directory, None  # Any file in it may need any key.
     with suppress(KeystoreError):
-        default = store_path(None) if address_of(None) is None else default_store()
+        # Also beside an address that is refused: the store may need any of the keys.
+        default = default_store() if is_sql_address(os.environ.get(FILE_VARIABLE, "")) else store_path(None)
         if not _is_in_another_home(default):
             files.add(default)
     for file in sorted(files - no_tokens):
