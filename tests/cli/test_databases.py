@@ -590,14 +590,18 @@ main(prog_name="zoho-keystore")
 
 
 @pytest.mark.needs_pty
-def test_password_is_asked_for_without_echo_when_the_server_refuses(work: Path) -> None:
+@pytest.mark.parametrize("command", [["list"], ["rotate"], ["copy", "mysql://ann@127.0.0.1:1/d", "a.keystore"]])
+def test_password_is_asked_for_without_echo_when_the_server_refuses(work: Path, command: list[str]) -> None:
+    """Commands with a progress bar begin to show it later: it would erase the question."""
     init()
     address = "mysql://ann@127.0.0.1:1/d"
-    terminal = Terminal("--store", address, "list", code=ASKING)
+    options = [] if "copy" in command else ["--store", address]
+    terminal = Terminal(*options, *command, code=ASKING)
     terminal.answer(f"Password of {address}", "hunter2\n")
     shown = terminal.wait(18)
     assert "7 characters" in shown
     assert "hunter2" not in shown
+    assert "\x1b" not in shown
     assert work.is_dir()
 
 
