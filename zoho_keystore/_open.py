@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import make_directories
-from zoho_keystore._fs.paths import default_store, real_path
+from zoho_keystore._fs.paths import default_key_ring, default_store, real_path
 from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
@@ -116,8 +116,7 @@ def open_file_keystore(
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
     session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     file = store_path(path)
-    # Also one of the variable: a command from the log of a service is pasted where the variable is not set.
-    is_default = path is None and not os.environ.get(FILE_VARIABLE)
+    is_default = _is_default(path)
     named = (None if is_default else str(file)), spec_for_messages(key)
     try:
         ring = key_ring(key)
@@ -232,6 +231,28 @@ def spec_for_messages(key: object) -> str | None:
         return None
     # The arguments of the program may hold a secret.
     return "command:…" if key.startswith("command:") else key
+
+
+def _is_default(path: object) -> bool:
+    # Not one of the variable: a command from the log of a service is pasted where the variable is not set.
+    return path is None and not os.environ.get(FILE_VARIABLE)
+
+
+def named_options(
+    path: str | os.PathLike[str] | None, store: Path | str, source: str
+) -> tuple[str | None, str | None]:
+    """Return ``--store`` and ``--key`` for commands to paste in any directory; None where it is the default.
+
+    Args:
+        path: The store, as it was given.
+        store: The store's file, or the address of its database.
+        source: The spec of its key source.
+    """
+    # Without a home there is no default key ring.
+    with suppress(ConfigurationError):
+        if source == f"file:{default_key_ring()}":
+            source = ""
+    return (None if _is_default(path) else str(store)), source or None
 
 
 def explained(error: KeystoreError, store: Path) -> KeystoreError:

@@ -67,7 +67,7 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
         pass  # A store that does not open may need any of the keys.
     source = writable_source(settings.key)
     rows = key_usage(settings.store, key=settings.key)
-    require_droppable(rows, set(keys), keystore.path or keystore.name, source)
+    require_droppable(rows, set(keys), settings.store, keystore.path or keystore.name, source)
     old = [row for row in rows if row.state != "primary"]
     if not old:
         click.echo("The ring holds no old keys.")
