@@ -12,7 +12,7 @@ from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_key_ring, default_store, real_path
 from zoho_keystore._fs.private_file import read_prefix
-from zoho_keystore._keys.fernet_key import looks_like_key
+from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
@@ -238,9 +238,7 @@ def _is_default(path: object) -> bool:
     return path is None and not os.environ.get(FILE_VARIABLE)
 
 
-def named_options(
-    path: str | os.PathLike[str] | None, store: Path | str, source: str
-) -> tuple[str | None, str | None]:
+def named_options(path: str | os.PathLike[str] | None, store: Path | str, source: str) -> tuple[str | None, str | None]:
     """Return ``--store`` and ``--key`` for commands to paste in any directory; None where it is the default.
 
     Args:
@@ -272,13 +270,14 @@ def explained(error: KeystoreError, store: Path) -> KeystoreError:
             return owned_by_another
     moved = store.with_name(f"{store.name}.without-key")
     where = f"{error.path}: " if error.path is not None else ""
-    return KeyUnavailableError(
-        f"the store is there, and its key is not: {where}{error.problem}",
-        "Check where its key is, or restore your copy of the key. Without the key the store cannot be opened: move it "
-        f"away, and sign in anew: {platform.move_command(store, moved)}{platform.choose(' &&', ';')} "
-        "zoho-keystore init",
-        store,
-    )
+    advice = "Check where its key is, or restore your copy of the key. Without the key the store cannot be opened: "
+    move = platform.move_command(store, moved)
+    if HOW_TO_MAKE_A_KEY in error.advice:
+        # init makes no key in this source, and would leave the user without any store.
+        advice += f"make another one, move the store away, and sign in anew: {move}. {error.advice}"
+    else:
+        advice += f"move it away, and sign in anew: {move}{platform.choose(' &&', ';')} zoho-keystore init"
+    return KeyUnavailableError(f"the store is there, and its key is not: {where}{error.problem}", advice, store)
 
 
 def store_path(path: str | os.PathLike[str] | None) -> Path:

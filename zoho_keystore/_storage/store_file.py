@@ -13,7 +13,7 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.mounts import is_mounted, why_not_replaceable
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_private_file
-from zoho_keystore._platform import quote
+from zoho_keystore._platform import choose, quote, remove_command
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import is_racy, stat_signature
@@ -155,7 +155,8 @@ def _empty(path: Path) -> CannotOpenError:
             )
     return CannotOpenError(
         "the file is empty, so it is not a keystore",
-        "If it never was one, remove it, and create a store: zoho-keystore init; otherwise restore it from a backup",
+        f"Restore it from a backup; if it never was a store, create one: {remove_command(path)}{choose(' &&', ';')} "
+        "zoho-keystore init",
         path,
     )
 
