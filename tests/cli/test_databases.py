@@ -70,6 +70,41 @@ def records_of(place: str | Path, **options: Any) -> Sequence[TokenRecord]:
 
 
 @pytest.mark.needs_posix_shell
+def test_lost_key_of_a_store_is_not_made_anew(store: str, ring: Path) -> None:
+    """A new key would not open it; and init, which the message must not name, refuses as well."""
+    ring.unlink()
+    for command in ("list", "init", "rotate", "key list", "doctor"):
+        shown = invoke("--store", store, *command.split(), code=12 if command == "doctor" else 3).output
+        assert f"{store}: the store is there, and its key is not: " in shown, command
+        assert "copy the key from another machine" in shown, command
+        assert " init" not in shown, command
+    assert not ring.exists()
+
+
+@pytest.mark.needs_posix_shell
+@pytest.mark.parametrize("table", ["zoho_keystore_token", "zoho_keystore_store"])
+def test_lost_table_is_restored_as_the_message_says(store: str, table: str) -> None:
+    """Init makes none of its tables anew: it would hide the loss."""
+    invoke("--store", store, "backup", "tokens.backup")
+
+    def drop(table: str) -> None:
+        with closing(sqlite3.connect(store.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+
+    drop(table)
+    commands = f"zoho-keystore --store {store} init && zoho-keystore --store {store} restore COPY"
+    advice = f"drop the tables zoho_keystore_store and zoho_keystore_token, then: {commands}"
+    for command in ("list", "init", "verify", "rotate"):
+        assert advice in refused(18, "--store", store, command), command
+    assert advice in invoke("--store", store, "doctor", code=12).stdout
+    drop("zoho_keystore_store")
+    drop("zoho_keystore_token")
+    invoke("--store", store, "init")
+    invoke("--store", store, "restore", "tokens.backup", "--yes")
+    assert [record.id for record in records_of(store)] == ["3", "ops"]
+
+
+@pytest.mark.needs_posix_shell
 def test_init_makes_the_tables_and_the_key_once(address: str, work: Path) -> None:
     shown = invoke("--store", address, "init").stdout
     assert f"Created {address}\n" in shown
@@ -90,7 +125,7 @@ def test_init_uses_a_database_of_another_program(address: str, work: Path) -> No
 def test_init_makes_no_key_for_a_store_that_is_there(store: str, ring: Path) -> None:
     """A new key would not open it, and hide that its own is missing."""
     ring.unlink()
-    assert "no key is set" in refused(3, "--store", store, "init")
+    assert "the key ring cannot be read" in refused(3, "--store", store, "init")
     assert not ring.exists()
 
 
@@ -217,18 +252,18 @@ def test_password_in_an_address_is_never_printed(work: Path) -> None:
 def test_server_that_is_not_there_has_an_exit_code(work: Path) -> None:
     init()
     line = refused(18, "--store", "postgresql://ann@127.0.0.1:1/d", "list")
-    assert "zoho-keystore --store postgresql://ann@127.0.0.1:1/d doctor" in line
+    assert "Check the host, the port and the parameters in the address" in line
     assert "Connection refused" in line
     refused(18, "--store", "mysql://ann@127.0.0.1:1/d", "init")
     assert work.is_dir()
 
 
 @pytest.mark.needs_posix_shell
-def test_missing_key_is_not_explained_by_a_file(store: str, ring: Path) -> None:
-    ring.unlink()
-    line = refused(3, "--store", store, "list")
+@pytest.mark.usefixtures("work")
+def test_missing_key_of_a_missing_store_names_init(address: str) -> None:
+    line = refused(3, "--store", address, "list")
     assert "no key is set" in line
-    assert f"--store {store} init" in line
+    assert f"--store {address} init" in line
 
 
 def test_completion_of_ids_asks_no_database(store: str) -> None:
@@ -547,7 +582,9 @@ def test_doctor_reports_a_missing_store_missing_keys_and_plain_text(address: str
 def test_doctor_reports_a_server_that_is_not_there(work: Path) -> None:
     init()
     shown = invoke("--store", "postgresql://ann@127.0.0.1:1/d", "doctor", code=12).stdout
-    assert "the server cannot be asked for its settings" in shown
+    assert shown.count("127.0.0.1:1/d") == 1, "one cause is one problem"
+    assert "the database cannot be used" in shown
+    assert "zoho-keystore" not in shown.partition("✗")[2], "the user runs doctor already"
     assert work.is_dir()
 
 

@@ -17,6 +17,7 @@ from zoho_keystore._fs.paths import default_key_ring, is_same_file
 from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import address_of, explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._operations import databases
 from zoho_keystore._operations.gitignore import is_ignored, work_tree
 from zoho_keystore._sql.address import name_of, parse_address
 from zoho_keystore._storage.store_file import no_store, require_replaceable
@@ -70,13 +71,15 @@ def diagnose(path: str | os.PathLike[str] | None = None, *, key: str | None = No
 
 def _database_diagnostics(address: str, key: str | None) -> Iterator[Diagnostic]:
     name = name_of(address)
-    problems = _Problems(None, name, spec_for_messages(key))
+    problems = _Problems(None, name, spec_for_messages(key), address)
     ring, has_keys, found = _key_diagnostics(key, problems)
     yield from found
     file = None
     try:
         parsed = parse_address(address)
         file = parsed.path
+        if file is None:
+            databases.is_store_there(address)  # Its error has the advice for each kind of failure.
         yield from _server_diagnostics(parsed)
     except KeystoreError as error:
         yield problems.of_error(error)
@@ -139,11 +142,13 @@ class _Problems(NamedTuple):
         path: The store's file; None if it is not known.
         store: ``--store`` for commands in fixes; None is the default.
         key: ``--key`` likewise.
+        address: The address of the store's database, as it was given.
     """
 
     path: Path | None
     store: str | None
     key: str | None
+    address: str | None = None
 
     def command(self, *arguments: str) -> str:
         """Return a command that works on the same store."""
@@ -153,9 +158,12 @@ class _Problems(NamedTuple):
         """Return the problem that an error reports."""
         if self.path is not None:
             error = explained(error, self.path)
+        elif self.address is not None:
+            error = databases.explained(error, self.address)
         error.name_store(self.store, self.key)
         where = f"{error.path}: " if error.path is not None else ""
-        return _problem(where + error.problem, error.advice)
+        # The user runs doctor already.
+        return _problem(where + error.problem, error.advice.removesuffix(f": {self.command('doctor')}"))
 
 
 def _info(what: str) -> Diagnostic:
