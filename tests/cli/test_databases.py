@@ -66,6 +66,23 @@ def records_of(place: str | Path, **options: Any) -> Sequence[TokenRecord]:
         return keystore.records()
 
 
+@pytest.mark.needs_posix_shell
+def test_two_stores_mixed_up_are_told_apart(store: str, work: Path) -> None:
+    """A database given as a file, imported, or copied without its keys."""
+    file = store.removeprefix("sqlite:///")
+    assert f"for a store in it, give the address {store}" in refused(4, "--store", file, "list")
+    assert "for an encrypted store, copy it into a file" in refused(10, "import", file)
+    invoke("--store", "a.keystore", "init", "--keyring", "a.keyring")
+    hint = "; if it has keys of its own, name their source: --from-key SPEC"
+    assert hint in refused(4, "copy", "a.keystore", "b.keystore")
+    assert hint in refused(4, "--store", store, "import", "a.keystore")
+    wrong = ("--from-key", f"file:{work / 'b.keyring'}")
+    invoke("--store", "b.keystore", "init", "--keyring", "b.keyring")
+    assert hint not in refused(4, "copy", "a.keystore", "c.keystore", *wrong)
+    assert hint not in refused(4, "--store", store, "import", "a.keystore", *wrong)
+    invoke("copy", "a.keystore", "c.keystore", "--from-key", "file:a.keyring")
+
+
 # --- init ---
 
 
@@ -404,6 +421,7 @@ def test_restore_replaces_the_tokens_of_a_database(store: str, work: Path) -> No
     assert "1 token would be back again: 3" in shown.stderr
     assert records_of(store) == records_of(copy)
     [kept] = work.glob("b.keystore.replaced-*")
+    assert shown.stdout == f"Restored {store}. The replaced tokens are kept as {kept}\n"
     assert [record.id for record in records_of(kept)] == ["ops", "4"]
     with closing(open_keystore(store)) as keystore:
         assert keystore.save(TokenRecord(client_id="c", client_secret="s", refresh_token="newest")).id == "5"

@@ -13,6 +13,11 @@ RING_VARIABLE = "ZOHO_KEYSTORE_KEYRING"
 _SPEC = re.compile(r"(env|file|keyring|command):(.*)", re.DOTALL)
 
 
+def advice_on_keys(from_key: str | None) -> str:
+    """Return the rest of an advice for a source that does not open; its keys may be others than those of the store."""
+    return "" if from_key is not None else "; if it has keys of its own, name their source: --from-key SPEC"
+
+
 def split_spec(text: str) -> tuple[str, str]:
     """Return the scheme and the rest of a spec; the scheme is empty when the text has no known one."""
     match = _SPEC.fullmatch(text)

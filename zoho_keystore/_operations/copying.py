@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoho_keystore._fs.paths import is_same_file
+from zoho_keystore._keys.spec import advice_on_keys
 from zoho_keystore._keystore import storage_of
 from zoho_keystore._open import open_keystore, spec_for_messages
 from zoho_keystore._text import cli_command, count
-from zoho_keystore.errors import KeystoreError, StoreFileError
+from zoho_keystore.errors import CannotOpenError, KeystoreError, StoreFileError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from zoho_keystore._keystore import Keystore
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._storage import Storage, Transaction
     from zoho_keystore._storage.codec import Header
@@ -62,7 +64,7 @@ def copy(
     """
     source_key = key if from_key is None else from_key
     with (
-        closing(open_keystore(source, key=source_key, create=False)) as old,
+        closing(_opened_source(source, source_key, from_key)) as old,
         closing(open_keystore(destination, key=key)) as new,
     ):
         given, taken = storage_of(old), storage_of(new)
@@ -84,6 +86,15 @@ def copy(
             # A program that has saved to the source since would go on with the old token after the move.
             _require_same(found, records, f"{given.name} has changed since it was read")
         return Copied(given.name, taken.name, len(records))
+
+
+def _opened_source(source: str | os.PathLike[str], key: str | None, from_key: str | None) -> Keystore:
+    try:
+        return open_keystore(source, key=key, create=False)
+    except CannotOpenError as error:
+        problem = CannotOpenError(error.problem, f"{error.advice}{advice_on_keys(from_key)}", error.path)
+    # Raised out here: see zoho_keystore.errors.
+    raise problem
 
 
 @contextmanager

@@ -137,9 +137,11 @@ def not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
     if is_sqlite or (b"refresh_token" in heading and b"," in heading):
         kind = "an SQLite database" if is_sqlite else "the plain-text file of the SDK's FileStore"
         store, source = (quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
+        address = f"; for a store in it, give the address sqlite:///{path}" if is_sqlite else ""
         return CannotOpenError(
             f"this is {kind}, not a keystore; it was left as it is",
-            f"Give the store another path, then import the tokens: zoho-keystore --store {store} import {source}",
+            "Give the store another path, then import the tokens: "
+            f"zoho-keystore --store {store} import {source}{address}",
             path,
         )
     return None if content else _empty(path)
