@@ -381,7 +381,11 @@ def test_copy_prints_commands_for_the_store_that_they_are_meant_for(store: str, 
             f"zoho-keystore --store {store} --key {key} import {work / 'a.keystore'}{printed}"
         )
     # No command imports a store in a database.
-    assert refused(6, "copy", store, "a.keystore").rstrip().endswith("Give an empty destination")
+    assert (
+        refused(6, "copy", store, "a.keystore")
+        .rstrip()
+        .endswith("Give an empty destination, or copy the source into a new file, and import that")
+    )
 
 
 def test_copy_reports_its_progress(store: str) -> None:

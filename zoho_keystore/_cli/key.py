@@ -84,7 +84,11 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
             "Nothing was dropped: there is no retired key that no file needs. See: " + settings.command("key", "list")
         )
         return
-    confirm("Drop them? What is sealed with them can only be opened with a copy of the key afterwards.", yes=yes)
+    confirm(
+        "Drop them? What is sealed with them, such as stores in other directories and databases, which were not "
+        "searched, can only be opened with a copy of the key afterwards.",
+        yes=yes,
+    )
     dropped = prune(settings.store, keys or None, key=settings.key)
     click.echo(f"Dropped {', '.join(dropped)}")
 

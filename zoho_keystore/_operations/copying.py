@@ -139,7 +139,7 @@ def _put_all(
 def _import_instead(given: Storage, from_key: str | None) -> str:
     """Return the rest of an advice; no database of ours can be imported."""
     if given.path is None:
-        return ""
+        return ", or copy the source into a new file, and import that"
     spec = spec_for_messages(from_key)
     options = [] if spec is None else ["--from-key", spec]
     return f", or add the tokens to it with: {cli_command('import', given.name, *options, store=None, key=None)}"
