@@ -39,7 +39,7 @@ NUMBERS = {
     Failure.UNKNOWN_COMMIT: [1180],
     Failure.READ_ONLY: [1290, 1792, 1836],
     Failure.NO_TABLE: [1146],
-    Failure.NO_DATABASE: [1049],
+    Failure.NO_DATABASE: [1046, 1049],
     Failure.EXISTS: [1050, 1062],
     Failure.LOGIN: [1045, 1251, 1698],
     Failure.DENIED: [1044, 1129, 1130, 1142, 1143, 1227, 1820, 1862, 3118, 4151],

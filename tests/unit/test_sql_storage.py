@@ -213,7 +213,10 @@ class TestMaking:
     def test_server_that_refuses_the_user_or_is_gone_has_its_own_advice(self) -> None:
         for failure, advice in (
             (Failure.DENIED, "zoho-keystore init --print-sql"),
-            (Failure.UNAVAILABLE, "Check that the server runs and can be reached: zoho-keystore doctor"),
+            (
+                Failure.UNAVAILABLE,
+                "Check the host, the port and the parameters in the address, and that the server runs",
+            ),
             (Failure.OTHER, "Check the server's log"),
         ):
             problem = SQLFailedError(failure, "it says so", in_commit=False)
@@ -511,7 +514,9 @@ class TestFailures:
                 storage.check_writable,
             ]
             for use in uses:
-                with pytest.raises(StoreUnavailableError, match=r"readonly database\)\. Check who may write the file"):
+                with pytest.raises(
+                    StoreUnavailableError, match=r"readonly database\)\. Check who may read and write the file"
+                ):
                     use()
 
     def test_save_waits_no_longer_than_its_caller(self, storage: SQLStorage, tmp_path: Path) -> None:

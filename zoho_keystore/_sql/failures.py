@@ -83,6 +83,7 @@ _NUMBERS: Final = {
     1043: Failure.UNAVAILABLE,  # bad handshake
     1044: Failure.DENIED,  # the database
     1045: Failure.LOGIN,  # user or password
+    1046: Failure.NO_DATABASE,  # the address names none
     1047: Failure.UNAVAILABLE,  # Galera: the node has not joined, or has no majority
     1049: Failure.NO_DATABASE,
     1050: Failure.EXISTS,  # the table

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore._records import Lookup, MatchRule
 from zoho_keystore._storage import system_ms
+from zoho_keystore._storage.sql.patience import lost
 from zoho_keystore._storage.sql.sealing import Row, Sealer
 from zoho_keystore._storage.sql.statements import FORMAT
-from zoho_keystore.errors import CannotOpenError, NewerVersionError, StoreClosedError, StoreUnavailableError
+from zoho_keystore.errors import CannotOpenError, NewerVersionError, StoreClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.codec import Header
     from zoho_keystore._storage.sql.sessions import Session
     from zoho_keystore._storage.sql.statements import Statements
+    from zoho_keystore.errors import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -293,8 +295,9 @@ class Reader:
         raise self._gone()
 
     def _gone(self) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"{self.known.name}: the store is gone: its row was removed", "Restore the database from a backup"
+        known = self.known
+        return lost(
+            known.name, "the store is gone: its row was removed", known.statements.store, known.statements.token
         )
 
     def _restless(self) -> CannotOpenError:
