@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoho_keystore
@@ -237,6 +237,7 @@ def test_token_without_a_data_centre_is_not_sent_anywhere(keystore: Keystore) ->
     assert _access.accounts_url_of(keystore.require("1")) == "https://accounts.zoho.com"
 
 
+@settings(deadline=None)
 @given(left_ms=st.integers(-HOUR_MS, HOUR_MS), min_life_s=st.integers(0, 3000))
 def test_usable_token_lives_longer_than_asked_for(left_ms: int, min_life_s: int) -> None:
     record = replace(EXPIRED, expires_in=str(NOW_MS + left_ms))

@@ -21,7 +21,7 @@ from unittest.mock import Mock
 import psycopg
 import pymysql
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
 from zohocrmsdk.src.com.zoho.api.authenticator.store.file_store import FileStore
@@ -142,6 +142,7 @@ def _as_read(text: Any) -> Any:
 
 
 @pytest.mark.needs_modes
+@settings(deadline=None)
 @given(records=RECORDS)
 def test_filestore_export_equals_the_file_of_the_sdk(records: list[TokenRecord]) -> None:
     """Both read the same from it. The SDK turns carriage returns into line feeds when it reads."""
@@ -336,6 +337,7 @@ def test_filestore_last_line_without_an_end_is_named(source: Path) -> None:
     assert found.skipped == ["line 3, the last one, has no line end and may have been cut off"]
 
 
+@settings(deadline=None)
 @given(cut=st.integers(1, 400))
 def test_filestore_file_that_was_cut_off_yields_whole_tokens_or_none(cut: int) -> None:
     """A killed save leaves any prefix of the file."""
@@ -924,20 +926,21 @@ def test_dbstore_table_is_checked_like_an_sqlite_table(serve: Callable[..., Mock
 def greeting_server(greeting: bytes) -> Iterator[int]:
     """Give the port of a server that sends its greeting to each client, and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        is_over = threading.Event()
 
         def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    with server.accept()[0] as client:
-                        client.sendall(greeting)
+            while not is_over.is_set():
+                with server.accept()[0] as client, suppress(OSError):
+                    client.sendall(greeting)
 
         thread = threading.Thread(target=serve)
         thread.start()
         try:
             yield server.getsockname()[1]
         finally:
-            with suppress(OSError):  # Windows: it is not connected.
-                server.shutdown(socket.SHUT_RDWR)
+            is_over.set()
+            # Outside Linux, a thread that waits for a connection goes on waiting when its socket is shut down.
+            socket.create_connection(server.getsockname()).close()
             thread.join()
 
 

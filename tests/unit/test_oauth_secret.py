@@ -108,7 +108,7 @@ def test_read_secret_of_file_for_others_is_refused(tmp_path: Path) -> None:
 def test_read_secret_of_slow_program_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "TIMEOUT_S", 0.1)
     with pytest.raises(ConfigurationError, match=r"has not ended within 0\.1 s"):
-        read_secret(f"command:{sys.executable} -c 'import time; time.sleep(9)'")
+        read_secret(f'command:{sys.executable} -c "import time; time.sleep(9)"')
 
 
 @pytest.mark.parametrize("spec", ["", SECRET, f"secret:{SECRET}", f"ENV:{SECRET}"])

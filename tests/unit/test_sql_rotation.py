@@ -11,6 +11,7 @@ from cryptography.fernet import Fernet
 from sql_support import GONE, OTHER, RETRY, Faults, column, open_storage, put
 
 from support import made_key, write_private
+from zoho_keystore import _platform as platform
 from zoho_keystore._keys.ring import fingerprint, key_ring
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
 from zoho_keystore._storage.sql import rotation
@@ -47,7 +48,8 @@ def spec(tmp_path: Path) -> str:
 
 def write(directory: Path, *keys: bytes) -> str:
     """Replace the key ring, and return its spec."""
-    write_private(directory / "ring.new", *keys).replace(directory / "ring")
+    # On Windows, a file that another thread has open is not replaced at once.
+    platform.replace(str(write_private(directory / "ring.new", *keys)), str(directory / "ring"), None)
     return f"file:{directory / 'ring'}"
 
 
@@ -222,12 +224,14 @@ def test_clients_find_all_records_during_a_rotation(storage: SQLStorage, spec: s
     threads = [threading.Thread(target=use, args=(number,)) for number in (1, 4)]
     for thread in threads:
         thread.start()
-    for keys in ((NEW, OLD), (OLD, NEW), (NEW, OLD)):
-        write(tmp_path, *keys)
-        storage.reencrypt(key_ring(spec))
-    is_over.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for keys in ((NEW, OLD), (OLD, NEW), (NEW, OLD)):
+            write(tmp_path, *keys)
+            storage.reencrypt(key_ring(spec))
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
     assert wrong == []
     assert_rotated(tmp_path)
 

@@ -176,6 +176,14 @@ class TestUnwritable:
         unwritable = path.parent / place
         monkeypatch.setattr(os, "access", lambda one, _: one != unwritable)
         assert self.found(path).fix == choose(f"chmod u+w {quote(str(unwritable))}", icacls_command(unwritable))
+
+    @pytest.mark.needs_modes
+    @pytest.mark.parametrize("place", ["a.db", ""])
+    def test_fix_names_the_place_that_is_not_ours(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        unwritable = path.parent / place
+        monkeypatch.setattr(os, "access", lambda one, _: one != unwritable)
         monkeypatch.setattr(permissions, "is_ours", lambda status: stat.S_ISREG(status.st_mode) and place)
         assert str(unwritable) in self.found(path).fix
 

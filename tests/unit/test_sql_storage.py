@@ -486,7 +486,8 @@ class TestFailures:
         started_s = time.monotonic()
         with pytest.raises(kind, match=text):
             uses[use]()
-        assert 0.1 <= time.monotonic() - started_s < 10
+        # The clock of Windows goes in steps of 16 ms.
+        assert 0.08 <= time.monotonic() - started_s < 10
         faults.plan.clear()
         assert ids(storage) == ["a"]
         storage.close()
@@ -777,7 +778,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("dialect", "expected"),
         [
-            ("postgresql", [r"SET LOCAL lock_timeout = (1[0-4]\d\d|\d{1,3})"]),
+            ("postgresql", [r"SET LOCAL lock_timeout = (1500|1[0-4]\d\d|\d{1,3})"]),
             ("mysql", [r"SET @.* LEAST\(2, .*", "SET SESSION innodb_lock_wait_timeout = @zoho_keystore_wait"]),
         ],
     )
