@@ -770,16 +770,24 @@ class TestReading:
         assert storage.get("a") == ANN
 
     @pytest.mark.parametrize(
-        ("dialect", "expected"),
+        ("dialect", "seconds", "expected"),
         [
-            ("postgresql", [r"SET LOCAL lock_timeout = (1[0-4]\d\d|\d{1,3})"]),
-            ("mysql", [r"SET @.* LEAST\(2, .*", "SET SESSION innodb_lock_wait_timeout = @zoho_keystore_wait"]),
+            ("postgresql", 1.5, [r"SET LOCAL lock_timeout = (1[0-4]\d\d|\d{1,3})"]),
+            # Less than the network timeout.
+            ("postgresql", 8, [r"SET LOCAL lock_timeout = 5000"]),
+            ("mysql", 1.5, [r"SET @.* LEAST\(2, .*", "SET SESSION innodb_lock_wait_timeout = @zoho_keystore_wait"]),
         ],
     )
     def test_wait_for_a_lock_is_limited_on_servers(
-        self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch, dialect: str, expected: list[str]
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        dialect: str,
+        seconds: float,
+        expected: list[str],
     ) -> None:
         """By settings that SQLite does not know; afterwards they are as they were."""
+        storage = open_storage(tmp_path, KEY, lock_timeout=30)
         monkeypatch.setattr(storage.database, "_dialect", dialect)
         real = Session.run
         settings: list[str] = []
@@ -791,9 +799,10 @@ class TestReading:
             return real(self, statement, *rows)
 
         monkeypatch.setattr(Session, "run", run)
-        storage.transact(add, 1.5)
+        storage.transact(add, seconds)
         assert len(settings) == len(expected)
         assert all(re.fullmatch(pattern, one) for pattern, one in zip(expected, settings, strict=True))
+        storage.close()
 
     def test_storage_closed_by_another_thread_during_a_read_says_so(
         self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch

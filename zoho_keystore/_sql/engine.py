@@ -174,6 +174,8 @@ class _Connector:
             )
         except ImportError:
             raise not_installed(self.address.driver, dialect) from None
+        if self.address.driver == "psycopg":
+            engine.dialect.connect = sessions.psycopg_connection().connect  # type: ignore[method-assign] # of this engine
         sqlalchemy.event.listen(engine, "do_connect", self.open)
         return engine
 

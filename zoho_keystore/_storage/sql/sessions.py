@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from zoho_keystore._sql.failures import Failure, classify, first_line
+from zoho_keystore._sql.sessions import MAX_LOCK_WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -185,7 +186,7 @@ class Database:
                 session.run(limit.before.format(ms=int(longest_wait_s * 1000), s=math.ceil(longest_wait_s) or 1))
             self.call(connection.begin)
             if limit.inside:
-                session.run(limit.inside.format(ms=int(longest_wait_s * 1000) or 1))
+                session.run(limit.inside.format(ms=int(min(longest_wait_s, MAX_LOCK_WAIT_S) * 1000) or 1))
             yield session
             if not session.is_committed:
                 self.call(connection.rollback)
