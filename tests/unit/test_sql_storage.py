@@ -6,6 +6,7 @@ The faults are played on SQLite; tests/servers has real ones.
 from __future__ import annotations
 
 import math
+import os
 import re
 import sqlite3
 import threading
@@ -761,6 +762,30 @@ class TestReading:
         assert ids(storage) == ["b"]
         assert "another store was put here" in caplog.text
         other.close()
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows does not remove a file that is open")
+    def test_file_in_the_place_of_another_one_is_used(self, storage: SQLStorage, tmp_path: Path) -> None:
+        """What is saved over a connection to the old file would be lost, and what is read would be stale."""
+        put(storage, ANN)
+        for name in [path for path in os.listdir(tmp_path) if path.startswith("s.db")]:
+            os.unlink(tmp_path / name)
+        other = open_storage(tmp_path, KEY)
+        put(other, BOB)
+        assert ids(storage) == ["b"]
+        id = storage.transact(add)
+        assert ids(other) == ["b", id]
+        other.close()
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows does not move a file that is open")
+    def test_file_that_is_gone_is_an_error_and_not_made_again(self, storage: SQLStorage, tmp_path: Path) -> None:
+        put(storage, ANN)
+        os.rename(tmp_path / "s.db", tmp_path / "moved.db")
+        for call in (lambda: storage.transact(add), lambda: storage.get("a")):
+            with pytest.raises(StoreFileError, match="the store is gone: the file was removed or renamed"):
+                call()
+        assert not (tmp_path / "s.db").exists()
+        os.rename(tmp_path / "moved.db", tmp_path / "s.db")
+        assert storage.get("a") == ANN
 
     def test_row_of_the_store_is_found_in_any_place(self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         """A UNION has no order."""

@@ -15,6 +15,7 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore.errors import StoreFileError, storage_error
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Generator
     from pathlib import Path
 
@@ -194,10 +195,11 @@ CONFIGURE: Final[dict[str, Callable[[Any, float], None]]] = {
 }
 
 
-def prepare_file(path: Path, *, create: bool) -> None:
-    """Create the file of an SQLite database with mode 0600 if it is missing, and may be created; else examine it.
+def prepare_file(path: Path, *, create: bool) -> os.stat_result:
+    """Return the status of the file of an SQLite database.
 
-    One that is to hold a store is restricted before side files are made. Otherwise it may be another program's.
+    If it is missing, it is created with mode 0600, where that is wanted. One that is to hold a store is restricted
+    before side files are made. Otherwise it may be another program's.
 
     An existing file is not opened: closing any descriptor of it would release the locks of SQLite in this process.
 
@@ -220,3 +222,4 @@ def prepare_file(path: Path, *, create: bool) -> None:
                     _restrict(directory, path.name)
         except OSError as error:
             raise storage_error(error, "the database cannot be opened", path) from error
+    return status
