@@ -191,6 +191,25 @@ def test_reads_of_sqlite_hold_no_lock(tmp_path: Path, opened: Callable[..., Engi
                 connection.exec_driver_sql("INSERT INTO t VALUES (1)")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="opening a directory fails there with another error")
+@pytest.mark.parametrize("passes", [True, False])
+def test_side_file_that_cannot_be_opened_is_waited_for(
+    tmp_path: Path, opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch, *, passes: bool
+) -> None:
+    """A backup that runs as root makes the log as root's, and then gives it to the owner of the database."""
+    monkeypatch.setattr(sessions, "_SIDE_FILES_TIMEOUT_S", 10 if passes else 0.1)
+    text, log = f"sqlite:///{tmp_path}/a.db", tmp_path / "a.db-wal"
+    engines = opened(text)
+    assert pragma(engines.reads, "journal_mode") == "wal"
+    engines.dispose()
+    log.mkdir()
+    given = threading.Timer(0.2, log.rmdir)
+    with contextlib.nullcontext() if passes else pytest.raises(sa.exc.OperationalError, match="unable to open"):
+        if passes:
+            given.start()
+        assert pragma(opened(text).reads, "journal_mode") == "wal"
+
+
 def test_switch_to_wal_waits_for_another_process(tmp_path: Path, opened: Callable[..., Engines]) -> None:
     path = tmp_path / "a.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as holder:

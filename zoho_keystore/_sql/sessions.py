@@ -31,7 +31,10 @@ NETWORK_TIMEOUT_S: Final = 10
 MAX_LOCK_WAIT_S: Final = 5
 _MAX_MILLISECONDS: Final = 2**31 - 1
 
-_WAL_RETRY_S: Final = 0.01
+_RETRY_S: Final = 0.01
+
+#: For how long side files of SQLite that cannot be opened are waited for, in seconds.
+_SIDE_FILES_TIMEOUT_S: Final = 0.5
 
 _KEEPALIVES: Final = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -129,10 +132,24 @@ def configure_sqlite(connection: sqlite3.Connection, lock_timeout_s: float) -> N
     # The driver must not begin transactions by itself: it would not begin them with the lock.
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {_milliseconds(lock_timeout_s)}")
+    _open_side_files(connection, time.monotonic() + _SIDE_FILES_TIMEOUT_S)
     # NORMAL would lose the last commits in a power cut.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = 1")  # macOS
     connection.execute("PRAGMA trusted_schema = OFF")
+
+
+def _open_side_files(connection: sqlite3.Connection, deadline_s: float) -> None:
+    """Read the database for the first time. A program of root makes side files as root's before they are the owner's."""
+    while True:
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
 
 
 def has_table(connection: sqlite3.Connection, name: str) -> bool:
@@ -174,7 +191,7 @@ def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
                 return
             if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline_s:
                 raise
-            time.sleep(_WAL_RETRY_S)
+            time.sleep(_RETRY_S)
         else:
             return
 
