@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
 import sqlite3
 import threading
 import time
@@ -34,6 +35,7 @@ from sql_support import (
 )
 
 from support import made_key
+from zoho_keystore import open_keystore
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
 from zoho_keystore._sql.failures import Failure
@@ -488,6 +490,22 @@ class TestFailures:
         faults.plan.clear()
         assert ids(storage) == ["a"]
         storage.close()
+
+    @pytest.mark.parametrize("answer", [bytes(64), b"\x06\0\0\0\x0a5.5\0\0"])
+    def test_answer_that_breaks_the_driver_is_an_unavailable_server(self, answer: bytes) -> None:
+        """PyMySQL raises IndexError or struct.error where the address leads to a server of another kind."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+
+            def answer_one() -> None:
+                with listener.accept()[0] as client:
+                    client.sendall(answer)
+
+            server = threading.Thread(target=answer_one)
+            server.start()
+            with pytest.raises(StoreUnavailableError, match=r"the server's answer is malformed \((IndexError|error)\)"):
+                open_keystore(f"mysql://ann@127.0.0.1:{port}/zoho", key=KEY)
+            server.join()
 
     @pytest.mark.parametrize("sqlstate", [OTHER, DENIED])
     def test_failure_that_cannot_pass_ends_at_once(self, storage: SQLStorage, faults: Faults, sqlstate: str) -> None:

@@ -140,7 +140,7 @@ def configure_sqlite(connection: sqlite3.Connection, lock_timeout_s: float) -> N
 
 
 def _open_side_files(connection: sqlite3.Connection, deadline_s: float) -> None:
-    """Read the database for the first time. A program of root makes side files as root's before they are the owner's."""
+    """Read the database for the first time. Side files that a program of root makes are root's for a moment."""
     while True:
         try:
             connection.execute("PRAGMA schema_version").fetchone()
