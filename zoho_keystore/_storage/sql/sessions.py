@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import struct
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from zoho_keystore._sql.failures import Failure, classify, first_line
+from zoho_keystore._sql.failures import MALFORMED, Failure, classify, first_line, malformed
 from zoho_keystore._sql.sessions import MAX_LOCK_WAIT_S
 from zoho_keystore.errors import KeystoreError
 
@@ -24,9 +23,6 @@ _T = TypeVar("_T")
 #: Failures after which the connection can be used on, once its transaction is rolled back.
 _HARMLESS = frozenset((Failure.RETRY, Failure.LOCK_TIMEOUT, Failure.EXISTS, Failure.NO_TABLE, Failure.DENIED))
 
-
-#: What a driver raises that cannot read an answer: from a server of another kind, or a proxy that breaks it.
-_MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, struct.error)
 
 _MAX_MS = 2**31 - 1
 
@@ -137,13 +133,12 @@ class Database:
         """
         try:
             return function(*arguments)
-        except self._errors as error:
-            failed = SQLFailedError(classify(error), first_line(error), in_commit=in_commit)
         except KeystoreError:  # ConfigurationError is a ValueError too.
             raise
-        except _MALFORMED as error:
-            said = f"the server's answer is malformed ({type(error).__name__})"
-            failed = SQLFailedError(Failure.UNAVAILABLE, said, in_commit=in_commit)
+        except self._errors as error:
+            failed = SQLFailedError(classify(error), first_line(error), in_commit=in_commit)
+        except MALFORMED as error:
+            failed = SQLFailedError(Failure.UNAVAILABLE, malformed(error), in_commit=in_commit)
         raise failed
 
     @contextmanager
