@@ -257,8 +257,16 @@ def _read(address: Address, arguments: Mapping[str, Any], password: str | None) 
         raise UnreadableError(error.problem, error.advice) from None
     except Exception as error:  # noqa: BLE001 - a reply of another kind of server breaks the library anywhere
         raise UnreadableError(*_problem(error, address.dialect)) from None
-    named = (Row(f"row {number}", dict(zip(found, row, strict=True))) for number, row in enumerate(rows, 1))
+    named = (
+        Row(f"row {number}", dict(zip(found, map(_without_padding, row), strict=True)))
+        for number, row in enumerate(rows, 1)
+    )
     return to_records(named, found)
+
+
+def _without_padding(value: object) -> object:
+    """Return a value without blanks at its end: PostgreSQL fills columns of the type CHAR with them."""
+    return value.rstrip(" ") if isinstance(value, str) else value
 
 
 def _problem(error: Exception, dialect: str) -> tuple[str, str]:
