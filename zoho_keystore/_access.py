@@ -320,8 +320,11 @@ def _sign_in_needed(keystore: Keystore, record: TokenRecord) -> SignInNeededErro
 
 
 def _data_centre_needed(keystore: Keystore, record: TokenRecord) -> SignInNeededError:
+    others = " ".join(name for name in DATA_CENTRES if name != "us")
     return SignInNeededError(
-        f"the token {record.id!r} does not tell its data centre", f"{_login_again(record.id)} --dc DC", keystore.path
+        f"the token {record.id!r} does not tell its data centre",
+        f"{_login_again(record.id)}; if the user's data centre is not us, add --dc and one of {others}",
+        keystore.path,
     )
 
 

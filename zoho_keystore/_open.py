@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import make_directories
-from zoho_keystore._fs.paths import default_store, real_path
+from zoho_keystore._fs.paths import default_key_ring, default_store, real_path
 from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._hidden import Hidden, without_frames
-from zoho_keystore._keys.fernet_key import looks_like_key
+from zoho_keystore._keys.fernet_key import HOW_TO_MAKE_A_KEY, looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
@@ -146,8 +146,7 @@ def open_file_keystore(
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
     session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     file = store_path(path)
-    # Also one of the variable: a command from the log of a service is pasted where the variable is not set.
-    is_default = path.value is None and not os.environ.get(FILE_VARIABLE)
+    is_default = _is_default(path)
     named = (None if is_default else str(file)), spec_for_messages(key)
     try:
         ring = key_ring(key)
@@ -258,6 +257,26 @@ def spec_for_messages(key: KeyArgument) -> str | None:
     return "command:…" if given.startswith("command:") else given
 
 
+def _is_default(path: PathArgument) -> bool:
+    # Not one of the variable: a command from the log of a service is pasted where the variable is not set.
+    return Hidden.of(path).value is None and not os.environ.get(FILE_VARIABLE)
+
+
+def named_options(path: PathArgument, store: Path | str, source: str) -> tuple[str | None, str | None]:
+    """Return ``--store`` and ``--key`` for commands to paste in any directory; None where it is the default.
+
+    Args:
+        path: The store, as it was given.
+        store: The store's file, or the address of its database.
+        source: The spec of its key source.
+    """
+    # Without a home there is no default key ring.
+    with suppress(ConfigurationError):
+        if source == f"file:{default_key_ring()}":
+            source = ""
+    return (None if _is_default(path) else str(store)), source or None
+
+
 def explained(error: KeystoreError, store: Path) -> KeystoreError:
     """Return an error of opening a store; for a missing key, what that means where there is a file already.
 
@@ -275,13 +294,14 @@ def explained(error: KeystoreError, store: Path) -> KeystoreError:
             return owned_by_another
     moved = store.with_name(f"{store.name}.without-key")
     where = f"{error.path}: " if error.path is not None else ""
-    return KeyUnavailableError(
-        f"the store is there, and its key is not: {where}{error.problem}",
-        "Check where its key is, or restore your copy of the key. Without the key the store cannot be opened: move it "
-        f"away, and sign in anew: {platform.move_command(store, moved)}{platform.choose(' &&', ';')} "
-        "zoho-keystore init",
-        store,
-    )
+    advice = "Check where its key is, or restore your copy of the key. Without the key the store cannot be opened: "
+    move = platform.move_command(store, moved)
+    if HOW_TO_MAKE_A_KEY in error.advice:
+        # init makes no key in this source, and would leave the user without any store.
+        advice += f"make another one, move the store away, and sign in anew: {move}. {error.advice}"
+    else:
+        advice += f"move it away, and sign in anew: {move}{platform.choose(' &&', ';')} zoho-keystore init"
+    return KeyUnavailableError(f"the store is there, and its key is not: {where}{error.problem}", advice, store)
 
 
 def store_path(path: PathArgument) -> Path:

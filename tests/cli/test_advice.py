@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import failure_of, invoke, words_of
+from support import failure_of, invoke, refused, words_of
 from zoho_keystore import EncryptedFileStore
 from zoho_keystore import _platform as platform
 from zoho_keystore._importers import filestore
@@ -34,7 +34,7 @@ EXPIRED = TokenRecord(id="5", access_token="a", expires_in="1000")
 
 def command_in(text: str) -> str:
     """Return the command that a message prints."""
-    move = r"(?:mv -n .* && |Move-Item .*; )?"
+    move = r"(?:(?:mv -n|rm) .* && |(?:Move|Remove)-Item .*; )?"
     match = re.search(rf"({move}zoho-keystore .*?)(?:; |\)|$)", " ".join(text.split("\n")).strip())
     assert match, text
     return match[1]
@@ -153,6 +153,26 @@ def test_command_of_a_lost_key_moves_the_store_away(given: list[str], work: Path
     assert invoke(*given, "list").stderr == f"There are no tokens in {work / 'my store'}.\n"
     lost.write_bytes(key)
     assert "5 " in invoke("--store", "my store.without-key", *given[2:], "list").stdout
+
+
+def test_command_of_a_lost_key_that_init_does_not_make_leaves_the_store(work: Path, store: Path) -> None:
+    """Init, behind the move, would fail and leave the user without a store."""
+    shown = refused(3, "--key", "env:NOPE", "list")
+    assert "the store is there, and its key is not: the environment variable NOPE is not set" in shown
+    move = platform.move_command(store, Path(f"{store}.without-key"))
+    assert f"make another one, move the store away, and sign in anew: {move}. Put one or more keys" in shown
+    assert "&&" not in shown
+    assert "Make one with: zoho-keystore --key env:NOPE key new --print" in shown
+    assert len(paste(shown[shown.index("Make one with") :], work).strip()) == 44
+
+
+@pytest.mark.needs_posix_shell
+def test_command_of_an_empty_file_replaces_it(work: Path, store: Path) -> None:
+    (work / "a b").touch(mode=0o600)
+    shown = refused(4, "--store", "a b", "list")
+    assert f"if it never was a store, create one: rm '{work}/a b' && zoho-keystore --store 'a b' init" in shown
+    assert f"Created {work}/a b" in paste(shown, work)
+    assert store.exists()
 
 
 def test_command_without_any_key_makes_ring_and_store(work: Path, ring: Path) -> None:

@@ -427,7 +427,7 @@ def test_rotate_retires_and_key_prune_drops_what_is_named(store: Path, ring: Pat
     [old] = fingerprints(ring)
     done = invoke("rotate")
     new = fingerprints(ring)[0]
-    prune = f"zoho-keystore --store {store} --key file:{ring} key prune {old}"
+    prune = f"zoho-keystore key prune {old}"
     assert done.stdout == (
         f"{store} is sealed with the key {new}.\nRetired the old key {old}: other stores and backups may need it, so "
         f"file:{ring} keeps it for opening only.\nWhen nothing needs it any more, drop it: {prune}\n"

@@ -68,7 +68,59 @@ def records_of(place: str | Path, **options: Any) -> Sequence[TokenRecord]:
         return keystore.records()
 
 
+@pytest.mark.needs_posix_shell
+def test_two_stores_mixed_up_are_told_apart(store: str, work: Path) -> None:
+    """A database given as a file, imported, or copied without its keys."""
+    file = store.removeprefix("sqlite:///")
+    assert f"for a store in it, give the address {store}" in refused(4, "--store", file, "list")
+    assert "for an encrypted store, copy it into a file" in refused(10, "import", file)
+    invoke("--store", "a.keystore", "init", "--keyring", "a.keyring")
+    hint = "; if it has keys of its own, name their source: --from-key SPEC"
+    assert hint in refused(4, "copy", "a.keystore", "b.keystore")
+    assert hint in refused(4, "--store", store, "import", "a.keystore")
+    wrong = ("--from-key", f"file:{work / 'b.keyring'}")
+    invoke("--store", "b.keystore", "init", "--keyring", "b.keyring")
+    assert hint not in refused(4, "copy", "a.keystore", "c.keystore", *wrong)
+    assert hint not in refused(4, "--store", store, "import", "a.keystore", *wrong)
+    invoke("copy", "a.keystore", "c.keystore", "--from-key", "file:a.keyring")
+
+
 # --- init ---
+
+
+@pytest.mark.needs_posix_shell
+def test_lost_key_of_a_store_is_not_made_anew(store: str, ring: Path) -> None:
+    """A new key would not open it; and init, which the message must not name, refuses as well."""
+    ring.unlink()
+    for command in ("list", "init", "rotate", "key list", "doctor"):
+        shown = invoke("--store", store, *command.split(), code=12 if command == "doctor" else 3).output
+        assert f"{store}: the store is there, and its key is not: " in shown, command
+        assert "copy the key from another machine" in shown, command
+        assert " init" not in shown, command
+    assert not ring.exists()
+
+
+@pytest.mark.needs_posix_shell
+@pytest.mark.parametrize("table", ["zoho_keystore_token", "zoho_keystore_store"])
+def test_lost_table_is_restored_as_the_message_says(store: str, table: str) -> None:
+    """Init makes none of its tables anew: it would hide the loss."""
+    invoke("--store", store, "backup", "tokens.backup")
+
+    def drop(table: str) -> None:
+        with closing(sqlite3.connect(store.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+
+    drop(table)
+    commands = f"zoho-keystore --store {store} init && zoho-keystore --store {store} restore COPY"
+    advice = f"drop the tables zoho_keystore_store and zoho_keystore_token, then: {commands}"
+    for command in ("list", "init", "verify", "rotate"):
+        assert advice in refused(18, "--store", store, command), command
+    assert advice in invoke("--store", store, "doctor", code=12).stdout
+    drop("zoho_keystore_store")
+    drop("zoho_keystore_token")
+    invoke("--store", store, "init")
+    invoke("--store", store, "restore", "tokens.backup", "--yes")
+    assert [record.id for record in records_of(store)] == ["3", "ops"]
 
 
 @pytest.mark.needs_posix_shell
@@ -92,7 +144,7 @@ def test_init_uses_a_database_of_another_program(address: str, work: Path) -> No
 def test_init_makes_no_key_for_a_store_that_is_there(store: str, ring: Path) -> None:
     """A new key would not open it, and hide that its own is missing."""
     ring.unlink()
-    assert "no key is set" in refused(3, "--store", store, "init")
+    assert "the key ring cannot be read" in refused(3, "--store", store, "init")
     assert not ring.exists()
 
 
@@ -219,18 +271,18 @@ def test_password_in_an_address_is_never_printed(work: Path) -> None:
 def test_server_that_is_not_there_has_an_exit_code(work: Path) -> None:
     init()
     line = refused(18, "--store", "postgresql://ann@127.0.0.1:1/d", "list")
-    assert "zoho-keystore --store postgresql://ann@127.0.0.1:1/d doctor" in line
+    assert "Check the host, the port and the parameters in the address" in line
     assert "Connection refused" in line
     refused(18, "--store", "mysql://ann@127.0.0.1:1/d", "init")
     assert work.is_dir()
 
 
 @pytest.mark.needs_posix_shell
-def test_missing_key_is_not_explained_by_a_file(store: str, ring: Path) -> None:
-    ring.unlink()
-    line = refused(3, "--store", store, "list")
+@pytest.mark.usefixtures("work")
+def test_missing_key_of_a_missing_store_names_init(address: str) -> None:
+    line = refused(3, "--store", address, "list")
     assert "no key is set" in line
-    assert f"--store {store} init" in line
+    assert f"--store {address} init" in line
 
 
 def test_completion_of_ids_asks_no_database(store: str) -> None:
@@ -331,7 +383,11 @@ def test_copy_prints_commands_for_the_store_that_they_are_meant_for(store: str, 
             f"zoho-keystore --store {store} --key {key} import {work / 'a.keystore'}{printed}"
         )
     # No command imports a store in a database.
-    assert refused(6, "copy", store, "a.keystore").rstrip().endswith("Give an empty destination")
+    assert (
+        refused(6, "copy", store, "a.keystore")
+        .rstrip()
+        .endswith("Give an empty destination, or copy the source into a new file, and import that")
+    )
 
 
 def test_copy_reports_its_progress(store: str) -> None:
@@ -371,6 +427,7 @@ def test_restore_replaces_the_tokens_of_a_database(store: str, work: Path) -> No
     assert "1 token would be back again: 3" in shown.stderr
     assert records_of(store) == records_of(copy)
     [kept] = work.glob("b.keystore.replaced-*")
+    assert shown.stdout == f"Restored {store}. The replaced tokens are kept as {kept}\n"
     assert [record.id for record in records_of(kept)] == ["ops", "4"]
     with closing(open_keystore(store)) as keystore:
         assert keystore.save(TokenRecord(client_id="c", client_secret="s", refresh_token="newest")).id == "5"
@@ -418,7 +475,7 @@ def test_rotate_seals_all_rows_anew(store: str) -> None:
     before = records_of(store)
     shown = invoke("--store", store, "rotate").stdout
     assert f"{store} is sealed with the key" in shown
-    assert f"zoho-keystore --store {store} --key file:" in shown
+    assert f"zoho-keystore --store {store} key prune " in shown
     assert records_of(store) == before
     assert invoke("--store", store, "rotate", "--drop-old", "--quiet").stdout == ""
     listed = invoke("--store", store, "key", "list").stdout.splitlines()
@@ -549,7 +606,9 @@ def test_doctor_reports_a_missing_store_missing_keys_and_plain_text(address: str
 def test_doctor_reports_a_server_that_is_not_there(work: Path) -> None:
     init()
     shown = invoke("--store", "postgresql://ann@127.0.0.1:1/d", "doctor", code=12).stdout
-    assert "the server cannot be asked for its settings" in shown
+    assert shown.count("127.0.0.1:1/d") == 1, "one cause is one problem"
+    assert "the database cannot be used" in shown
+    assert "zoho-keystore" not in shown.partition("✗")[2], "the user runs doctor already"
     assert work.is_dir()
 
 
@@ -592,14 +651,18 @@ main(prog_name="zoho-keystore")
 
 
 @pytest.mark.needs_pty
-def test_password_is_asked_for_without_echo_when_the_server_refuses(work: Path) -> None:
+@pytest.mark.parametrize("command", [["list"], ["rotate"], ["copy", "mysql://ann@127.0.0.1:1/d", "a.keystore"]])
+def test_password_is_asked_for_without_echo_when_the_server_refuses(work: Path, command: list[str]) -> None:
+    """Commands with a progress bar begin to show it later: it would erase the question."""
     init()
     address = "mysql://ann@127.0.0.1:1/d"
-    terminal = Terminal("--store", address, "list", code=ASKING)
+    options = [] if "copy" in command else ["--store", address]
+    terminal = Terminal(*options, *command, code=ASKING)
     terminal.answer(f"Password of {address}", "hunter2\n")
     shown = terminal.wait(18)
     assert "7 characters" in shown
     assert "hunter2" not in shown
+    assert "\x1b" not in shown
     assert work.is_dir()
 
 

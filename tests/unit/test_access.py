@@ -231,7 +231,8 @@ def test_token_without_a_data_centre_is_not_sent_anywhere(keystore: Keystore) ->
     change(keystore, accounts_url=None)
     error = failure(lambda: fresh_record(keystore, "1", zoho=Zoho()), SignInNeededError)
     assert str(error).endswith(
-        "the token '1' does not tell its data centre. Sign in again: zoho-keystore login --id 1 --dc DC"
+        "the token '1' does not tell its data centre. Sign in again: zoho-keystore login --id 1; "
+        "if the user's data centre is not us, add --dc and one of eu in au jp cn ca sa uk ae sg"
     )
     assert _access.accounts_url_of(keystore.require("1")) == "https://accounts.zoho.com"
 

@@ -922,6 +922,12 @@ def test_dbstore_table_is_checked_like_an_sqlite_table(serve: Callable[..., Mock
     assert (found.records, found.skipped) == ([replace(BOB, id="1")], ["the id of row 2 has 256 characters"])
 
 
+def test_dbstore_table_with_padded_columns_is_read(serve: Callable[..., Mock]) -> None:
+    """PostgreSQL fills columns of the type CHAR with blanks: with them, Zoho would refuse the tokens."""
+    serve([[f"{value}    " if value else "    " for value in values(ADA)]])
+    assert read("postgresql://ada@127.0.0.1").records == [ADA]
+
+
 @contextmanager
 def greeting_server(greeting: bytes) -> Iterator[int]:
     """Give the port of a server that sends its greeting to each client, and closes the connection."""

@@ -344,9 +344,10 @@ def test_error_of_an_open_store_names_it_in_commands(tmp_path: Path, key: bytes)
         with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
             connection.execute("DROP TABLE mine_token")
         for use in (lambda: keystore.get("1"), lambda: keystore.save(TOKEN)):
-            error, _ = failure_of(use, StoreFileError)
-            words = words_of(error.advice.partition(": ")[2])
-            assert words == ["zoho-keystore", "--store", f"{address}?prefix=mine", "--key", spec, "init"]
+            error, _ = failure_of(use, StoreUnavailableError)
+            words = words_of(error.advice.rpartition("then: ")[2])
+            options = ["zoho-keystore", "--store", f"{address}?prefix=mine", "--key", spec]
+            assert words == [*options, "init", "&&", *options, "restore", "COPY"]
 
 
 @pytest.mark.needs_posix_shell

@@ -8,6 +8,7 @@ import gc
 import logging
 import math
 import os
+import socket
 import sqlite3
 import stat
 import sys
@@ -32,7 +33,7 @@ from zoho_keystore._sql.password import PROMPT
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, StoreFileError, UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 PASSWORD = "hunter2-swordfish"
@@ -190,6 +191,25 @@ def test_reads_of_sqlite_hold_no_lock(tmp_path: Path, opened: Callable[..., Engi
                 connection.exec_driver_sql("INSERT INTO t VALUES (1)")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="opening a directory fails there with another error")
+@pytest.mark.parametrize("passes", [True, False])
+def test_side_file_that_cannot_be_opened_is_waited_for(
+    tmp_path: Path, opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch, *, passes: bool
+) -> None:
+    """A backup that runs as root makes the log as root's, and then gives it to the owner of the database."""
+    monkeypatch.setattr(sessions, "_SIDE_FILES_TIMEOUT_S", 10 if passes else 0.1)
+    text, log = f"sqlite:///{tmp_path}/a.db", tmp_path / "a.db-wal"
+    engines = opened(text)
+    assert pragma(engines.reads, "journal_mode") == "wal"
+    engines.dispose()
+    log.mkdir()
+    given = threading.Timer(0.2, log.rmdir)
+    with contextlib.nullcontext() if passes else pytest.raises(sa.exc.OperationalError, match="unable to open"):
+        if passes:
+            given.start()
+        assert pragma(opened(text).reads, "journal_mode") == "wal"
+
+
 def test_switch_to_wal_waits_for_another_process(tmp_path: Path, opened: Callable[..., Engines]) -> None:
     path = tmp_path / "a.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as holder:
@@ -331,9 +351,12 @@ class Connection:
         self.handlers.append(handler)
 
 
-@pytest.mark.parametrize(("seconds", "setting"), [(30.0, 30000), (0.0, 1), (math.inf, 0)])
+@pytest.mark.parametrize(("seconds", "setting"), [(30.0, 5000), (1.2, 1200), (0.0, 1), (math.inf, 5000)])
 def test_postgresql_sessions_wait_for_locks_and_sync_commits(seconds: float, setting: int) -> None:
-    """A lock timeout of 0 would mean none; a role with synchronous_commit off would lose commits in a crash."""
+    """A lock timeout of 0 would mean none; a role with synchronous_commit off would lose commits in a crash.
+
+    It is less than the network timeout, as with MySQL.
+    """
     connection = Connection(SELECT=[("", "", "")])
     sessions.configure_postgresql(connection, seconds)
     statement, end = connection.done
@@ -342,6 +365,67 @@ def test_postgresql_sessions_wait_for_locks_and_sync_commits(seconds: float, set
     assert (
         "current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false)" in statement
     )
+
+
+class SilentServer:
+    """Begins a session as PostgreSQL does, and then answers no statement; TCP goes on to acknowledge them."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._clients: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                self._clients.append(client)
+                # Requests for encryption have 8 bytes, and are refused.
+                while len(client.recv(4096)) == 8:
+                    client.sendall(b"N")
+                # AuthenticationOk, ParameterStatus, ReadyForQuery
+                client.sendall(b"R\0\0\0\x08\0\0\0\0S\0\0\0\x19client_encoding\0UTF8\0Z\0\0\0\x05I")
+
+    def close(self) -> None:
+        for one in (self._listener, *self._clients):
+            one.close()
+
+
+def test_postgresql_server_that_does_not_answer_is_unavailable(
+    opened: Callable[..., Engines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is stopped, or behind a proxy that has lost it, would keep the caller without an end."""
+    monkeypatch.setattr(sessions, "NETWORK_TIMEOUT_S", 0.3)
+    with contextlib.closing(SilentServer()) as server:
+        engines = opened(f"postgresql://ann@127.0.0.1:{server.port}/zoho")
+        start_s = time.monotonic()
+        with pytest.raises(sa.exc.OperationalError, match=r"the server has not answered for 0\.3 s") as caught:
+            engines.reads.connect()
+    assert classify(caught.value) is Failure.UNAVAILABLE
+    assert time.monotonic() - start_s < 5
+
+
+def test_postgresql_server_that_answers_in_parts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows take longer than the network timeout, which counts the time without any of them."""
+    monkeypatch.setattr(sessions, "NETWORK_TIMEOUT_S", 0.1)
+
+    def rows() -> Generator[str, int, int]:
+        parts = 0
+        while parts < 4:
+            parts += yield "read"
+        return parts
+
+    limited = sessions.limited(rows(), RuntimeError)
+    assert next(limited) == "read"
+    for _ in range(3):
+        time.sleep(0.06)
+        limited.send(0)
+        time.sleep(0.06)
+        limited.send(1)
+    with pytest.raises(StopIteration) as caught:
+        limited.send(1)
+    assert caught.value.value == 4
 
 
 @pytest.mark.parametrize(("seconds", "setting"), [(30.0, 5), (0.0, 1), (1.2, 2), (math.inf, 5)])

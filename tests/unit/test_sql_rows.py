@@ -267,6 +267,22 @@ def test_two_rows_of_one_id_give_the_first(storage: SQLStorage, tmp_path: Path) 
     assert storage.transact(lambda transaction: transaction.get("1")) == ADA
 
 
+def test_counter_of_ids_that_was_set_back_gives_no_id_of_another_record(storage: SQLStorage, tmp_path: Path) -> None:
+    """A program that asks for the new id would get the token of the other record."""
+    column(tmp_path, "UPDATE zoho_keystore_store SET next_id = 1")
+    taken = [record.id for record in storage.records()]
+    assert storage.transact(lambda transaction: transaction.new_id()) not in taken
+
+
+@pytest.mark.parametrize("counter", ["next_id", "next_seq"])
+def test_counter_that_is_no_number_is_damage(storage: SQLStorage, tmp_path: Path, counter: str) -> None:
+    """SQLite keeps any text in a column of numbers."""
+    column(tmp_path, f"UPDATE zoho_keystore_store SET {counter} = 'x'")  # noqa: S608 - a name from above
+    for use in (storage.exchanges, lambda: open_storage(tmp_path, KEY)):
+        with pytest.raises(DocumentError, match="the store's own row is damaged, or was edited"):
+            use()
+
+
 HEADERS: dict[str, tuple[str, type[KeystoreError], str]] = {
     "garbage": ("garbage", CannotOpenError, "the store's own row does not open"),
     "a token's row": ("row", DocumentError, "belongs to another store or row"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sqlite3
 import stat
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +234,21 @@ class PlayedEngines:
     def exec_driver_sql(self, statement: str) -> PlayedRows:
         name = "status" if "STATUS" in statement else "settings"
         return PlayedRows(self._answers[name])
+
+
+def test_server_of_another_kind_is_a_problem() -> None:
+    """PyMySQL raises IndexError or struct.error, for example."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as client:
+                client.sendall(bytes(64))
+
+        server = threading.Thread(target=answer)
+        server.start()
+        [found] = findings(parse_address(f"mysql://ann@127.0.0.1:{listener.getsockname()[1]}/zoho"))
+        server.join()
+    assert found.what.endswith("the server's answer is malformed (IndexError)")
 
 
 def test_examine_asks_a_postgresql_server() -> None:

@@ -6,7 +6,9 @@ The faults are played on SQLite; tests/servers has real ones.
 from __future__ import annotations
 
 import math
+import os
 import re
+import socket
 import sqlite3
 import threading
 import time
@@ -33,6 +35,7 @@ from sql_support import (
 )
 
 from support import made_key
+from zoho_keystore import open_keystore
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._records import Lookup, MatchRule, TokenRecord
 from zoho_keystore._sql.failures import Failure
@@ -213,7 +216,10 @@ class TestMaking:
     def test_server_that_refuses_the_user_or_is_gone_has_its_own_advice(self) -> None:
         for failure, advice in (
             (Failure.DENIED, "zoho-keystore init --print-sql"),
-            (Failure.UNAVAILABLE, "Check that the server runs and can be reached: zoho-keystore doctor"),
+            (
+                Failure.UNAVAILABLE,
+                "Check the host, the port and the parameters in the address, and that the server runs",
+            ),
             (Failure.OTHER, "Check the server's log"),
         ):
             problem = SQLFailedError(failure, "it says so", in_commit=False)
@@ -489,6 +495,22 @@ class TestFailures:
         assert ids(storage) == ["a"]
         storage.close()
 
+    @pytest.mark.parametrize("answer", [bytes(64), b"\x06\0\0\0\x0a5.5\0\0"])
+    def test_answer_that_breaks_the_driver_is_an_unavailable_server(self, answer: bytes) -> None:
+        """PyMySQL raises IndexError or struct.error where the address leads to a server of another kind."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+
+            def answer_one() -> None:
+                with listener.accept()[0] as client:
+                    client.sendall(answer)
+
+            server = threading.Thread(target=answer_one)
+            server.start()
+            with pytest.raises(StoreUnavailableError, match=r"the server's answer is malformed \((IndexError|error)\)"):
+                open_keystore(f"mysql://ann@127.0.0.1:{port}/zoho", key=KEY)
+            server.join()
+
     @pytest.mark.parametrize("sqlstate", [OTHER, DENIED])
     def test_failure_that_cannot_pass_ends_at_once(self, storage: SQLStorage, faults: Faults, sqlstate: str) -> None:
         faults.at("run", sqlstate)
@@ -512,7 +534,9 @@ class TestFailures:
                 storage.check_writable,
             ]
             for use in uses:
-                with pytest.raises(StoreUnavailableError, match=r"readonly database\)\. Check who may write the file"):
+                with pytest.raises(
+                    StoreUnavailableError, match=r"readonly database\)\. Check who may read and write the file"
+                ):
                     use()
 
     def test_save_waits_no_longer_than_its_caller(self, storage: SQLStorage, tmp_path: Path) -> None:
@@ -763,6 +787,30 @@ class TestReading:
         assert "another store was put here" in caplog.text
         other.close()
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows does not remove a file that is open")
+    def test_file_in_the_place_of_another_one_is_used(self, storage: SQLStorage, tmp_path: Path) -> None:
+        """What is saved over a connection to the old file would be lost, and what is read would be stale."""
+        put(storage, ANN)
+        for name in [path for path in os.listdir(tmp_path) if path.startswith("s.db")]:
+            os.unlink(tmp_path / name)
+        other = open_storage(tmp_path, KEY)
+        put(other, BOB)
+        assert ids(storage) == ["b"]
+        id = storage.transact(add)
+        assert ids(other) == ["b", id]
+        other.close()
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows does not move a file that is open")
+    def test_file_that_is_gone_is_an_error_and_not_made_again(self, storage: SQLStorage, tmp_path: Path) -> None:
+        put(storage, ANN)
+        os.rename(tmp_path / "s.db", tmp_path / "moved.db")
+        for call in (lambda: storage.transact(add), lambda: storage.get("a")):
+            with pytest.raises(StoreFileError, match="the store is gone: the file was removed or renamed"):
+                call()
+        assert not (tmp_path / "s.db").exists()
+        os.rename(tmp_path / "moved.db", tmp_path / "s.db")
+        assert storage.get("a") == ANN
+
     def test_row_of_the_store_is_found_in_any_place(self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         """A UNION has no order."""
         put(storage, ANN)
@@ -771,16 +819,24 @@ class TestReading:
         assert storage.get("a") == ANN
 
     @pytest.mark.parametrize(
-        ("dialect", "expected"),
+        ("dialect", "seconds", "expected"),
         [
-            ("postgresql", [r"SET LOCAL lock_timeout = (1500|1[0-4]\d\d|\d{1,3})"]),
-            ("mysql", [r"SET @.* LEAST\(2, .*", "SET SESSION innodb_lock_wait_timeout = @zoho_keystore_wait"]),
+            ("postgresql", 1.5, [r"SET LOCAL lock_timeout = (1500|1[0-4]\d\d|\d{1,3})"]),
+            # Less than the network timeout.
+            ("postgresql", 8, [r"SET LOCAL lock_timeout = 5000"]),
+            ("mysql", 1.5, [r"SET @.* LEAST\(2, .*", "SET SESSION innodb_lock_wait_timeout = @zoho_keystore_wait"]),
         ],
     )
     def test_wait_for_a_lock_is_limited_on_servers(
-        self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch, dialect: str, expected: list[str]
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        dialect: str,
+        seconds: float,
+        expected: list[str],
     ) -> None:
         """By settings that SQLite does not know; afterwards they are as they were."""
+        storage = open_storage(tmp_path, KEY, lock_timeout=30)
         monkeypatch.setattr(storage.database, "_dialect", dialect)
         real = Session.run
         settings: list[str] = []
@@ -792,9 +848,10 @@ class TestReading:
             return real(self, statement, *rows)
 
         monkeypatch.setattr(Session, "run", run)
-        storage.transact(add, 1.5)
+        storage.transact(add, seconds)
         assert len(settings) == len(expected)
         assert all(re.fullmatch(pattern, one) for pattern, one in zip(expected, settings, strict=True))
+        storage.close()
 
     def test_storage_closed_by_another_thread_during_a_read_says_so(
         self, storage: SQLStorage, monkeypatch: pytest.MonkeyPatch

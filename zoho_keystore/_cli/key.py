@@ -67,7 +67,7 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
         pass  # A store that does not open may need any of the keys.
     source = writable_source(settings.key)
     rows = key_usage(settings.store, key=settings.key)
-    require_droppable(rows, set(keys), keystore.path or keystore.name, source)
+    require_droppable(rows, set(keys), settings.store, keystore.path or keystore.name, source)
     old = [row for row in rows if row.state != "primary"]
     if not old:
         click.echo("The ring holds no old keys.")
@@ -84,7 +84,11 @@ def prune_(settings: Settings, keys: tuple[str, ...], all_retired: bool, yes: bo
             "Nothing was dropped: there is no retired key that no file needs. See: " + settings.command("key", "list")
         )
         return
-    confirm("Drop them? What is sealed with them can only be opened with a copy of the key afterwards.", yes=yes)
+    confirm(
+        "Drop them? What is sealed with them, such as stores in other directories and databases, which were not "
+        "searched, can only be opened with a copy of the key afterwards.",
+        yes=yes,
+    )
     dropped = prune(settings.store, keys or None, key=settings.key)
     click.echo(f"Dropped {', '.join(dropped)}")
 

@@ -31,4 +31,5 @@ def command(settings: Settings, source: str, yes: bool) -> None:  # noqa: FBT001
             echo_escaped("No token would change.", err=True)
     confirm("Replace the store with the copy?", yes=yes)
     kept = restore(settings.store, source, key=settings.key)
-    echo_escaped(f"Restored {change.store}." + (f" The replaced file is kept as {kept}" if kept is not None else ""))
+    what = "The replaced tokens are" if settings.is_in_database else "The replaced file is"
+    echo_escaped(f"Restored {change.store}." + (f" {what} kept as {kept}" if kept is not None else ""))

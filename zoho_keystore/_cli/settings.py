@@ -19,7 +19,7 @@ from zoho_keystore._keys.sources import key_source
 from zoho_keystore._keys.sources.environment import EnvironmentVariable
 from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._open import address_of, explained, open_keystore, spec_for_messages, store_path
-from zoho_keystore._operations.databases import is_store_there
+from zoho_keystore._operations import databases
 from zoho_keystore._sql.address import is_sql_address, name_of
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError, TokenNotFoundError
@@ -73,7 +73,7 @@ class Settings:
             StoreUnavailableError: The database cannot be asked.
         """
         address = address_of(self.store)
-        return os.path.lexists(self.path) if address is None else is_store_there(address)
+        return os.path.lexists(self.path) if address is None else databases.is_store_there(address)
 
     @property
     def named(self) -> tuple[str | None, str | None]:
@@ -104,8 +104,9 @@ class Settings:
         try:
             key_ring(self.key)
         except KeyUnavailableError as own:
-            with suppress(KeystoreError):  # The store is in a database, or its path or address is refused.
-                return explained(own, self.path)
+            with suppress(KeystoreError):  # Its path or address is refused.
+                address = address_of(self.store)
+                return explained(own, self.path) if address is None else databases.explained(own, address)
             return own
         return error
 

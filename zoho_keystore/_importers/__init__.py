@@ -17,9 +17,11 @@ from zoho_keystore._importers import dbstore, filestore, sqlite
 from zoho_keystore._importers.rows import Rows, UnreadableError
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
+from zoho_keystore._keys.spec import advice_on_keys
 from zoho_keystore._records import CREDENTIAL_FIELDS
 from zoho_keystore._storage.store_file import read_store
 from zoho_keystore.errors import (
+    CannotOpenError,
     ConfigurationError,
     ImportSourceError,
     KeyUnavailableError,
@@ -175,6 +177,10 @@ def _read_keystore(path: Path, from_key: HiddenKey) -> Rows:
         stored = read_store(path, ring).records.values()
     except FileNotFoundError as error:
         raise storage_error(error, "the file cannot be read", path) from None
+    except CannotOpenError as error:
+        raise CannotOpenError(
+            error.problem, f"{error.advice}{advice_on_keys(is_named=from_key.value is not None)}", error.path
+        ) from None
     # As rows of the other kinds: without empty fields, times of saving, leases.
     records = [_without_times(record) for record in stored]
     return Rows(records, [])

@@ -27,7 +27,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._fs.private_file import FileTooLargeError
-from zoho_keystore._importers.rows import Row, Rows, UnreadableError, columns, require_columns, to_records
+from zoho_keystore._importers.rows import (
+    ADVICE_ON_ENCRYPTED_STORE,
+    Row,
+    Rows,
+    UnreadableError,
+    columns,
+    require_columns,
+    to_records,
+)
 from zoho_keystore._sql.address import parse_address as parse_sql_address
 from zoho_keystore._sql.engine import connect
 from zoho_keystore._sql.failures import Failure, classify, error_code, first_line
@@ -78,7 +86,10 @@ _PROBLEMS: Final = {
     Failure.DENIED: _DENIED,
     Failure.LOGIN: _DENIED,
     Failure.NO_DATABASE: ("the server has no such database", "Check its name in the address"),
-    Failure.NO_TABLE: ("the database has no such table", "Name the table in the address: ?table=NAME"),
+    Failure.NO_TABLE: (
+        "the database has no such table",
+        "Name the table of the SDK's tokens in the address: ?table=NAME; " + ADVICE_ON_ENCRYPTED_STORE,
+    ),
     Failure.LOCK_TIMEOUT: (
         "the table is locked by another connection",
         "Try again when that has finished",
@@ -246,8 +257,16 @@ def _read(address: Address, arguments: Mapping[str, Any], password: str | None) 
         raise UnreadableError(error.problem, error.advice) from None
     except Exception as error:  # noqa: BLE001 - a reply of another kind of server breaks the library anywhere
         raise UnreadableError(*_problem(error, address.dialect)) from None
-    named = (Row(f"row {number}", dict(zip(found, row, strict=True))) for number, row in enumerate(rows, 1))
+    named = (
+        Row(f"row {number}", dict(zip(found, map(_without_padding, row), strict=True)))
+        for number, row in enumerate(rows, 1)
+    )
     return to_records(named, found)
+
+
+def _without_padding(value: object) -> object:
+    """Return a value without blanks at its end: PostgreSQL fills columns of the type CHAR with them."""
+    return value.rstrip(" ") if isinstance(value, str) else value
 
 
 def _problem(error: Exception, dialect: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from zoho_keystore._records import CREDENTIAL_FIELDS, MAX_ID_CHARACTERS, TokenRecord
 from zoho_keystore._text import plural
@@ -16,6 +16,9 @@ FIELDS = ("id", *CREDENTIAL_FIELDS)
 #: The column names in a table of the SDK's DBStore; older releases lack the last one.
 COLUMNS = tuple("expiry_time" if name == "expires_in" else name for name in FIELDS)
 _REQUIRED_FIELDS = FIELDS[:-1]
+
+#: For a database without a table of the SDK's.
+ADVICE_ON_ENCRYPTED_STORE: Final = "for an encrypted store, copy it into a file with the command copy, and import that"
 
 #: Other names of columns in Zoho's SDKs for all languages.
 _FIELD_OF_COLUMN = {"user_mail": "user_name", "expiry_time": "expires_in", "redirect_uri": "redirect_url"}

@@ -16,7 +16,15 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from zoho_keystore._importers.rows import Row, Rows, UnreadableError, columns, require_columns, to_records
+from zoho_keystore._importers.rows import (
+    ADVICE_ON_ENCRYPTED_STORE,
+    Row,
+    Rows,
+    UnreadableError,
+    columns,
+    require_columns,
+    to_records,
+)
 from zoho_keystore.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -133,7 +141,10 @@ def _read_table(path: Path, table: str, *, immutable: bool) -> tuple[Rows, list[
         names = [name.decode("utf-8", "replace") for (name,) in connection.execute(tables)]
         others = [name for name in names if name.lower() != table.lower()]
         if len(others) == len(names):
-            raise UnreadableError(f"the database has no table {table}", f"Check the path, or name the table: {FORM}")
+            raise UnreadableError(
+                f"the database has no table {table}",
+                f"Check the path, or name the table: {FORM}; {ADVICE_ON_ENCRYPTED_STORE}",
+            )
         # Without generated columns (hidden is 2 or 3): no sample has any.
         info = connection.execute(f'PRAGMA table_xinfo("{table}")')
         found = columns(name.decode("utf-8", "replace") for _, name, _, _, _, _, hidden in info if not hidden)

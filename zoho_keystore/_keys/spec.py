@@ -13,6 +13,15 @@ RING_VARIABLE = "ZOHO_KEYSTORE_KEYRING"
 _SPEC = re.compile(r"(env|file|keyring|command):(.*)", re.DOTALL)
 
 
+def advice_on_keys(*, is_named: bool) -> str:
+    """Return the rest of an advice for a source that does not open: its keys may be others than those of the store.
+
+    Args:
+        is_named: Whether the user has named the source of its keys.
+    """
+    return "" if is_named else "; if it has keys of its own, name their source: --from-key SPEC"
+
+
 def split_spec(text: str) -> tuple[str, str]:
     """Return the scheme and the rest of a spec; the scheme is empty when the text has no known one."""
     match = _SPEC.fullmatch(text)

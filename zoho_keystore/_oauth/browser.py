@@ -198,9 +198,9 @@ def require_redirect_uri(uri: str) -> None:
         is_usable = False
     if not is_usable:
         raise ConfigurationError(
-            "the redirect URI is not one of this machine",
+            "the redirect URI, of --redirect-uri or of the token, is not one of this machine at which it can answer",
             f"Register one like {DEFAULT_REDIRECT_URI} with the client (http, localhost, a port and a path), and give "
-            "it as --redirect-uri if it is another one",
+            "that as --redirect-uri",
         )
 
 

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._hidden import Hidden
+from zoho_keystore._keys.spec import advice_on_keys
 from zoho_keystore._keystore import storage_of
 from zoho_keystore._open import open_keystore, spec_for_messages
 from zoho_keystore._text import cli_command, count
-from zoho_keystore.errors import KeystoreError, StoreFileError
+from zoho_keystore.errors import CannotOpenError, KeystoreError, StoreFileError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zoho_keystore._keys.sources import HiddenKey
+    from zoho_keystore._keystore import Keystore
+    from zoho_keystore._open import HiddenPath
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._storage import Storage, Transaction
     from zoho_keystore._storage.codec import Header
@@ -67,7 +70,7 @@ def copy(
     from_spec = spec_for_messages(from_key)
     del source, destination, key, from_key  # See zoho_keystore._hidden.
     with (
-        closing(open_keystore(hidden_source.value, key=source_key.value, create=False)) as old,
+        closing(_opened_source(hidden_source, source_key, from_spec)) as old,
         closing(open_keystore(hidden_destination.value, key=hidden_key.value)) as new,
     ):
         given, taken = storage_of(old), storage_of(new)
@@ -89,6 +92,17 @@ def copy(
             # A program that has saved to the source since would go on with the old token after the move.
             _require_same(found, records, f"{given.name} has changed since it was read")
         return Copied(given.name, taken.name, len(records))
+
+
+def _opened_source(source: HiddenPath, key: HiddenKey, from_spec: str | None) -> Keystore:
+    try:
+        return open_keystore(source.value, key=key.value, create=False)
+    except CannotOpenError as error:
+        problem = CannotOpenError(
+            error.problem, f"{error.advice}{advice_on_keys(is_named=from_spec is not None)}", error.path
+        )
+    # Raised out here: see zoho_keystore.errors.
+    raise problem
 
 
 @contextmanager
@@ -133,7 +147,7 @@ def _put_all(
 def _import_instead(given: Storage, from_spec: str | None) -> str:
     """Return the rest of an advice; no database of ours can be imported."""
     if given.path is None:
-        return ""
+        return ", or copy the source into a new file, and import that"
     options = [] if from_spec is None else ["--from-key", from_spec]
     return f", or add the tokens to it with: {cli_command('import', given.name, *options, store=None, key=None)}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._keys.ring import key_ring
@@ -11,7 +11,7 @@ from zoho_keystore._open import open_sql_storage
 from zoho_keystore._operations.copying import without_leases
 from zoho_keystore._sql.address import DEFAULT_PREFIX
 from zoho_keystore._storage import codec
-from zoho_keystore.errors import StoreFileError
+from zoho_keystore.errors import KeystoreError, KeyUnavailableError, StoreFileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +66,27 @@ def is_store_there(address: SQLAddress) -> bool:
     if problem.failure is Failure.NO_TABLE:
         return False
     raise failed(problem, address.name)
+
+
+def explained(error: KeystoreError, address: SQLAddress) -> KeystoreError:
+    """Return an error of opening a store in a database; for a missing key, what that means where there is a store.
+
+    A new key, which the source of keys advises, would not open it.
+    """
+    is_there = False
+    if isinstance(error, KeyUnavailableError) and error.is_missing:
+        # Without the database, the missing key is all that is known.
+        with suppress(KeystoreError):
+            is_there = is_store_there(address)
+    if not is_there:
+        return error
+    where = f"{error.path}: " if error.path is not None else ""
+    return KeyUnavailableError(
+        f"{address.name}: the store is there, and its key is not: {where}{error.problem}",
+        "Check where its key is, or copy the key from another machine that uses the store, or restore your copy of the "
+        "key. Without the key the store cannot be opened: make another store in the "
+        "same database, with ?prefix=NAME in its address, and sign in anew",
+    )
 
 
 def prefix_of(address: SQLAddress) -> str:

@@ -18,6 +18,7 @@ from zoho_keystore._fs.private_file import read_prefix
 from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import address_of, explained, open_keystore, spec_for_messages, store_path
+from zoho_keystore._operations import databases
 from zoho_keystore._operations.gitignore import is_ignored, work_tree
 from zoho_keystore._storage.store_file import no_store, require_replaceable
 from zoho_keystore._text import cli_command, count
@@ -86,10 +87,12 @@ def _diagnostics(path: HiddenPath, key: HiddenKey) -> Iterator[Diagnostic]:
 
 
 def _database_diagnostics(address: SQLAddress, path: HiddenPath, key: HiddenKey) -> Iterator[Diagnostic]:
-    problems = _Problems(None, address.name, spec_for_messages(key))
+    problems = _Problems(None, address.name, spec_for_messages(key), address)
     ring, has_keys, found = _key_diagnostics(key, problems)
     yield from found
     try:
+        if address.path is None:
+            databases.is_store_there(address)  # Its error has the advice for each kind of failure.
         yield from _server_diagnostics(address)
     except KeystoreError as error:
         yield problems.of_error(error)
@@ -148,11 +151,13 @@ class _Problems(NamedTuple):
         path: The store's file; None if it is not known.
         store: ``--store`` for commands in fixes; None is the default.
         key: ``--key`` likewise.
+        address: The store's database, if it is in one.
     """
 
     path: Path | None
     store: str | None
     key: str | None
+    address: SQLAddress | None = None
 
     def command(self, *arguments: str) -> str:
         """Return a command that works on the same store."""
@@ -162,9 +167,12 @@ class _Problems(NamedTuple):
         """Return the problem that an error reports."""
         if self.path is not None:
             error = explained(error, self.path)
+        elif self.address is not None:
+            error = databases.explained(error, self.address)
         error.name_store(self.store, self.key)
         where = f"{error.path}: " if error.path is not None else ""
-        return _problem(where + error.problem, error.advice)
+        # The user runs doctor already.
+        return _problem(where + error.problem, error.advice.removesuffix(f": {self.command('doctor')}"))
 
 
 def _info(what: str) -> Diagnostic:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
 from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
-from zoho_keystore._open import address_of, as_seconds, open_sql_storage, store_path
+from zoho_keystore._open import address_of, as_seconds, named_options, open_sql_storage, store_path
 from zoho_keystore._operations.key_usage import KeyUse, require_findable, usage_of
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.store_file import read_store, require_replaceable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zoho_keystore._keys.sources import HiddenKey, KeyArgument, KeySource
-    from zoho_keystore._open import HiddenPath
+    from zoho_keystore._open import HiddenPath, PathArgument
     from zoho_keystore._sql.address import SQLAddress
     from zoho_keystore._storage.sql.storage import SQLStorage
 
@@ -53,6 +53,7 @@ class Rotation:
         dropped: The old keys that were removed from the ring.
         lost: The files that are known to need a dropped key, and those that could not be read, which may need one.
         manual_distribution: Whether the user has to distribute the keys, because the source cannot be changed.
+        options: ``--store`` and ``--key`` of the command in the report; None is the default.
     """
 
     path: Path | str
@@ -62,13 +63,14 @@ class Rotation:
     dropped: tuple[str, ...]
     lost: tuple[Path | str, ...]
     manual_distribution: bool
+    options: tuple[str | None, str | None] = field(default=(None, None), compare=False)
 
     def report(self) -> str:
         """Return what was done and what the user has to do next, as lines of text."""
         lines = [f"{self.path} is sealed with the key {self.fingerprint}."]
         if self.retired:
             keys, it = _named_keys(self.retired), "it" if len(self.retired) == 1 else "them"
-            prune = cli_command("key", "prune", *self.retired, store=str(self.path), key=self.source)
+            prune = cli_command("key", "prune", *self.retired, store=self.options[0], key=self.options[1])
             lines.append(
                 f"Retired the old {keys}: other stores and backups may need {it}, so {self.source} keeps {it} for "
                 "opening only."
@@ -180,6 +182,7 @@ def _rotate(
         dropped,
         lost,
         manual_distribution=writable is None,
+        options=named_options(path, storage.path or storage.name, str(source)),
     )
 
 
@@ -253,18 +256,25 @@ def _prune(path: HiddenPath, fingerprints: Iterable[str] | None, key: HiddenKey,
             wanted = {use.fingerprint for use in usage if use.state == "retired" and not use.files}
         else:
             wanted = set(fingerprints)
-            require_droppable(usage, wanted, store, source)
+            require_droppable(usage, wanted, path, store, source)
         if wanted:
             source.remove([one for one in keys if fingerprint(one) in wanted])
     return tuple(use.fingerprint for use in usage if use.fingerprint in wanted)
 
 
-def require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path | str, source: KeySource) -> None:
+def require_droppable(
+    usage: Sequence[KeyUse],
+    wanted: set[str],
+    path: PathArgument,
+    store: Path | str,
+    source: KeySource,
+) -> None:
     """Refuse to drop a key that the source does not have, or that the store needs.
 
     Args:
         usage: The use of each key of the source.
         wanted: The fingerprints of the keys to drop.
+        path: The store, as it was given.
         store: The store's file, or the address of its database.
         source: Where its keys come from.
 
@@ -272,16 +282,17 @@ def require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path | s
         ConfigurationError: One of them cannot be dropped.
     """
     known = {use.fingerprint: use for use in usage}
+    named, key = named_options(path, store, str(source))
     for name in sorted(wanted):
         if name not in known:
             raise ConfigurationError(
                 f"{source} has no key {name}; nothing was dropped",
-                f"List the keys with: {cli_command('key', 'list', store=str(store), key=str(source))}",
+                f"List the keys with: {cli_command('key', 'list', store=named, key=key)}",
             )
         if known[name].state == "primary" or store in known[name].files:
             raise ConfigurationError(
                 f"the key {name} seals this store; nothing was dropped",
-                f"Rotate first: {cli_command('rotate', store=str(store), key=str(source))}",
+                f"Rotate first: {cli_command('rotate', store=named, key=key)}",
                 None if isinstance(store, str) else store,
             )
 

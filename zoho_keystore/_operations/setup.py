@@ -112,8 +112,12 @@ def _source(key: HiddenKey) -> tuple[KeySource, HiddenKey]:
 def _init_database(address: SQLAddress, source: KeySource, spec: HiddenKey) -> Setup:
     made_store = not databases.is_store_there(address)
     made_key = made_store and isinstance(source, WritableKeySource) and source.create(new_key())
-    ring = KeyRing(source)
+    try:
+        ring = KeyRing(source)
+    except KeyUnavailableError as error:
+        raise databases.explained(error, address) from None
     with closing(open_sql_storage(address, key=spec)) as storage:
+        storage.count()  # Tables that are there, but not all of them, are not made here.
         name = storage.name
     return Setup(name, str(source), ring.fingerprints, made_key, made_store, is_default=False)
 

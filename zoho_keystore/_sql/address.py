@@ -142,9 +142,10 @@ def _address(text: str) -> SQLAddress:
         raise ConfigurationError(
             "there is a password in the address of the database, where other users of this machine can see it",
             f"Remove it, and set the variable {PASSWORD_VARIABLE}"
-            + {"postgresql": " or use ~/.pgpass", "mysql": " or an option file: ?read_default_file=~/.my.cnf"}.get(
-                dialect, ""
-            ),
+            + {
+                "postgresql": ", or use ~/.pgpass",
+                "mysql": ", or name an option file: ?read_default_file=~/.my.cnf",
+            }.get(dialect, ""),
         )
     if LEFT_OUT in {*url.query, *url.query.values()}:
         raise ConfigurationError(

@@ -13,7 +13,7 @@ from zoho_keystore._sql import forks, sessions
 from zoho_keystore._sql.address import LEFT_OUT, hidden_parts, import_sqlalchemy, not_installed
 from zoho_keystore._sql.failures import Failure, classify, refused_argument
 from zoho_keystore._sql.password import PROMPT, password_of_environment
-from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError
+from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, StoreFileError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -29,6 +29,9 @@ _NOT_REPLICATED: Final = "01000"
 
 #: Where SQLAlchemy's record of a connection keeps such warnings.
 _WARNINGS: Final = "zoho_keystore.warnings"
+
+#: Where it keeps the status of the file of SQLite.
+_FILE: Final = "zoho_keystore.file"
 
 #: The names of the password among the arguments of the drivers' connect().
 _PASSWORD_ARGUMENTS: Final = ("password", "passwd")
@@ -102,6 +105,8 @@ class Engines:
         event = import_sqlalchemy(self.address.dialect).event
         if is_sqlite:
             event.listen(self.writes, "begin", _begin_immediate)
+            for engine in (self.reads, self.writes):
+                event.listen(engine, "checkout", connector.require_same_file)
         elif self.address.dialect == "postgresql":
             _check_replication(self.writes)
         self._is_in_use_at_fork = False
@@ -156,6 +161,7 @@ class _Connector:
         self._lock_timeout_s = lock_timeout_s
         self._may_ask = may_ask
         self._create = create
+        self._is_made = False
 
     def engine(self, isolation_level: Any) -> Engine:
         sqlalchemy = import_sqlalchemy(self.address.dialect)
@@ -175,6 +181,8 @@ class _Connector:
             )
         except ImportError:
             raise not_installed(self.address.driver, dialect) from None
+        if self.address.driver == "psycopg":
+            engine.dialect.connect = sessions.psycopg_connection().connect  # type: ignore[method-assign] # of this engine
         sqlalchemy.event.listen(engine, "do_connect", self.open)
         return engine
 
@@ -210,7 +218,15 @@ class _Connector:
         path = self.address.path
         if path is not None:
             forks.require_not_inherited(path)
-            sessions.prepare_file(path, create=self._create)
+            if self._is_made and not os.path.lexists(path):
+                # Not made again: what is moved back later would meet the log of an empty database.
+                raise StoreFileError(
+                    "the store is gone: the file was removed or renamed",
+                    "Restore it from a backup, or start again with a new, empty store",
+                    path,
+                )
+            record.info[_FILE] = sessions.prepare_file(path, create=self._create)
+            self._is_made = True
             # Another process may remove the file just now; an empty one in its place would be readable for others.
             positional = [f"{path.as_uri()}?mode=rw"]
             named = named | {"uri": True}
@@ -230,6 +246,19 @@ class _Connector:
                 connection.close()
             raise
         return connection
+
+    def require_same_file(self, _connection: Any, record: Any, _proxy: Any) -> None:
+        """Replace a connection whose file was removed or replaced: what is saved over it would be lost.
+
+        SQLite itself does not notice it in WAL mode.
+        """
+        path = self.address.path
+        try:
+            is_same = path is None or os.path.samestat(os.stat(path), record.info[_FILE])
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise import_sqlalchemy(self.address.dialect).exc.DisconnectionError
 
 
 def _leave_out(error: Exception, parts: list[str]) -> None:

@@ -6,6 +6,7 @@ The classes of the drivers do not tell: PyMySQL raises the same for a deadlock a
 from __future__ import annotations
 
 import re
+import struct
 from enum import Enum, auto
 from typing import Final
 
@@ -83,6 +84,7 @@ _NUMBERS: Final = {
     1043: Failure.UNAVAILABLE,  # bad handshake
     1044: Failure.DENIED,  # the database
     1045: Failure.LOGIN,  # user or password
+    1046: Failure.NO_DATABASE,  # the address names none
     1047: Failure.UNAVAILABLE,  # Galera: the node has not joined, or has no majority
     1049: Failure.NO_DATABASE,
     1050: Failure.EXISTS,  # the table
@@ -119,11 +121,14 @@ _NUMBERS: Final = {
     1836: Failure.READ_ONLY,  # the server runs in read-only mode
     1862: Failure.DENIED,  # the password has expired
     1927: Failure.UNAVAILABLE,  # MariaDB: the connection was killed
+    1969: Failure.UNAVAILABLE,  # MariaDB: a statement timeout of the server
     3024: Failure.UNAVAILABLE,  # a statement timeout of the server
+    3101: Failure.RETRY,  # MySQL's Group Replication: a conflict with another server
     3118: Failure.DENIED,  # the account is locked
     3169: Failure.UNAVAILABLE,  # MySQL: the connection was killed
     4031: Failure.UNAVAILABLE,  # MySQL: idle for too long
     4151: Failure.DENIED,  # MariaDB: the account is locked
+    9001: Failure.UNAVAILABLE,  # ProxySQL: no server behind it takes a connection
 }
 _CLIENT_NUMBERS: Final = range(2000, 3000)
 
@@ -161,6 +166,10 @@ _TEXTS: Final = (
         Failure.LOGIN,
     ),
 )
+
+#: What a driver raises that cannot read an answer: from a server of another kind, or a proxy that breaks it. Its text
+#: says nothing to a user.
+MALFORMED: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, struct.error)
 
 
 def classify(error: BaseException) -> Failure:
@@ -250,3 +259,8 @@ def first_line(error: BaseException) -> str:
     line = next((line.strip() for line in said.splitlines() if line.strip()), type(orig).__name__)
     printable = "".join(character if character.isprintable() else " " for character in line)
     return printable if len(printable) <= _MAX_LINE_CHARACTERS else f"{printable[:_MAX_LINE_CHARACTERS]}…"
+
+
+def malformed(error: BaseException) -> str:
+    """Return what to say of one of MALFORMED."""
+    return f"the server's answer is malformed ({type(error).__name__})"

@@ -11,7 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from zoho_keystore import _platform as platform
 from zoho_keystore._fs import permissions
 from zoho_keystore._sql.engine import connect
-from zoho_keystore._sql.failures import Failure, classify, first_line
+from zoho_keystore._sql.failures import MALFORMED, Failure, classify, first_line, malformed
+from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -67,8 +68,12 @@ def findings(address: SQLAddress) -> list[Finding]:
     engines = connect(address, lock_timeout=0, create=False)
     try:
         return examine(engines)
+    except KeystoreError:  # ConfigurationError is a ValueError too.
+        raise
     except (SQLAlchemyError, OSError) as error:
         said = first_line(error)
+    except MALFORMED as error:
+        said = malformed(error)
     finally:
         engines.dispose()
     if address.path is not None:

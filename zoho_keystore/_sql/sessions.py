@@ -6,16 +6,20 @@ import math
 import sqlite3
 import stat
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import closing, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from zoho_keystore._fs import atomic, permissions
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore.errors import StoreFileError, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import os
+    from collections.abc import Callable, Generator
     from pathlib import Path
+
+_T = TypeVar("_T")
 
 #: How long connecting to one host may take, in seconds.
 CONNECT_TIMEOUT_S: Final = 3
@@ -24,10 +28,13 @@ CONNECT_TIMEOUT_S: Final = 3
 NETWORK_TIMEOUT_S: Final = 10
 
 #: The server's wait for a lock has to end before the network timeout: a client that is gone would still hold its place.
-_MAX_MYSQL_LOCK_WAIT_S: Final = 5
+MAX_LOCK_WAIT_S: Final = 5
 _MAX_MILLISECONDS: Final = 2**31 - 1
 
-_WAL_RETRY_S: Final = 0.01
+_RETRY_S: Final = 0.01
+
+#: For how long side files of SQLite that cannot be opened are waited for, in seconds.
+_SIDE_FILES_TIMEOUT_S: Final = 0.5
 
 _KEEPALIVES: Final = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -61,9 +68,41 @@ ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+@cache
+def psycopg_connection() -> Any:
+    """Return the class of psycopg's connections with a network timeout, which the driver lacks.
+
+    TCP notices a machine that is gone, but neither a server that is stopped, nor a proxy that has lost the server.
+    """
+    import psycopg  # noqa: PLC0415 - an extra
+
+    class Connection(psycopg.Connection[Any]):
+        def wait(self, gen: Generator[Any, Any, _T], *arguments: Any, **named: Any) -> _T:
+            return super().wait(limited(gen, psycopg.OperationalError), *arguments, **named)
+
+    return Connection
+
+
+def limited(gen: Generator[Any, Any, _T], error: type[Exception]) -> Generator[Any, Any, _T]:
+    """Pass on what psycopg waits for; it is told of the socket at short intervals, also when nothing has happened."""
+    deadline_s = time.monotonic() + NETWORK_TIMEOUT_S
+    ready = None
+    with closing(gen):
+        while True:
+            try:
+                awaited = gen.send(ready)
+            except StopIteration as end:
+                return cast("_T", end.value)
+            ready = yield awaited
+            if ready:
+                deadline_s = time.monotonic() + NETWORK_TIMEOUT_S
+            elif time.monotonic() > deadline_s:
+                raise error(f"the server has not answered for {NETWORK_TIMEOUT_S} s")
+
+
 def configure_postgresql(connection: Any, lock_timeout_s: float) -> None:
-    # 0 is no limit. A commit that is not synced may be lost in a crash of the server.
-    limit_ms = 0 if math.isinf(lock_timeout_s) else min(max(round(lock_timeout_s * 1000), 1), _MAX_MILLISECONDS)
+    # 0 would be no limit. A commit that is not synced may be lost in a crash of the server.
+    limit_ms = max(round(min(lock_timeout_s, MAX_LOCK_WAIT_S) * 1000), 1)
     _execute(
         connection,
         f"SELECT set_config('lock_timeout', '{limit_ms}', false), "
@@ -76,7 +115,7 @@ def configure_postgresql(connection: Any, lock_timeout_s: float) -> None:
 
 
 def configure_mysql(connection: Any, lock_timeout_s: float) -> None:
-    limit_s = int(min(max(math.ceil(min(lock_timeout_s, _MAX_MYSQL_LOCK_WAIT_S)), 1), _MAX_MYSQL_LOCK_WAIT_S))
+    limit_s = max(math.ceil(min(lock_timeout_s, MAX_LOCK_WAIT_S)), 1)
     # Without a strict mode, a value that is too long for its column is cut off, with a warning.
     _execute(
         connection,
@@ -93,10 +132,24 @@ def configure_sqlite(connection: sqlite3.Connection, lock_timeout_s: float) -> N
     # The driver must not begin transactions by itself: it would not begin them with the lock.
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {_milliseconds(lock_timeout_s)}")
+    _open_side_files(connection, time.monotonic() + _SIDE_FILES_TIMEOUT_S)
     # NORMAL would lose the last commits in a power cut.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = 1")  # macOS
     connection.execute("PRAGMA trusted_schema = OFF")
+
+
+def _open_side_files(connection: sqlite3.Connection, deadline_s: float) -> None:
+    """Read the database for the first time. Side files that a program of root makes are root's for a moment."""
+    while True:
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
 
 
 def has_table(connection: sqlite3.Connection, name: str) -> bool:
@@ -138,7 +191,7 @@ def _switch_to_wal(connection: sqlite3.Connection, deadline_s: float) -> None:
                 return
             if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline_s:
                 raise
-            time.sleep(_WAL_RETRY_S)
+            time.sleep(_RETRY_S)
         else:
             return
 
@@ -159,10 +212,11 @@ CONFIGURE: Final[dict[str, Callable[[Any, float], None]]] = {
 }
 
 
-def prepare_file(path: Path, *, create: bool) -> None:
-    """Create the file of an SQLite database with mode 0600 if it is missing, and may be created; else examine it.
+def prepare_file(path: Path, *, create: bool) -> os.stat_result:
+    """Return the status of the file of an SQLite database.
 
-    One that is to hold a store is restricted before side files are made. Otherwise it may be another program's.
+    If it is missing, it is created with mode 0600, where that is wanted. One that is to hold a store is restricted
+    before side files are made. Otherwise it may be another program's.
 
     An existing file is not opened: closing any descriptor of it would release the locks of SQLite in this process.
 
@@ -185,3 +239,4 @@ def prepare_file(path: Path, *, create: bool) -> None:
                     _restrict(directory, path.name)
         except OSError as error:
             raise storage_error(error, "the database cannot be opened", path) from error
+    return status

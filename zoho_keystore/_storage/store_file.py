@@ -13,7 +13,7 @@ from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.mounts import is_mounted, why_not_replaceable
 from zoho_keystore._fs.private_file import FileTooLargeError, PrivateFile, read_private_file
-from zoho_keystore._platform import quote
+from zoho_keystore._platform import choose, quote, remove_command
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import is_racy, stat_signature
@@ -137,9 +137,11 @@ def not_a_keystore(path: Path, content: bytes) -> CannotOpenError | None:
     if is_sqlite or (b"refresh_token" in heading and b"," in heading):
         kind = "an SQLite database" if is_sqlite else "the plain-text file of the SDK's FileStore"
         store, source = (quote(str(name)) for name in (path.with_name(f"{path.stem}.keystore"), path))
+        address = f"; for a store in it, give the address sqlite:///{path}" if is_sqlite else ""
         return CannotOpenError(
             f"this is {kind}, not a keystore; it was left as it is",
-            f"Give the store another path, then import the tokens: zoho-keystore --store {store} import {source}",
+            "Give the store another path, then import the tokens: "
+            f"zoho-keystore --store {store} import {source}{address}",
             path,
         )
     return None if content else _empty(path)
@@ -155,7 +157,8 @@ def _empty(path: Path) -> CannotOpenError:
             )
     return CannotOpenError(
         "the file is empty, so it is not a keystore",
-        "If it never was one, remove it, and create a store: zoho-keystore init; otherwise restore it from a backup",
+        f"Restore it from a backup; if it never was a store, create one: {remove_command(path)}{choose(' &&', ';')} "
+        "zoho-keystore init",
         path,
     )
 

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 #: token is left out: a refresh changes it, and no two records are told apart by it.
 _DECISIVE_FIELDS = ("client_id", *(field for field in INDEXED_FIELDS if field != "access_token"))
 
-#: From here on, a caller may have chosen an id that the counter has not been told of: see ``id_number``.
-_FIRST_UNCOUNTED = 10**18
-
 
 class LockNeededError(Exception):
     """The work needs the store's lock: it is run again with it."""
@@ -181,11 +178,10 @@ class Draft:
     def new_id(self) -> str:
         self._require_lock()
         number = self._current_header().next_id
-        while number >= _FIRST_UNCOUNTED and self.get(str(number)) is not None:
+        # A great id of a caller is not counted (see id_number), and the database may have set its counter back.
+        while self.get(str(number)) is not None:
             number += 1
         self._header = self._current_header()._replace(next_id=number + 1)
-        # No record has or had it, so that putting it need not look.
-        self._seen.setdefault(str(number), None)
         return str(number)
 
     def imported_id(self, id: str) -> str:

@@ -23,20 +23,20 @@ _PASSING = frozenset(
 )
 
 _ADVICE = {
-    Failure.UNAVAILABLE: "Check that the server runs and can be reached: zoho-keystore doctor",
+    Failure.UNAVAILABLE: "Check the host, the port and the parameters in the address, and that the server runs",
     Failure.READ_ONLY: "Use the server that takes writes: the primary, or another node",
     Failure.NO_TABLE: "Make the tables: zoho-keystore init",
-    Failure.NO_DATABASE: "Check the name of the database, or create it",
+    Failure.NO_DATABASE: "Check the name of the database at the end of the address (…/DATABASE), or create it",
     Failure.LOGIN: "Check the user, and its password, which a variable (ZOHO_KEYSTORE_SQL_PASSWORD) or a file of the "
     "driver holds",
-    Failure.DENIED: "Check what the user may do in the database; an administrator makes the tables, and permits their "
-    "use, by what this prints: zoho-keystore init --print-sql",
+    Failure.DENIED: "Check the name of the database, and what the user may do there; an administrator makes the "
+    "tables, and permits their use, by what this prints: zoho-keystore init --print-sql",
 }
 
 #: In place of the advice above and of "Check the server's log": SQLite has no server.
 _ADVICE_ON_FILES = {
     Failure.UNAVAILABLE: "Check the disk: zoho-keystore doctor",
-    Failure.FILE: "Check who may write the file and its directory: zoho-keystore doctor",
+    Failure.FILE: "Check who may read and write the file and its directory: zoho-keystore doctor",
     Failure.DENIED: "Check who may use the file and its directory: zoho-keystore doctor",
     Failure.DAMAGED: "Check the path; a store that is damaged is restored from a backup: zoho-keystore restore BACKUP",
     Failure.OTHER: "Check the database: zoho-keystore doctor",
@@ -99,6 +99,21 @@ def failed(problem: SQLFailedError | None, name: str) -> KeystoreError:
     what = "the tables of the store are missing" if failure is Failure.NO_TABLE else "the database cannot be used"
     advice = _ADVICE_ON_FILES.get(failure) if _is_file(name) else None
     return kind(f"{name}: {what}{_said(problem)}", advice or _ADVICE.get(failure, "Check the server's log"))
+
+
+def lost(name: str, what: str, *tables: str) -> StoreUnavailableError:
+    """Return the error for a store that has lost a part of its rows or tables, which init does not make anew.
+
+    Args:
+        name: What messages call the store.
+        what: What is gone.
+        tables: The store's tables.
+    """
+    return StoreUnavailableError(
+        f"{name}: {what}",
+        "Restore the database from a backup of its server. If you have only a copy that the command backup made, drop "
+        f"the tables {' and '.join(tables)}, then: zoho-keystore init && zoho-keystore restore COPY",
+    )
 
 
 def _is_file(name: str) -> bool:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_keystore._records import Lookup, MatchRule
 from zoho_keystore._storage import system_ms
-from zoho_keystore._storage.sql.sealing import Row, Sealer
+from zoho_keystore._storage.sql.patience import lost
+from zoho_keystore._storage.sql.sealing import RESTORE, Row, Sealer
 from zoho_keystore._storage.sql.statements import FORMAT
-from zoho_keystore.errors import CannotOpenError, NewerVersionError, StoreClosedError, StoreUnavailableError
+from zoho_keystore.errors import CannotOpenError, DocumentError, NewerVersionError, StoreClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from zoho_keystore._storage.codec import Header
     from zoho_keystore._storage.sql.sessions import Session
     from zoho_keystore._storage.sql.statements import Statements
+    from zoho_keystore.errors import StoreUnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -261,9 +263,15 @@ class Reader:
         format, now_ms, key_names, store_id, next_id, next_seq, sealed = rows[0]
         view = self._view = self.known.see(format, now_ms, key_names, store_id)
         header = self.known.header(view.sealer, sealed)
+        try:
+            counters = int(next_id), int(next_seq)
+        except ValueError:  # SQLite keeps any text in a column of numbers.
+            counters = None
+        if counters is None:
+            raise DocumentError(f"{self.known.name}: the store's own row is damaged, or was edited", RESTORE)
         # The database may have an older counter than the document, if its row was edited.
-        header = header._replace(next_id=max(header.next_id, int(next_id)))
-        return StoreRow(view.key_names, int(next_seq), header)
+        header = header._replace(next_id=max(header.next_id, counters[0]))
+        return StoreRow(view.key_names, counters[1], header)
 
     def key_names(self) -> tuple[str, ...]:
         """Return the fingerprints of the keys that rows may be or are sealed with; live ones first, newest first."""
@@ -293,8 +301,9 @@ class Reader:
         raise self._gone()
 
     def _gone(self) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"{self.known.name}: the store is gone: its row was removed", "Restore the database from a backup"
+        known = self.known
+        return lost(
+            known.name, "the store is gone: its row was removed", known.statements.store, known.statements.token
         )
 
     def _restless(self) -> CannotOpenError:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: What tells the keys of blind indexes from others that are derived from the same key.
 _PURPOSE = b"zoho-keystore blind index\0"
 
-_RESTORE = "It was left as it is: restore the database from a backup"
+RESTORE = "It was left as it is: restore the database from a backup"
 
 
 class Row(NamedTuple):
@@ -135,10 +135,10 @@ class Sealer:
             return CannotOpenError(
                 f"{self._name}: {row} does not open: the key is wrong, or the row is damaged (tried "
                 f"{', '.join(self._keys.fingerprints)})",
-                f"{_RESTORE}; for a wrong key, check the source of the keys",
+                f"{RESTORE}; for a wrong key, check the source of the keys",
             )
         said = problem.problem if isinstance(problem, KeystoreError) else problem
-        return DocumentError(f"{self._name}: {row} is damaged, or was edited: {said}", _RESTORE)
+        return DocumentError(f"{self._name}: {row} is damaged, or was edited: {said}", RESTORE)
 
 
 class _IndexKey:

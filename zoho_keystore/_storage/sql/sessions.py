@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from zoho_keystore._sql.failures import Failure, classify, first_line
+from zoho_keystore._sql.failures import MALFORMED, Failure, classify, first_line, malformed
+from zoho_keystore._sql.sessions import MAX_LOCK_WAIT_S
+from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -131,8 +133,12 @@ class Database:
         """
         try:
             return function(*arguments)
+        except KeystoreError:  # ConfigurationError is a ValueError too.
+            raise
         except self._errors as error:
             failed = SQLFailedError(classify(error), first_line(error), in_commit=in_commit)
+        except MALFORMED as error:
+            failed = SQLFailedError(Failure.UNAVAILABLE, malformed(error), in_commit=in_commit)
         raise failed
 
     @contextmanager
@@ -185,7 +191,7 @@ class Database:
                 session.run(limit.before.format(ms=int(longest_wait_s * 1000), s=math.ceil(longest_wait_s) or 1))
             self.call(connection.begin)
             if limit.inside:
-                session.run(limit.inside.format(ms=int(longest_wait_s * 1000) or 1))
+                session.run(limit.inside.format(ms=int(min(longest_wait_s, MAX_LOCK_WAIT_S) * 1000) or 1))
             yield session
             if not session.is_committed:
                 self.call(connection.rollback)

@@ -20,12 +20,12 @@ from zoho_keystore._sql.failures import Failure
 from zoho_keystore._storage.codec import Header
 from zoho_keystore._storage.sql.attempt import IN_DOUBT, Attempt, UnknownAttempt
 from zoho_keystore._storage.sql.draft import ConflictError, LockNeededError
-from zoho_keystore._storage.sql.patience import Patience, failed
+from zoho_keystore._storage.sql.patience import Patience, failed, lost
 from zoho_keystore._storage.sql.reading import KnownStore, Reader, UnknownKeyError, by_id, closed
 from zoho_keystore._storage.sql.sealing import Sealer
 from zoho_keystore._storage.sql.sessions import Database, SQLFailedError
 from zoho_keystore._storage.sql.statements import Statements
-from zoho_keystore.errors import CannotOpenError, LockTimeoutError, StoreUnavailableError
+from zoho_keystore.errors import CannotOpenError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from zoho_keystore._sql.address import SQLAddress
     from zoho_keystore._sql.engine import ConnectArguments
     from zoho_keystore._storage import Transaction
+    from zoho_keystore.errors import KeystoreError
 
 _log = logging.getLogger(__name__)
 
@@ -145,10 +146,8 @@ class SQLStorage:
             number = int(session.rows(self.statements.count)[0][0])
         # Not if another process has made the store since.
         if number and self._missing() is not None:
-            raise StoreUnavailableError(
-                f"{self.name}: the store's own row is gone, but not its tokens ({number})",
-                "Restore the database from a backup",
-            )
+            what = f"the store's own row is gone, but not its tokens ({number})"
+            raise lost(self.name, what, self.statements.store, self.statements.token)
 
     def _create(self, keys: KeyRing, *, with_tables: bool) -> None:
         """Make the tables, if they are missing, and the store's own row, if no other process is faster."""
@@ -250,7 +249,13 @@ class SQLStorage:
             return
         if problem is not None and problem.failure in (Failure.UNAVAILABLE, Failure.READ_ONLY, Failure.UNKNOWN_COMMIT):
             self.database.discard()
-        error = patience.error_after(problem, in_doubt=in_doubt)
+        error: KeystoreError | None
+        if problem is not None and problem.failure is Failure.NO_TABLE:
+            # The store was opened, so it had both.
+            what = f"a table of the store is gone ({problem.said})"
+            error = lost(self.name, what, self.statements.store, self.statements.token)
+        else:
+            error = patience.error_after(problem, in_doubt=in_doubt)
         if error is not None:
             error.name_store(self.name, self._key_spec)
             raise error
