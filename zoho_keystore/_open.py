@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from zoho_keystore import _platform as platform
@@ -24,7 +24,7 @@ from zoho_keystore._storage.store_file import not_a_keystore
 from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailableError, UnsafeFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import Any, TypeAlias
 
@@ -275,6 +275,21 @@ def named_options(path: PathArgument, store: Path | str, source: str) -> tuple[s
         if source == f"file:{default_key_ring()}":
             source = ""
     return (None if _is_default(path) else str(store)), source or None
+
+
+@contextmanager
+def commands_for(path: PathArgument, key: KeyArgument) -> Iterator[None]:
+    """Make the commands in errors work on a store in any directory: without it, they would work on the default one."""
+    try:
+        yield
+    except KeystoreError as error:
+        store = None
+        # A path or an address that is refused is not repeated.
+        with suppress(KeystoreError):
+            address = address_of(path)
+            store = str(store_path(path)) if address is None else address.name
+        error.name_store(None if _is_default(path) else store, spec_for_messages(key))
+        raise
 
 
 def explained(error: KeystoreError, store: Path) -> KeystoreError:

@@ -9,16 +9,18 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.fernet import Fernet
 
 from support import failure_of, invoke, refused, words_of
-from zoho_keystore import EncryptedFileStore
+from zoho_keystore import EncryptedFileStore, backup, rotate
 from zoho_keystore import _platform as platform
 from zoho_keystore._importers import filestore
 from zoho_keystore._open import open_keystore
+from zoho_keystore._operations.copying import copy
+from zoho_keystore._operations.rotation import prune
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._text import with_store
 from zoho_keystore.errors import (
@@ -28,6 +30,9 @@ from zoho_keystore.errors import (
     TokenNotFoundError,
     storage_error,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXPIRED = TokenRecord(id="5", access_token="a", expires_in="1000")
 
@@ -254,3 +259,29 @@ def test_an_error_names_the_store_that_was_named_last() -> None:
 def test_storage_error_of_an_unsupported_call_has_advice_that_fits(number: int, text: str) -> None:
     """ENOLCK, ENOSYS and EOPNOTSUPP."""
     assert text in storage_error(OSError(number, "No"), "it failed", None).advice
+
+
+@pytest.mark.parametrize("place", ["my store", "sqlite:///my store"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        rotate,
+        lambda place, key: prune(place, [], key=key),
+        lambda place, key: backup(place, "backup", key=key),
+        lambda place, key: copy(place, "copy", key=key),
+        lambda place, key: open_keystore(place, key=key, create=False).close(),
+    ],
+    ids=["rotate", "prune", "backup", "copy", "open"],
+)
+def test_command_in_an_error_of_the_api_makes_the_store_that_was_meant(
+    use: Callable[..., object], place: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in another directory, where a log is read."""
+    key = f"file:{work}/it's"
+    invoke("--store", "other", "--key", key, "init")
+    with pytest.raises(KeystoreError) as caught:
+        use(place, key=key)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(work.parent)
+        paste(str(caught.value), work)
+    use(place, key=key)

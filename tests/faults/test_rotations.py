@@ -92,7 +92,7 @@ TROUBLES: dict[str, tuple[Callable[[RingedStore], object], str]] = {
         lambda ringed: ringed.path.write_bytes(ringed.path.read_bytes()[:-4]),
         "restore it from a backup|restore the file from a backup",
     ),
-    "empty": (lambda ringed: ringed.path.write_bytes(b""), "the file is empty.*restore it from a backup"),
+    "empty": (lambda ringed: ringed.path.write_bytes(b""), "the file is empty.*Restore it from a backup"),
     "no-store": (lambda ringed: ringed.path.unlink(), "there is no store.*Check the path"),
     "no-ring": (lambda ringed: ringed.ring.unlink(), "the key ring cannot be read: no such file.*Check the path"),
     "open-ring": (lambda ringed: ringed.ring.chmod(0o644), "lets other users read or change the keys.*chmod 600"),

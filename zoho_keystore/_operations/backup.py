@@ -17,7 +17,7 @@ from zoho_keystore._fs.lock import StoreLock
 from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._open import address_of, as_seconds, file_path, open_sql_storage, store_path
+from zoho_keystore._open import address_of, as_seconds, commands_for, file_path, open_sql_storage, store_path
 from zoho_keystore._operations import databases
 from zoho_keystore._operations.copying import without_leases
 from zoho_keystore._records import retired_key
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from zoho_keystore._keys.ring import KeyRing
     from zoho_keystore._keys.sources import HiddenKey
+    from zoho_keystore._open import HiddenPath
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._sql.address import SQLAddress
     from zoho_keystore._storage import Transaction
@@ -91,11 +92,12 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
     """
     hidden_path, hidden_destination, hidden_key = Hidden(path), Hidden(destination), Hidden(key)
     del path, destination, key  # See zoho_keystore._hidden.
-    if (address := address_of(hidden_path)) is not None:
-        content, name = databases.sealed_copy(address, hidden_key), databases.file_name(address)
-    else:
-        store = store_path(hidden_path)
-        content, name = _open_store(store, key_ring(hidden_key)).content, store.name
+    with commands_for(hidden_path, hidden_key):
+        if (address := address_of(hidden_path)) is not None:
+            content, name = databases.sealed_copy(address, hidden_key), databases.file_name(address)
+        else:
+            store = store_path(hidden_path)
+            content, name = _open_store(store, key_ring(hidden_key)).content, store.name
     copy = file_path(hidden_destination)
     names_directory = os.fspath(hidden_destination.value).endswith(tuple(filter(None, (os.sep, os.altsep))))
     if names_directory and not os.path.lexists(copy):
@@ -145,11 +147,15 @@ def restore(
     """
     hidden_path, hidden_source, hidden_key = Hidden(path), Hidden(source), Hidden(key)
     del path, source, key  # See zoho_keystore._hidden.
-    timeout_s = as_seconds("lock_timeout", lock_timeout)
-    address, copy, ring = address_of(hidden_path), file_path(hidden_source), key_ring(hidden_key)
+    with commands_for(hidden_path, hidden_key):
+        return _restore(hidden_path, hidden_source, hidden_key, as_seconds("lock_timeout", lock_timeout))
+
+
+def _restore(path: HiddenPath, source: Hidden[str | os.PathLike[str]], key: HiddenKey, timeout_s: float) -> Path | None:
+    address, copy, ring = address_of(path), file_path(source), key_ring(key)
     if address is not None:
-        return _restore_database(address, _open_copy(copy, ring), copy, ring, hidden_key, timeout_s)
-    store = store_path(hidden_path)
+        return _restore_database(address, _open_copy(copy, ring), copy, ring, key, timeout_s)
+    store = store_path(path)
     _require_different(store, copy)
     restored = _open_copy(copy, ring)
     with StoreLock(store.parent, store.name, timeout_s).held() as held:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,13 @@ from zoho_keystore._fs.paths import is_same_file
 from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.spec import advice_on_keys
 from zoho_keystore._keystore import storage_of
-from zoho_keystore._open import open_keystore, spec_for_messages
+from zoho_keystore._open import commands_for, open_keystore, spec_for_messages
 from zoho_keystore._text import cli_command, count
-from zoho_keystore.errors import CannotOpenError, KeystoreError, StoreFileError
+from zoho_keystore.errors import CannotOpenError, StoreFileError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from zoho_keystore._keys.sources import HiddenKey
     from zoho_keystore._keystore import Keystore
@@ -74,10 +74,10 @@ def copy(
         closing(open_keystore(hidden_destination.value, key=hidden_key.value)) as new,
     ):
         given, taken = storage_of(old), storage_of(new)
-        with _commands_for(given, source_key):
+        with commands_for(hidden_source, source_key):
             records = without_leases(given.records())
             header = given.header()
-        with _commands_for(taken, hidden_key):
+        with commands_for(hidden_destination, hidden_key):
             if _is_same(given, taken):
                 raise StoreFileError("the two stores are the same; nothing was copied", "Give another destination")
             if number := _put_all(header, taken, records, progress):
@@ -86,9 +86,9 @@ def copy(
                     f"Give an empty destination{_import_instead(given, from_spec)}",
                 )
             _require_same(without_leases(taken.records()), records, f"{taken.name} does not hold what was copied")
-        with _commands_for(given, source_key):
+        with commands_for(hidden_source, source_key):
             found = without_leases(given.records())
-        with _commands_for(taken, hidden_key):
+        with commands_for(hidden_destination, hidden_key):
             # A program that has saved to the source since would go on with the old token after the move.
             _require_same(found, records, f"{given.name} has changed since it was read")
         return Copied(given.name, taken.name, len(records))
@@ -103,16 +103,6 @@ def _opened_source(source: HiddenPath, key: HiddenKey, from_spec: str | None) ->
         )
     # Raised out here: see zoho_keystore.errors.
     raise problem
-
-
-@contextmanager
-def _commands_for(storage: Storage, key: HiddenKey) -> Iterator[None]:
-    """Make the commands in errors work on one of the two stores: without it, they would work on the default one."""
-    try:
-        yield
-    except KeystoreError as error:
-        error.name_store(storage.name, spec_for_messages(key))
-        raise
 
 
 def _is_same(given: Storage, taken: Storage) -> bool:

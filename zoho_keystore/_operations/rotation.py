@@ -18,7 +18,7 @@ from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
 from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
-from zoho_keystore._open import address_of, as_seconds, named_options, open_sql_storage, store_path
+from zoho_keystore._open import address_of, as_seconds, commands_for, named_options, open_sql_storage, store_path
 from zoho_keystore._operations.key_usage import KeyUse, require_findable, usage_of
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.store_file import read_store, require_replaceable
@@ -134,16 +134,17 @@ def rotate(
     """
     hidden_path, hidden_key, hidden_new = Hidden(path), Hidden(key), Hidden(new)
     del path, key, new  # See zoho_keystore._hidden.
-    return without_frames(
-        lambda: _rotate(
-            hidden_path,
-            hidden_key,
-            hidden_new,
-            drop_old=drop_old,
-            timeout_s=as_seconds("lock_timeout", lock_timeout),
-            progress=progress,
+    with commands_for(hidden_path, hidden_key):
+        return without_frames(
+            lambda: _rotate(
+                hidden_path,
+                hidden_key,
+                hidden_new,
+                drop_old=drop_old,
+                timeout_s=as_seconds("lock_timeout", lock_timeout),
+                progress=progress,
+            )
         )
-    )
 
 
 def _rotate(
@@ -236,9 +237,10 @@ def prune(
     """
     hidden_path, hidden_key = Hidden(path), Hidden(key)
     del path, key  # See zoho_keystore._hidden.
-    return without_frames(
-        lambda: _prune(hidden_path, fingerprints, hidden_key, as_seconds("lock_timeout", lock_timeout))
-    )
+    with commands_for(hidden_path, hidden_key):
+        return without_frames(
+            lambda: _prune(hidden_path, fingerprints, hidden_key, as_seconds("lock_timeout", lock_timeout))
+        )
 
 
 def _prune(path: HiddenPath, fingerprints: Iterable[str] | None, key: HiddenKey, timeout_s: float) -> tuple[str, ...]:
