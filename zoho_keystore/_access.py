@@ -11,8 +11,9 @@ import re
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
+from zoho_keystore._hidden import without_frames
 from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._oauth import endpoints
 from zoho_keystore._oauth.data_centres import DATA_CENTRES, by_api_url
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from zoho_keystore._keystore import Keystore
 
 _log = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 #: The shortest life of an access token that is handed out, in seconds, unless the caller asks for another.
 MIN_LIFE_S = 60.0
@@ -191,9 +190,12 @@ def _obstacle(keystore: Keystore, record: TokenRecord, *, asks_refused: bool) ->
 
 def _asked(keystore: Keystore, record: TokenRecord, zoho: Zoho, *, may_repeat: bool = True) -> TokenRecord:
     """Ask Zoho, and keep what it answers, refusals included."""
-    outcome = without_frames(lambda: _issued(record, zoho))
-    if not isinstance(outcome, KeystoreError):
-        return _kept(keystore, record, outcome)
+    try:
+        issued = without_frames(lambda: _issued(record, zoho))
+    except KeystoreError as error:
+        outcome = error
+    else:
+        return _kept(keystore, record, issued)
     current = keystore.require(record.id)
     if current.access_token != record.access_token and is_usable(current, keystore.now_ms()):
         return current  # Another process has refreshed it, or signed in, meanwhile.
@@ -270,14 +272,6 @@ def _note(
         # The caller learns what Zoho answered, which tells more.
         _log.debug("Zoho's refusal could not be noted: %s", error)
     return None
-
-
-def without_frames(call: Callable[[], _T]) -> _T | KeystoreError:
-    """Return what a call to Zoho returns, or its error without the frames, which hold tokens (zoho_keystore.errors)."""
-    try:
-        return call()
-    except KeystoreError as error:
-        return error.with_traceback(None)
 
 
 def known_accounts_url(record: TokenRecord) -> str | None:

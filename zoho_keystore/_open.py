@@ -12,12 +12,12 @@ from zoho_keystore._fs import permissions
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_store, real_path
 from zoho_keystore._fs.private_file import read_prefix
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.spec import split_spec
 from zoho_keystore._keystore import Keystore
-from zoho_keystore._sql.address import DEFAULT_PREFIX, is_sql_address
-from zoho_keystore._sql.password import Hidden
+from zoho_keystore._sql.address import DEFAULT_PREFIX, is_sql_address, parse_address
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.memory import MemoryStorage
 from zoho_keystore._storage.store_file import not_a_keystore
@@ -26,10 +26,16 @@ from zoho_keystore.errors import ConfigurationError, KeystoreError, KeyUnavailab
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from typing import Any
+    from typing import Any, TypeAlias
 
+    from zoho_keystore._keys.sources import HiddenKey, KeyArgument
+    from zoho_keystore._sql.address import SQLAddress
     from zoho_keystore._sql.engine import ConnectArguments
     from zoho_keystore._storage.sql.storage import SQLStorage
+
+    HiddenPath: TypeAlias = Hidden[str | os.PathLike[str] | None]
+    #: The ``path`` argument of a public function, or the same on its way down.
+    PathArgument: TypeAlias = str | os.PathLike[str] | HiddenPath | None
 
 FILE_VARIABLE = "ZOHO_KEYSTORE_FILE"
 
@@ -73,12 +79,12 @@ def open_keystore(
     Raises:
         KeystoreError: One of its kinds, for whatever failed; nothing was changed then.
     """
-    if (address := address_of(path)) is not None:
-        url, hidden_args = Hidden(address), Hidden(connect_args)
-        del path, address, connect_args  # See zoho_keystore.errors.
+    hidden_path, hidden_key, hidden_args = Hidden(path), Hidden(key), Hidden(connect_args)
+    del path, key, connect_args  # See zoho_keystore._hidden.
+    if (address := address_of(hidden_path)) is not None:
         return open_sql_keystore(
-            url,
-            key=key,
+            address,
+            key=hidden_key,
             lock_timeout=_SQL_LOCK_TIMEOUT_S if lock_timeout is None else lock_timeout,
             refresh_wait=refresh_wait,
             session_timeout=session_timeout,
@@ -87,8 +93,8 @@ def open_keystore(
             create=create,
         )
     return open_file_keystore(
-        path,
-        key=key,
+        hidden_path,
+        key=hidden_key,
         lock_timeout=_FILE_LOCK_TIMEOUT_S if lock_timeout is None else lock_timeout,
         refresh_wait=refresh_wait,
         session_timeout=session_timeout,
@@ -96,16 +102,40 @@ def open_keystore(
     )
 
 
-def address_of(path: object) -> str | None:
-    """Return the address of a database that a path argument means; None if it means a file."""
+def address_of(path: PathArgument) -> SQLAddress | None:
+    """Return the database that a path argument means; None if it means a file.
+
+    Raises:
+        ConfigurationError: The address is refused, or a library is not installed.
+    """
+    path = Hidden.of(path)
+    return without_frames(lambda: _address_of(path.value))
+
+
+def _address_of(path: object) -> SQLAddress | None:
     given = os.environ.get(FILE_VARIABLE) if path is None else path
-    return given if isinstance(given, str) and is_sql_address(given) else None
+    return _address(given) if isinstance(given, str) and is_sql_address(given) else None
+
+
+def required_address(url: Hidden[str]) -> SQLAddress:
+    """Return the database of an argument that has to be an address.
+
+    Raises:
+        ConfigurationError: It is none, or is refused; or a library is not installed.
+    """
+    return without_frames(lambda: _address(url.value))
+
+
+def _address(url: object) -> SQLAddress:
+    if not isinstance(url, str) or looks_like_key(url):
+        raise ConfigurationError("the address of the database is none", "Write postgresql://USER@HOST:5432/DATABASE")
+    return parse_address(url)
 
 
 def open_file_keystore(
-    path: str | os.PathLike[str] | None,
+    path: HiddenPath,
     *,
-    key: bytes | str | None,
+    key: HiddenKey,
     lock_timeout: float,
     refresh_wait: float,
     session_timeout: float | None,
@@ -117,7 +147,7 @@ def open_file_keystore(
     session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     file = store_path(path)
     # Also one of the variable: a command from the log of a service is pasted where the variable is not set.
-    is_default = path is None and not os.environ.get(FILE_VARIABLE)
+    is_default = path.value is None and not os.environ.get(FILE_VARIABLE)
     named = (None if is_default else str(file)), spec_for_messages(key)
     try:
         ring = key_ring(key)
@@ -135,9 +165,9 @@ def open_file_keystore(
 
 
 def open_sql_keystore(
-    url: str | Hidden[str],
+    address: SQLAddress,
     *,
-    key: bytes | str | None,
+    key: HiddenKey,
     lock_timeout: float,
     refresh_wait: float,
     session_timeout: float | None,
@@ -145,37 +175,29 @@ def open_sql_keystore(
     connect_args: ConnectArguments = None,
     create: bool = True,
 ) -> Keystore:
-    """Open the keystore in a database; the arguments are those of ``EncryptedSQLStore``."""
-    url, connect_args = Hidden.of(url), Hidden.of(connect_args)
+    """Open the keystore in a database; the other arguments are those of ``EncryptedSQLStore``."""
+    connect_args = Hidden.of(connect_args)
     refresh_wait_s = as_seconds("refresh_wait", refresh_wait)
     session_timeout_s = None if session_timeout is None else as_seconds("session_timeout", session_timeout)
     storage = open_sql_storage(
-        url, key=key, lock_timeout=lock_timeout, prefix=prefix, connect_args=connect_args, create=create
+        address, key=key, lock_timeout=lock_timeout, prefix=prefix, connect_args=connect_args, create=create
     )
     named = storage.name, spec_for_messages(key)
     return Keystore(storage, refresh_wait=refresh_wait_s, session_timeout=session_timeout_s, named=named)
 
 
 def open_sql_storage(
-    url: str | Hidden[str],
+    address: SQLAddress,
     *,
-    key: bytes | str | None,
+    key: HiddenKey,
     lock_timeout: float = _SQL_LOCK_TIMEOUT_S,
     prefix: str | None = None,
     connect_args: ConnectArguments = None,
     create: bool = True,
 ) -> SQLStorage:
-    """Open the storage in a database; the arguments are those of ``EncryptedSQLStore``."""
-    # SQLAlchemy is an extra, and takes a third of a second to import.
-    from zoho_keystore._sql.address import address_or_error  # noqa: PLC0415 - as above
-
-    url, connect_args = Hidden.of(url), Hidden.of(connect_args)
+    """Open the storage in a database; the other arguments are those of ``EncryptedSQLStore``."""
+    connect_args = Hidden.of(connect_args)
     lock_timeout_s = as_seconds("lock_timeout", lock_timeout)
-    if not isinstance(url.value, str) or looks_like_key(url.value):
-        raise ConfigurationError("the address of the database is none", "Write postgresql://USER@HOST:5432/DATABASE")
-    address = address_or_error(url.value)
-    if isinstance(address, ConfigurationError):
-        raise address
     if prefix is not None and prefix != (address.prefix or DEFAULT_PREFIX):
         if address.prefix is not None:
             raise ConfigurationError(
@@ -185,6 +207,7 @@ def open_sql_storage(
         address = address.with_prefix(prefix)
     try:
         ring = key_ring(key)
+        # SQLAlchemy is an extra, and takes a third of a second to import.
         from zoho_keystore._storage.sql.storage import SQLStorage  # noqa: PLC0415 - as above
 
         return SQLStorage(
@@ -226,12 +249,13 @@ def as_seconds(name: str, value: float) -> float:
     raise ConfigurationError(f"{name} is not a number of seconds", "Give 0 or more")
 
 
-def spec_for_messages(key: object) -> str | None:
+def spec_for_messages(key: KeyArgument) -> str | None:
     """Return the spec of keys as messages may repeat it; None if it is none, or perhaps a key by mistake."""
-    if not isinstance(key, str) or looks_like_key(key) or not split_spec(key)[0]:
+    given = Hidden.of(key).value
+    if not isinstance(given, str) or looks_like_key(given) or not split_spec(given)[0]:
         return None
     # The arguments of the program may hold a secret.
-    return "command:…" if key.startswith("command:") else key
+    return "command:…" if given.startswith("command:") else given
 
 
 def explained(error: KeystoreError, store: Path) -> KeystoreError:
@@ -260,7 +284,7 @@ def explained(error: KeystoreError, store: Path) -> KeystoreError:
     )
 
 
-def store_path(path: str | os.PathLike[str] | None) -> Path:
+def store_path(path: PathArgument) -> Path:
     """Return the file that a path argument means: a given one, else that of ``ZOHO_KEYSTORE_FILE``, else the default.
 
     Nothing is created.
@@ -269,9 +293,21 @@ def store_path(path: str | os.PathLike[str] | None) -> Path:
         ConfigurationError: It is not a path, or the address of a database.
         UnsafeFileError: It leads over a symbolic link of another user.
     """
+    path = Hidden.of(path)
+    return without_frames(lambda: _store_path(path.value))
+
+
+def _store_path(path: str | os.PathLike[str] | None) -> Path:
     given = path if path is not None else os.environ.get(FILE_VARIABLE) or None
-    if given is None:
-        return real_path(default_store())
+    return real_path(default_store()) if given is None else _file_path(given)
+
+
+def file_path(path: Hidden[str | os.PathLike[str]]) -> Path:
+    """Return the file that a path argument means which has no default; otherwise as :func:`store_path`."""
+    return without_frames(lambda: _file_path(path.value))
+
+
+def _file_path(given: str | os.PathLike[str]) -> Path:
     if isinstance(given, str | bytes | os.PathLike) and looks_like_key(os.fsdecode(given)):
         raise ConfigurationError("the path holds what looks like a key", "Pass the key as key=…, and a path as path")
     if isinstance(given, str) and is_sql_address(given):

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from zoho_keystore._open import open_file_keystore, open_memory_keystore, open_sql_keystore
+from zoho_keystore._hidden import Hidden
+from zoho_keystore._open import open_file_keystore, open_memory_keystore, open_sql_keystore, required_address
 from zoho_keystore._records import FIELDS, TokenRecord, field_values, record_of
-from zoho_keystore._sql.password import Hidden
 from zoho_keystore.errors import InvalidTokenError, KeystoreError, SDKNotInstalledError
 
 try:
@@ -155,6 +155,11 @@ class _KeystoreTokenStore(TokenStore):
         """Close the store."""
         self.close()
 
+    def __repr__(self) -> str:
+        """Name the store; a tool that prints the frames of a failed constructor has one without a name."""
+        keystore = getattr(self, "_keystore", None)
+        return f"{type(self).__name__}({'' if keystore is None else repr(keystore.name)})"
+
     def __reduce__(self) -> NoReturn:
         """Refuse: a pickle would carry keys or tokens."""
         msg = f"{type(self).__name__} cannot be pickled or copied; a process that is no fork needs one of its own"
@@ -196,10 +201,12 @@ class EncryptedFileStore(_KeystoreTokenStore):
         refresh_wait: float = 10.0,
         session_timeout: float | None = None,
     ) -> None:
+        hidden_path, hidden_key = Hidden(path), Hidden(key)
+        del path, key  # See zoho_keystore._hidden.
         super().__init__(
             open_file_keystore(
-                path,
-                key=key,
+                hidden_path,
+                key=hidden_key,
                 lock_timeout=lock_timeout,
                 refresh_wait=refresh_wait,
                 session_timeout=session_timeout,
@@ -210,10 +217,6 @@ class EncryptedFileStore(_KeystoreTokenStore):
     def path(self) -> Path | None:
         """The file, absolute and without symbolic links."""
         return self._path
-
-    def __repr__(self) -> str:
-        """Name the file."""
-        return f"{type(self).__name__}({str(self.path)!r})"
 
 
 class EncryptedSQLStore(_KeystoreTokenStore):
@@ -260,12 +263,12 @@ class EncryptedSQLStore(_KeystoreTokenStore):
         prefix: str | None = None,
         connect_args: Mapping[str, Any] | None = None,
     ) -> None:
-        hidden_url, hidden_args = Hidden(url), Hidden(connect_args)
-        del url, connect_args  # See zoho_keystore.errors.
+        hidden_url, hidden_key, hidden_args = Hidden(url), Hidden(key), Hidden(connect_args)
+        del url, key, connect_args  # See zoho_keystore._hidden.
         super().__init__(
             open_sql_keystore(
-                hidden_url,
-                key=key,
+                required_address(hidden_url),
+                key=hidden_key,
                 lock_timeout=lock_timeout,
                 refresh_wait=refresh_wait,
                 session_timeout=session_timeout,
@@ -278,10 +281,6 @@ class EncryptedSQLStore(_KeystoreTokenStore):
     def address(self) -> str:
         """The address of the database, without a password."""
         return self._keystore.name
-
-    def __repr__(self) -> str:
-        """Name the address."""
-        return f"{type(self).__name__}({self.address!r})"
 
 
 class InMemoryStore(_KeystoreTokenStore):

@@ -31,7 +31,7 @@ No message, attribute, repr or traceback of these holds a key or a token. For tr
 variables of each frame, and follow the chain of exceptions. So an error is raised from a frame that holds no secret,
 after the frame that did has returned: the code keeps the error and raises it outside of the ``except`` block, or
 deletes its references first. And an exception of a library that may carry a secret ends where it is caught. Code that
-does so refers to this paragraph.
+does so refers to this paragraph. ``zoho_keystore._hidden`` does it for keys and addresses.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from support import Terminal, invoke, made_key, refused, usage_error, write_priv
 from zoho_keystore import StoreFileError, TokenRecord, backup, restore, rotate
 from zoho_keystore._cli import list_
 from zoho_keystore._fs.private_file import read_prefix
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._keystore import storage_of
 from zoho_keystore._leases import Lease
 from zoho_keystore._open import open_keystore, open_sql_storage
@@ -22,6 +23,7 @@ from zoho_keystore._operations import copying, databases
 from zoho_keystore._operations.rotation import prune
 from zoho_keystore._operations.setup import init
 from zoho_keystore._sql import server
+from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.password import PROMPT
 from zoho_keystore._storage.sql import rotation as sql_rotation
 from zoho_keystore.errors import ConfigurationError, RotationUnfinishedError, StoreUnavailableError
@@ -124,7 +126,7 @@ def test_init_prints_the_sql_that_permits_the_use_of_the_tables(address: str, us
 def test_init_uses_tables_that_the_user_may_not_make(address: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they are there, no statement asks for that permission."""
     with closing(sqlite3.connect(work / "tokens.db")) as connection:
-        connection.executescript(databases.table_sql(address))
+        connection.executescript(databases.table_sql(parse_address(address)))
     monkeypatch.setattr("zoho_keystore._storage.sql.statements.Statements.tables", lambda _: ["not permitted"])
     assert "Created" in invoke("--store", address, "init").stdout
 
@@ -354,8 +356,8 @@ def test_backup_of_a_database_opens_as_a_file(store: str, work: Path) -> None:
 
 
 def test_backup_of_a_server_is_named_after_its_database() -> None:
-    assert databases.file_name("postgresql://h/zoho") == "zoho"
-    assert databases.file_name("postgresql://h") == "database"
+    assert databases.file_name(parse_address("postgresql://h/zoho")) == "zoho"
+    assert databases.file_name(parse_address("postgresql://h")) == "database"
 
 
 def test_restore_replaces_the_tokens_of_a_database(store: str, work: Path) -> None:
@@ -431,7 +433,7 @@ def test_rotate_that_was_interrupted_is_finished(store: str, monkeypatch: pytest
         patch.setattr(sql_rotation.KeyRotation, "_seal_batch", stopping)
         with pytest.raises(RotationUnfinishedError):
             rotate(store)
-    with closing(open_sql_storage(store, key=None, create=False)) as storage:
+    with closing(open_sql_storage(parse_address(store), key=Hidden(None), create=False)) as storage:
         names = storage.key_names()
     assert len(names) == 2
     listed = invoke("--store", store, "key", "list").stdout

@@ -18,6 +18,7 @@ from zoho_keystore import _platform as platform
 from zoho_keystore._cli import exec_
 from zoho_keystore._open import open_keystore
 from zoho_keystore._records import TokenRecord
+from zoho_keystore._sql.address import parse_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +92,9 @@ def test_program_gets_no_password_of_the_database() -> None:
         ("sqlite:///a.db", {"PGPASSWORD", "MYSQL_PWD"}),
         (None, {"PGPASSWORD", "MYSQL_PWD"}),
     ):
-        found = exec_._environment(TokenRecord(), [TokenRecord()], base, None, address)
+        found = exec_._environment(
+            TokenRecord(), [TokenRecord()], base, None, parse_address(address) if address else None
+        )
         assert found.keys() & base.keys() == kept
 
 

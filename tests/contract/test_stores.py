@@ -546,3 +546,9 @@ def test_store_repr_names_class_and_file(store_path: Path, key: bytes) -> None:
     address = f"sqlite:///{store_path}.db"
     with EncryptedSQLStore(address, key=key) as sql_store:
         assert repr(sql_store) == f"EncryptedSQLStore({address!r})"
+
+
+@pytest.mark.parametrize("kind", [EncryptedFileStore, EncryptedSQLStore, InMemoryStore])
+def test_store_repr_of_a_failed_constructor_names_the_class(kind: type) -> None:
+    """Tools that print the variables of frames call it."""
+    assert repr(object.__new__(kind)) == f"{kind.__name__}()"

@@ -13,6 +13,7 @@ import string
 import subprocess
 import sys
 import traceback
+from collections import Counter
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,14 +45,16 @@ class Canaries:
         fields: The secret of each field; no plain text, so that escaping it changes it.
         plain: The part of each that is plain text, for what takes nothing else.
         key: The store's key.
+        password: The password of a database.
     """
 
     def __init__(self) -> None:
         self.fields = {name: f'{name} "\u00e9\\{_random_text(40)}' for name in SECRET_FIELDS}
         self.key = _awkward_key()
+        self.password = _random_text(40)
         self.plain = {name: text.rpartition("\\")[2] for name, text in self.fields.items()}
         self._names: dict[bytes, str] = {}
-        for name, text in self.plain.items():
+        for name, text in {**self.plain, "password": self.password}.items():
             self._learn(name, text.encode())
         # As Fernet takes it, as other programs spell it, and what it stands for.
         raw = base64.urlsafe_b64decode(self.key)
@@ -109,7 +112,8 @@ class Evidence:
     def __init__(self, canaries: Canaries) -> None:
         self.failures: list[str] = []
         self.kinds: set[type[BaseException]] = set()
-        self.in_locals: dict[str, int] = {}
+        #: How often a secret, by its name, was in a local variable, by its place.
+        self.in_locals: Counter[tuple[str, str]] = Counter()
         self._canaries = canaries
 
     def look_at(self, where: str, content: str | bytes) -> None:
@@ -139,10 +143,9 @@ class Evidence:
             if not frame.f_code.co_filename.startswith(_PACKAGE):
                 continue
             for name, value in frame.f_locals.items():
-                texts = _texts_in(value, into_objects=False)
-                if any(self._canaries.found_in(text) for text in texts):
-                    place = f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_qualname}: {name}"
-                    self.in_locals[place] = self.in_locals.get(place, 0) + 1
+                place = f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_qualname}: {name}"
+                for text in _texts_in(value, into_objects=False):
+                    self.in_locals.update((secret, place) for secret in self._canaries.found_in(text))
 
 
 def _all_errors(error: BaseException) -> Iterator[BaseException]:

@@ -29,7 +29,6 @@ from zoho_keystore.errors import CannotOpenError, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from zoho_keystore._fs.owned_fd import OwnedFd
     from zoho_keystore._keystore import Keystore
@@ -252,11 +251,11 @@ def _encrypted_before_the_key_is_kept() -> None:
 def _all_but_the_newest_dropped() -> None:
     drop = rotation._drop
 
-    def dropping(source: RingFile, old: Sequence[bytes], path: Path, key: str | None) -> Any:
+    def dropping(source: RingFile, old: Sequence[bytes], *store: Any) -> Any:
         # What the store was encrypted with is below the first of the old ones.
         keys = source.load()
         newest = keys[keys.index(old[0]) - 1]
-        return drop(source, [one for one in keys if one != newest], path, key)
+        return drop(source, [one for one in keys if one != newest], *store)
 
     patch(rotation, _drop=dropping)
 

@@ -103,7 +103,7 @@ def _bad_arguments(canaries: Canaries) -> Iterator[ErrorPath]:
     arguments += [("key", holder((canaries.key,))) for holder in (tuple, list, set, frozenset)]
     paths = ("KEY", "BARE", "USUAL", "./KEY", "\0KEY", "\ud800KEY")
     arguments += [("path", canaries.filled(path)) for path in paths]
-    arguments += [("path", canaries.key), ("lock_timeout", canaries.key)]
+    arguments += [("path", canaries.key), ("lock_timeout", canaries.plain["client_secret"])]
     for number, (name, value) in enumerate(arguments):
         yield ErrorPath(f"argument {number}: {name} of {type(value).__name__}", partial(_opened, name, value))
 

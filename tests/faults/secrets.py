@@ -29,6 +29,7 @@ from faults.leaks import (
 )
 from faults.mutants import do_not_wait_to_read_again, keep_no_modes
 from faults.processes import engine
+from faults.secret_calls import failing_calls
 from faults.secret_databases import failing_databases
 from faults.secret_inputs import Ends, ErrorPath, Scene, wrong_inputs
 from faults.secret_requests import wrong_replies
@@ -56,6 +57,9 @@ _KINDS = {kind for kind in vars(errors).values() if isinstance(kind, type) and i
 #: The modules that speak with Zoho.
 _REQUESTING = {"_access", "_http_auth", "browser", "device", "endpoints", "http", "listener", "revocation", "sign_in"}
 
+#: What no local variable of a frame may hold.
+_NEVER_IN_FRAMES = {"key", "password"}
+
 OBJECTS = "texts, pickles and copies of objects"
 LOCALS = "local variables with a secret"
 
@@ -64,8 +68,8 @@ LOCALS = "local variables with a secret"
 def hunt(directory: Path, *, only: str = "") -> Generator[Attempt]:
     """Take every error path and every warning with canaries as secrets, and look for them.
 
-    The figure counts the package's local variables that held a secret in a traceback. They are failures in the modules
-    that speak with Zoho, and in no other: nothing shows them, unless a tool is made to show locals.
+    The figure counts the package's local variables that held a secret in a traceback. They are failures if they held a
+    key or a password, and in the modules that speak with Zoho; others are tokens that the caller's frame holds as well.
 
     Args:
         directory: Where to work.
@@ -91,10 +95,11 @@ def hunt(directory: Path, *, only: str = "") -> Generator[Attempt]:
             evidence.failures += [f"nothing ended in a {kind.__name__}" for kind in _KINDS - evidence.kinds]
         if only in OBJECTS:
             _look_at_objects(Scene(directory / "objects", canaries), evidence)
-    shown = (place for place in evidence.in_locals if place.partition(".")[0] in _REQUESTING)
-    evidence.failures += [f"a local variable holds a secret: {place}" for place in shown]
+    for secret, place in evidence.in_locals:
+        if secret in _NEVER_IN_FRAMES or place.partition(".")[0] in _REQUESTING:
+            evidence.failures.append(f"a local variable holds the {secret}: {place}")
     yield from (Attempt(failure, tried=0) for failure in dict.fromkeys(evidence.failures))
-    yield Attempt(figures={LOCALS: len(evidence.in_locals)}, tried=0)
+    yield Attempt(figures={LOCALS: len({place for _, place in evidence.in_locals})}, tried=0)
 
 
 def _take(path: ErrorPath, scene: Scene, evidence: Evidence) -> None:
@@ -126,6 +131,7 @@ def _take(path: ErrorPath, scene: Scene, evidence: Evidence) -> None:
 
 def _all_paths(canaries: Canaries, trials: Path) -> Iterator[ErrorPath]:
     yield from wrong_inputs(canaries)
+    yield from failing_calls(canaries)
     yield from _bad_tokens(canaries)
     yield from _bad_sdk_tokens(canaries)
     yield from _failing_disks(canaries, trials)

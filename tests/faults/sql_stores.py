@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from faults.store import StoreProblem
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._open import open_sql_keystore
+from zoho_keystore._sql.address import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,9 +44,9 @@ class SQLStore:
 
     def open(self, **options: Any) -> Keystore:
         """Open the store, or make it; the process decides through which address."""
-        address = self.urls[os.getpid() % len(self.urls)]
+        address = parse_address(self.urls[os.getpid() % len(self.urls)])
         given: dict[str, Any] = {"refresh_wait": 10.0, "session_timeout": None, "lock_timeout": self.lock_timeout}
-        return open_sql_keystore(address, key=self.key, prefix=self.prefix, **{**given, **options})
+        return open_sql_keystore(address, key=Hidden(self.key), prefix=self.prefix, **{**given, **options})
 
     def keys(self) -> list[bytes]:
         """Return the keys, newest first."""

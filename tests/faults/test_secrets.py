@@ -17,6 +17,8 @@ from faults.leaks import Canaries
 from faults.mutants import patch
 from faults.secrets import hunt
 from zoho_keystore import _access, _open, errors
+from zoho_keystore._hidden import Hidden
+from zoho_keystore._keys import sources
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keystore import Keystore
 from zoho_keystore._oauth import endpoints
@@ -35,7 +37,7 @@ def test_secrets_show_nowhere(directory: Path) -> None:
     """Every error path and every warning is taken with canaries as secrets."""
     result = hunt(directory)
     assert result.failures == []
-    assert result.tried > 600
+    assert result.tried > 1_200
 
 
 def _repeating() -> None:
@@ -109,8 +111,20 @@ def _writing_plain_text() -> None:
     patch(KeyRing, seal=lambda _ring, document: document)
 
 
+def _showing_what_is_hidden() -> None:
+    patch(Hidden, __repr__=lambda hidden: repr(hidden.value))
+
+
+def _keeping_the_frames_of_keys() -> None:
+    patch(sources, without_frames=lambda call: call())
+
+
+def _keeping_the_frames_of_addresses() -> None:
+    patch(_open, without_frames=lambda call: call())
+
+
 def _handing_to_a_program() -> None:
-    patch(_open, key_ring=lambda key: subprocess.Popen(["not-a-program", key]))  # noqa: S607 - never started
+    patch(_open, key_ring=lambda key: subprocess.Popen(["not-a-program", key.value]))  # noqa: S607 - never started
 
 
 def _picklable() -> None:
@@ -136,6 +150,10 @@ def _ignoring_the_close() -> None:
         (_repeating_the_reply, "revoke, answered by other types", "its text holds the access_token"),
         (_raising_beside_the_code, "sign-in by code, answered by nothing", "endpoints.exchange_code: form"),
         (_keeping_the_frames, "access_token(), answered by nothing", "endpoints.refresh: refresh_token"),
+        (_showing_what_is_hidden, "rotate of a file: another key", "holds the key: rotation.rotate: hidden_key"),
+        (_showing_what_is_hidden, "backup of mysql", "holds the password: backup.backup: hidden_path"),
+        (_keeping_the_frames_of_keys, "restore of a file: a key as text", "holds the key: __init__._source: key"),
+        (_keeping_the_frames_of_addresses, "EncryptedSQLStore of oracle", "holds the password: _open._address: url"),
         (_telling_the_code, "login, answered by nothing", "a log record holds the grant_token"),
         (_logging, "a get of an unknown id", "a log record holds the access_token"),
         (_printing, "a get of an unknown id", "the terminal holds the refresh_token"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.fernet import Fernet
 
-from support import IS_ROOT, OTHER_UID, as_other_user, failing, held, write_private
+from support import IS_ROOT, OTHER_UID, as_other_user, failing, failure_of, held, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._keys.ring import KeyRing, fingerprint
@@ -27,6 +27,7 @@ from zoho_keystore._operations.setup import init
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,
+    ConfigurationError,
     DurabilityUnknownError,
     LockTimeoutError,
     StoreFileError,
@@ -35,7 +36,7 @@ from zoho_keystore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from zoho_keystore._keystore import Keystore
@@ -71,6 +72,15 @@ def test_inspect_repr_hides_secrets(store: Keystore, store_path: Path, key: byte
     assert (seen.fingerprint, seen.header.generation) == (fingerprint(key), 2)
     assert list(seen.records.values()) == store.records()
     assert "canary" not in repr(seen)
+
+
+@pytest.mark.parametrize("use", [backup, restore, compare])
+def test_address_in_the_place_of_a_copy_is_refused(use: Callable[..., object], store: Keystore) -> None:
+    """As a path it would be repeated by a message, with its password."""
+    address = "postgresql://ann:canary@h/d"
+    error, text = failure_of(lambda: use(store.path, address), ConfigurationError)
+    assert "the address of a database was given" in error.problem
+    assert "canary" not in text
 
 
 @pytest.mark.usefixtures("store")

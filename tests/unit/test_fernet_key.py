@@ -95,6 +95,7 @@ def test_standard_alphabet_advice_gives_the_same_key() -> None:
         STANDARD_KEY.decode(),
         f"/a/{KEY.decode()}",
         f"./{KEY.decode()}",
+        f"file:~{KEY.decode()}",
         f"KEY={KEY.decode()}",
         f"a, {KEY.decode()} and more",
         f"file:{STANDARD_KEY.decode()}",

@@ -18,13 +18,11 @@ import pytest
 
 import zoho_keystore
 from support import assert_hides, failure_of, held, words_of
-from zoho_keystore import EncryptedSQLStore, open_keystore
+from zoho_keystore import EncryptedFileStore, EncryptedSQLStore, open_keystore
 from zoho_keystore._fs import permissions
 from zoho_keystore._open import (
     as_seconds,
-    open_file_keystore,
     open_memory_keystore,
-    open_sql_keystore,
     store_path,
 )
 from zoho_keystore._records import TokenRecord
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: The arguments of the functions that open one kind of store.
-FILE_ARGUMENTS: dict[str, Any] = {"key": None, "lock_timeout": 1, "refresh_wait": 1, "session_timeout": None}
 
 TOKEN = TokenRecord(client_id="c", client_secret="s", refresh_token="r", user_name="ann")
 
@@ -364,7 +361,7 @@ def test_open_of_a_database_that_is_not_to_be_made_names_the_command(tmp_path: P
     assert f"zoho-keystore --store {address} --key {spec} init" in str(caught.value)
 
 
-@pytest.mark.parametrize("use", [store_path, lambda path: open_file_keystore(path, **FILE_ARGUMENTS)])
+@pytest.mark.parametrize("use", [store_path, EncryptedFileStore])
 def test_address_in_the_place_of_a_file_is_refused(use: Callable[[str], object]) -> None:
     """It would make a directory named postgresql: otherwise."""
     with pytest.raises(ConfigurationError, match="the address of a database was given where the path"):
@@ -372,10 +369,10 @@ def test_address_in_the_place_of_a_file_is_refused(use: Callable[[str], object])
 
 
 @pytest.mark.parametrize("url", [None, "tokens.keystore", b"sqlite:///x", "k" * 43 + "="])
-def test_open_sql_refuses_what_is_no_address(url: Any, key: bytes) -> None:
+def test_sql_store_refuses_what_is_no_address(url: Any, key: bytes) -> None:
     """Without repeating it: it may be a key."""
     with pytest.raises(ConfigurationError, match="the address") as caught:
-        open_sql_keystore(url, **FILE_ARGUMENTS | {"key": key})
+        EncryptedSQLStore(url, key=key)
     assert "kkk" not in str(caught.value)
 
 
@@ -383,7 +380,7 @@ def test_open_sql_refuses_what_is_no_address(url: Any, key: bytes) -> None:
 def test_open_sql_refuses_what_is_no_length_of_time(name: str, tmp_path: Path, key: bytes) -> None:
     """Before anything is created."""
     with pytest.raises(ConfigurationError, match=rf"^{name} is not a number of seconds"):
-        open_sql_keystore(f"sqlite:///{tmp_path}/s.db", **FILE_ARGUMENTS | {"key": key, name: -1})
+        open_keystore(f"sqlite:///{tmp_path}/s.db", key=key, **{name: -1})  # type: ignore[arg-type] # by name
     assert not list(tmp_path.iterdir())
 
 

@@ -24,6 +24,8 @@ from support import failing, made_key, write_private
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
+from zoho_keystore._fs.paths import default_store
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.ring import KeyRing, fingerprint, key_ring
 from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import KEY_VARIABLE, key_source
@@ -454,6 +456,16 @@ def test_key_usage_finds_default_store(
 
 
 @pytest.mark.usefixtures("store", "retired_ring")
+def test_key_usage_finds_default_store_beside_a_refused_address(
+    store_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that do not see the variable use that store."""
+    open_keystore(key=OLDER).close()
+    monkeypatch.setenv(FILE_VARIABLE, "postgresql://ann:secret@localhost/d")
+    assert key_usage(store_path, key=spec)[2].files == (default_store(),)
+
+
+@pytest.mark.usefixtures("store", "retired_ring")
 def test_key_usage_looks_at_default_store_unless_its_directory_is_shut(
     store_path: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,7 +571,7 @@ def test_usage_counts_unreadable_file_for_each_key(
         return failing(number)() if is_path else really(name, *args, **options)
 
     monkeypatch.setattr(os, call, fails)
-    assert usage_of(RingKeys([OLDER, NEW]), store_path) == [
+    assert usage_of(RingKeys([OLDER, NEW]), Hidden(store_path), Hidden(None)) == [
         KeyUse(fingerprint(OLDER), (path,), "primary"),
         KeyUse(fingerprint(NEW), (path,)),
     ]

@@ -18,13 +18,13 @@ from zoho_keystore._cli.output import escape
 from zoho_keystore._cli.settings import Settings, complete_ids, pass_settings
 from zoho_keystore._keys.spec import RING_VARIABLE, split_spec
 from zoho_keystore._open import address_of
-from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.password import DRIVERS_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from zoho_keystore._records import TokenRecord
+    from zoho_keystore._sql.address import SQLAddress
 
 #: As a shell reports them.
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
@@ -99,12 +99,12 @@ def _environment(
     records: Iterable[TokenRecord],
     base: Mapping[str, str],
     key: str | None,
-    address: str | None = None,
+    address: SQLAddress | None = None,
 ) -> dict[str, str]:
     scheme, rest = split_spec(base.get(RING_VARIABLE, "") if key is None else key)
     key_name = platform.variable_name(rest) if scheme == "env" else None
     # The program may have a database of its own, so only for the one of the store.
-    driver_name = None if address is None else DRIVERS_VARIABLES.get(parse_address(address).dialect)
+    driver_name = None if address is None else DRIVERS_VARIABLES.get(address.dialect)
     # A script may have them under any name.
     secrets = {value for one in records for value in (one.client_secret, one.refresh_token) if value}
     kept = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -46,8 +47,8 @@ class Settings:
         explains: Whether errors are about the store that the options name. Those of ``copy`` name theirs.
     """
 
-    store: str | None = None
-    key: str | None = None
+    store: str | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
     explains: bool = True
 
     @property
@@ -103,7 +104,9 @@ class Settings:
         try:
             key_ring(self.key)
         except KeyUnavailableError as own:
-            return own if self.is_in_database else explained(own, self.path)
+            with suppress(KeystoreError):  # The store is in a database, or its path or address is refused.
+                return explained(own, self.path)
+            return own
         return error
 
     def open(self) -> Keystore:

@@ -6,6 +6,7 @@ import click
 
 from zoho_keystore._cli.output import echo_escaped
 from zoho_keystore._cli.settings import Settings, pass_settings
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._open import address_of
 from zoho_keystore._operations import databases
 from zoho_keystore._operations.backup import inspect
@@ -21,8 +22,9 @@ def command(settings: Settings, quiet: bool) -> None:  # noqa: FBT001 - click pa
     It opens the store, checks every record, and whether a save would work; the exit code tells a monitor what is wrong.
     """
     if (address := address_of(settings.store)) is not None:
-        content = databases.read_content(address, settings.key)
-        databases.check_writable(address, settings.key)
+        key = Hidden(settings.key)
+        content = databases.read_content(address, key)
+        databases.check_writable(address, key)
         if not quiet:
             number, keys = count(len(content.records), "token"), ", ".join(content.key_names)
             echo_escaped(f"{content.name}: intact, {number}, sealed with the key {keys}")

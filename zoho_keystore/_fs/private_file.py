@@ -102,9 +102,8 @@ def _opened(path: Path, *, patience_s: float = platform.SHARING_RETRY_S) -> int:
 
 
 def _read(fd: int, length: int) -> bytes:
+    content = os.read(fd, length)
     # One read may return less than was asked for: on network file systems, and above 2 GiB.
-    chunks = []
-    while length and (chunk := os.read(fd, length)):
-        chunks.append(chunk)
-        length -= len(chunk)
-    return b"".join(chunks)
+    while len(content) < length and (more := os.read(fd, length - len(content))):
+        content += more
+    return content

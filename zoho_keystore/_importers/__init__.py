@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoho_keystore._fs.paths import real_path
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._importers import dbstore, filestore, sqlite
 from zoho_keystore._importers.rows import Rows, UnreadableError
 from zoho_keystore._keys.fernet_key import looks_like_key
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from zoho_keystore._keys.sources import HiddenKey
     from zoho_keystore._records import TokenRecord
 
 #: The largest source file, in bytes.
@@ -89,6 +91,12 @@ def read(source: str, *, from_key: str | None = None, password: Callable[[], str
         ImportSourceError: The source cannot be read, or is none that can be imported.
         KeystoreError: The source is a keystore that does not open.
     """
+    hidden_source, hidden_key = Hidden(source), Hidden(from_key)
+    del source, from_key  # See zoho_keystore._hidden.
+    return without_frames(lambda: _read(hidden_source.value, hidden_key, password))
+
+
+def _read(source: str, from_key: HiddenKey, password: Callable[[], str] | None) -> ImportSource:
     if looks_like_key(source):
         raise ConfigurationError(
             "the source holds what looks like a key", f"Give the path of a file, or {dbstore.FORM}"
@@ -121,7 +129,7 @@ def _read_or_raise(read_source: Callable[[], _T], prefix: str, path: Path | None
     raise error
 
 
-def _read_file(path: Path, from_key: str | None, table: str | None) -> tuple[str, Rows, list[str]]:
+def _read_file(path: Path, from_key: HiddenKey, table: str | None) -> tuple[str, Rows, list[str]]:
     try:
         content = _content(path)
         if content.startswith(sqlite.MAGIC):
@@ -154,7 +162,7 @@ def _content(path: Path) -> bytes:
         ) from None
 
 
-def _read_keystore(path: Path, from_key: str | None) -> Rows:
+def _read_keystore(path: Path, from_key: HiddenKey) -> Rows:
     # Not open_keystore(): that restricts the mode of the file.
     try:
         ring = key_ring(from_key)

@@ -34,7 +34,7 @@ _KEY_AS_FILE_NAME = re.compile(r"(.*=)?[A-Za-z0-9_-]{43}=")
 
 def looks_like_key(text: str) -> bool:
     """Return whether a text may contain a key, so that no message may repeat the text."""
-    parts = re.split(r"[:,\s'\"]", text)
+    parts = re.split(r"[:,~\s'\"]", text)
     return any(_KEY_LIKE.fullmatch(part) or _KEY_AS_FILE_NAME.fullmatch(re.split(r"[/\\]", part)[-1]) for part in parts)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.fernet_key import is_canonical
 from zoho_keystore._keys.sources import key_source
 from zoho_keystore._text import plural
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from zoho_keystore._keys.sources import KeySource
+    from zoho_keystore._keys.sources import KeyArgument, KeySource
 
 
-class Decrypted(NamedTuple):
+# No tuple: tools that print the variables of a frame look into tuples, whatever their repr.
+@dataclass(frozen=True, slots=True)
+class Decrypted:
     """A decrypted payload.
 
     Attributes:
@@ -74,7 +78,7 @@ class KeyRing:
             KeyUnavailableError: The source has no key, or something that is not a key.
         """
         self._source = source
-        self._keys = _named_keys(source.load())
+        self._keys = _loaded(source)
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -164,7 +168,7 @@ class KeyRing:
     def reload(self) -> str:
         """Load the keys from the source again; return why that failed, as a clause for a message. It may take long."""
         try:
-            self._keys = _named_keys(self._source.load())
+            self._keys = _loaded(self._source)
         except KeyUnavailableError as error:
             return f"; loading the keys again failed: {error.problem}"
         return ""
@@ -183,7 +187,7 @@ class KeyRing:
         raise TypeError(msg)
 
 
-def key_ring(key: bytes | str | None) -> KeyRing:
+def key_ring(key: KeyArgument) -> KeyRing:
     """Return the key ring for a ``key`` argument.
 
     Args:
@@ -194,6 +198,7 @@ def key_ring(key: bytes | str | None) -> KeyRing:
         KeyUnavailableError: There is no key.
         MalformedKeyError: What is there is not a key.
     """
+    key = Hidden.of(key)
     return KeyRing(key_source(key))
 
 
@@ -207,8 +212,8 @@ def fingerprint(key: bytes) -> str:
     return hashlib.sha256(b"zoho-keystore" + key).hexdigest()[:8]
 
 
-def _named_keys(keys: Sequence[bytes]) -> tuple[_NamedKey, ...]:
-    return tuple(_NamedKey(key) for key in keys)
+def _loaded(source: KeySource) -> tuple[_NamedKey, ...]:
+    return without_frames(lambda: tuple(map(_NamedKey, source.load())))
 
 
 def _token_bytes(payload: bytes) -> int:

@@ -14,13 +14,13 @@ from zoho_keystore import _platform as platform
 from zoho_keystore._fs import atomic
 from zoho_keystore._fs.directory import Directory
 from zoho_keystore._fs.lock import StoreLock
-from zoho_keystore._fs.paths import is_same_file, real_path
+from zoho_keystore._fs.paths import is_same_file
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.ring import key_ring
-from zoho_keystore._open import address_of, as_seconds, open_sql_storage, store_path
+from zoho_keystore._open import address_of, as_seconds, file_path, open_sql_storage, store_path
 from zoho_keystore._operations import databases
 from zoho_keystore._operations.copying import without_leases
 from zoho_keystore._records import retired_key
-from zoho_keystore._sql.address import name_of
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.file import FileStorage
 from zoho_keystore._storage.headers import MAX_RETIRED
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_keystore._keys.ring import KeyRing
+    from zoho_keystore._keys.sources import HiddenKey
     from zoho_keystore._records import TokenRecord
+    from zoho_keystore._sql.address import SQLAddress
     from zoho_keystore._storage import Transaction
     from zoho_keystore._storage.codec import Header
     from zoho_keystore._storage.store_file import StoreFile
@@ -87,13 +89,15 @@ def backup(path: str | os.PathLike[str] | None, destination: str | os.PathLike[s
         DurabilityUnknownError: The copy is written, but may not survive a power cut.
         KeystoreError: Any other kind: nothing was written.
     """
-    if (address := address_of(path)) is not None:
-        content, name = databases.sealed_copy(address, key), databases.file_name(address)
+    hidden_path, hidden_destination, hidden_key = Hidden(path), Hidden(destination), Hidden(key)
+    del path, destination, key  # See zoho_keystore._hidden.
+    if (address := address_of(hidden_path)) is not None:
+        content, name = databases.sealed_copy(address, hidden_key), databases.file_name(address)
     else:
-        store = store_path(path)
-        content, name = _open_store(store, key_ring(key)).content, store.name
-    copy = real_path(destination)
-    names_directory = os.fspath(destination).endswith(tuple(filter(None, (os.sep, os.altsep))))
+        store = store_path(hidden_path)
+        content, name = _open_store(store, key_ring(hidden_key)).content, store.name
+    copy = file_path(hidden_destination)
+    names_directory = os.fspath(hidden_destination.value).endswith(tuple(filter(None, (os.sep, os.altsep))))
     if names_directory and not os.path.lexists(copy):
         raise StoreFileError(
             "there is no such directory; nothing was copied", f"Make it: {platform.make_directory_command(copy)}", copy
@@ -139,11 +143,13 @@ def restore(
         DurabilityUnknownError: The store is replaced, but that may not survive a power cut.
         KeystoreError: Any other kind. In each case but DurabilityUnknownError the store is as it was.
     """
+    hidden_path, hidden_source, hidden_key = Hidden(path), Hidden(source), Hidden(key)
+    del path, source, key  # See zoho_keystore._hidden.
     timeout_s = as_seconds("lock_timeout", lock_timeout)
-    ring, copy = key_ring(key), real_path(source)
-    if (address := address_of(path)) is not None:
-        return _restore_database(address, _open_copy(copy, ring), copy, ring, key, timeout_s)
-    store = store_path(path)
+    address, copy, ring = address_of(hidden_path), file_path(hidden_source), key_ring(hidden_key)
+    if address is not None:
+        return _restore_database(address, _open_copy(copy, ring), copy, ring, hidden_key, timeout_s)
+    store = store_path(hidden_path)
     _require_different(store, copy)
     restored = _open_copy(copy, ring)
     with StoreLock(store.parent, store.name, timeout_s).held() as held:
@@ -165,7 +171,7 @@ def restore(
 
 
 def _restore_database(  # noqa: PLR0917 - one step of restore()
-    address: str, restored: StoreFile, copy: Path, ring: KeyRing, key: str | None, timeout_s: float
+    address: SQLAddress, restored: StoreFile, copy: Path, ring: KeyRing, key: HiddenKey, timeout_s: float
 ) -> Path | None:
     records = without_leases(restored.records.values())
     with closing(open_sql_storage(address, key=key, lock_timeout=timeout_s)) as storage:
@@ -231,17 +237,17 @@ def compare(
     Raises:
         KeystoreError: The copy does not open.
     """
-    copy, ring, address = real_path(source), key_ring(key), address_of(path)
+    hidden_path, hidden_source, hidden_key = Hidden(path), Hidden(source), Hidden(key)
+    del path, source, key  # See zoho_keystore._hidden.
+    address, copy, ring = address_of(hidden_path), file_path(hidden_source), key_ring(hidden_key)
     old: Mapping[str, TokenRecord] = {}
     store_error = None
-    store: Path | str
     if address is not None:
         new = _open_copy(copy, ring).records
-        store = name_of(address)
         if databases.is_store_there(address):
-            old = {record.id: record for record in databases.read_content(address, key).records}
-        return _compared(store, copy, old, new, None)
-    store = store_path(path)
+            old = {record.id: record for record in databases.read_content(address, hidden_key).records}
+        return _compared(address.name, copy, old, new, None)
+    store = store_path(hidden_path)
     _require_different(store, copy)
     new = _open_copy(copy, ring).records
     if os.path.lexists(store):
@@ -279,7 +285,9 @@ def inspect(path: str | os.PathLike[str] | None = None, *, key: str | None = Non
     Raises:
         KeystoreError: It does not open, its payload is not a keystore's, or a save would fail.
     """
-    store, ring = store_path(path), key_ring(key)
+    hidden_path, hidden_key = Hidden(path), Hidden(key)
+    del path, key  # See zoho_keystore._hidden.
+    store, ring = store_path(hidden_path), key_ring(hidden_key)
     found = _open_store(store, ring)
     check_writable(store, ring)
     return found

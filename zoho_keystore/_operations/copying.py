@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoho_keystore._fs.paths import is_same_file
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._keystore import storage_of
 from zoho_keystore._open import open_keystore, spec_for_messages
 from zoho_keystore._text import cli_command, count
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from zoho_keystore._keys.sources import HiddenKey
     from zoho_keystore._records import TokenRecord
     from zoho_keystore._storage import Storage, Transaction
     from zoho_keystore._storage.codec import Header
@@ -60,34 +62,37 @@ def copy(
         StoreFileError: The destination holds tokens, or is the source, or the source has changed meanwhile.
         KeystoreError: One of the stores cannot be opened, read or written.
     """
-    source_key = key if from_key is None else from_key
+    hidden_source, hidden_destination = Hidden(source), Hidden(destination)
+    hidden_key, source_key = Hidden(key), Hidden(key if from_key is None else from_key)
+    from_spec = spec_for_messages(from_key)
+    del source, destination, key, from_key  # See zoho_keystore._hidden.
     with (
-        closing(open_keystore(source, key=source_key, create=False)) as old,
-        closing(open_keystore(destination, key=key)) as new,
+        closing(open_keystore(hidden_source.value, key=source_key.value, create=False)) as old,
+        closing(open_keystore(hidden_destination.value, key=hidden_key.value)) as new,
     ):
         given, taken = storage_of(old), storage_of(new)
         with _commands_for(given, source_key):
             records = without_leases(given.records())
             header = given.header()
-        with _commands_for(taken, key):
+        with _commands_for(taken, hidden_key):
             if _is_same(given, taken):
                 raise StoreFileError("the two stores are the same; nothing was copied", "Give another destination")
             if number := _put_all(header, taken, records, progress):
                 raise StoreFileError(
                     f"{taken.name} holds {count(number, 'token')} already; nothing was copied",
-                    f"Give an empty destination{_import_instead(given, from_key)}",
+                    f"Give an empty destination{_import_instead(given, from_spec)}",
                 )
             _require_same(without_leases(taken.records()), records, f"{taken.name} does not hold what was copied")
         with _commands_for(given, source_key):
             found = without_leases(given.records())
-        with _commands_for(taken, key):
+        with _commands_for(taken, hidden_key):
             # A program that has saved to the source since would go on with the old token after the move.
             _require_same(found, records, f"{given.name} has changed since it was read")
         return Copied(given.name, taken.name, len(records))
 
 
 @contextmanager
-def _commands_for(storage: Storage, key: str | None) -> Iterator[None]:
+def _commands_for(storage: Storage, key: HiddenKey) -> Iterator[None]:
     """Make the commands in errors work on one of the two stores: without it, they would work on the default one."""
     try:
         yield
@@ -125,12 +130,11 @@ def _put_all(
     return taken.transact(work)
 
 
-def _import_instead(given: Storage, from_key: str | None) -> str:
+def _import_instead(given: Storage, from_spec: str | None) -> str:
     """Return the rest of an advice; no database of ours can be imported."""
     if given.path is None:
         return ""
-    spec = spec_for_messages(from_key)
-    options = [] if spec is None else ["--from-key", spec]
+    options = [] if from_spec is None else ["--from-key", from_spec]
     return f", or add the tokens to it with: {cli_command('import', given.name, *options, store=None, key=None)}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._open import open_sql_storage
 from zoho_keystore._operations.copying import without_leases
-from zoho_keystore._sql.address import DEFAULT_PREFIX, SQLAddress, parse_address
+from zoho_keystore._sql.address import DEFAULT_PREFIX
 from zoho_keystore._storage import codec
 from zoho_keystore.errors import StoreFileError
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoho_keystore._keys.ring import KeyRing
+    from zoho_keystore._keys.sources import HiddenKey
     from zoho_keystore._records import TokenRecord
+    from zoho_keystore._sql.address import SQLAddress
     from zoho_keystore._storage.codec import Header
 
 
@@ -37,17 +39,13 @@ class Content(NamedTuple):
     key_names: tuple[str, ...]
 
 
-def is_store_there(text: str) -> bool:
+def is_store_there(address: SQLAddress) -> bool:
     """Return whether a database has the tables of a store, with a store in them. No key is needed.
 
-    Args:
-        text: The address.
-
     Raises:
-        ConfigurationError: The address is malformed, or a library is not installed.
+        ConfigurationError: The driver is not installed.
         StoreUnavailableError: The database cannot be asked.
     """
-    address = parse_address(text)
     if address.path is not None and not os.path.lexists(address.path):
         return False
     # They need SQLAlchemy, which takes a third of a second to import.
@@ -75,47 +73,42 @@ def prefix_of(address: SQLAddress) -> str:
     return address.prefix or DEFAULT_PREFIX
 
 
-def table_sql(text: str) -> str:
-    """Return the SQL that makes the tables of a store and permits their use, for the administrator of a database.
-
-    Raises:
-        ConfigurationError: The address is malformed, or SQLAlchemy is not installed.
-    """
+def table_sql(address: SQLAddress) -> str:
+    """Return the SQL that makes the tables of a store and permits their use, for the administrator of a database."""
     from zoho_keystore._storage.sql.statements import table_statements  # noqa: PLC0415 - as above
 
-    address = parse_address(text)
     return table_statements(address.dialect, prefix_of(address), address.url.username)
 
 
-def read_content(text: str, key: str | None) -> Content:
+def read_content(address: SQLAddress, key: HiddenKey) -> Content:
     """Return what a store in a database holds; every row is opened.
 
     Raises:
         KeystoreError: The store cannot be read.
     """
-    with closing(open_sql_storage(text, key=key, create=False)) as storage:
+    with closing(open_sql_storage(address, key=key, create=False)) as storage:
         # The counter of ids after the records: it must not be older.
         records = storage.records()
         return Content(storage.name, storage.header(), records, storage.key_names())
 
 
-def check_writable(text: str, key: str | None) -> None:
+def check_writable(address: SQLAddress, key: HiddenKey) -> None:
     """Make sure that a store in a database can be saved.
 
     Raises:
         KeystoreError: It cannot be opened, or a save would fail.
     """
-    with closing(open_sql_storage(text, key=key, create=False)) as storage:
+    with closing(open_sql_storage(address, key=key, create=False)) as storage:
         storage.check_writable()
 
 
-def sealed_copy(text: str, key: str | None) -> bytes:
+def sealed_copy(address: SQLAddress, key: HiddenKey) -> bytes:
     """Return the content of a file that holds all tokens of a store in a database, sealed with its newest key.
 
     Raises:
         KeystoreError: The store cannot be read.
     """
-    content = read_content(text, key)
+    content = read_content(address, key)
     header = content.header._replace(generation=max(content.header.generation, 1), exchanges={})
     return sealed(without_leases(content.records), header, key_ring(key))
 
@@ -136,7 +129,6 @@ def sealed(records: Sequence[TokenRecord], header: Header, ring: KeyRing) -> byt
     return content
 
 
-def file_name(text: str) -> str:
+def file_name(address: SQLAddress) -> str:
     """Return a name for a copy of a store in a database: the database's."""
-    address = parse_address(text)
     return address.path.name if address.path is not None else os.path.basename(address.url.database or "database")

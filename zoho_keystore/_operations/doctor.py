@@ -15,10 +15,10 @@ from zoho_keystore._fs import permissions
 from zoho_keystore._fs.lock import lock_holders
 from zoho_keystore._fs.paths import default_key_ring, is_same_file
 from zoho_keystore._fs.private_file import read_prefix
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, key_source
 from zoho_keystore._open import address_of, explained, open_keystore, spec_for_messages, store_path
 from zoho_keystore._operations.gitignore import is_ignored, work_tree
-from zoho_keystore._sql.address import name_of, parse_address
 from zoho_keystore._storage.store_file import no_store, require_replaceable
 from zoho_keystore._text import cli_command, count
 from zoho_keystore.errors import KeystoreError
@@ -26,6 +26,8 @@ from zoho_keystore.errors import KeystoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zoho_keystore._keys.sources import HiddenKey
+    from zoho_keystore._open import HiddenPath
     from zoho_keystore._sql.address import SQLAddress
 
 #: Parts of the names of directories that are synchronised with other machines.
@@ -64,30 +66,41 @@ def diagnose(path: str | os.PathLike[str] | None = None, *, key: str | None = No
         path: The store, as for :class:`EncryptedFileStore`, or the address of a database.
         key: The source of its keys, likewise.
     """
-    address = address_of(path)
-    return list(_diagnostics(path, key) if address is None else _database_diagnostics(address, key))
+    hidden_path, hidden_key = Hidden(path), Hidden(key)
+    del path, key  # See zoho_keystore._hidden.
+    return list(_diagnostics(hidden_path, hidden_key))
 
 
-def _database_diagnostics(address: str, key: str | None) -> Iterator[Diagnostic]:
-    name = name_of(address)
-    problems = _Problems(None, name, spec_for_messages(key))
+def _diagnostics(path: HiddenPath, key: HiddenKey) -> Iterator[Diagnostic]:
+    try:
+        address = address_of(path)
+        of_store = (
+            _file_diagnostics(store_path(path), path, key)
+            if address is None
+            else _database_diagnostics(address, path, key)
+        )
+    except KeystoreError as error:
+        yield _Problems(None, None, None).of_error(error)
+        return
+    yield from of_store
+
+
+def _database_diagnostics(address: SQLAddress, path: HiddenPath, key: HiddenKey) -> Iterator[Diagnostic]:
+    problems = _Problems(None, address.name, spec_for_messages(key))
     ring, has_keys, found = _key_diagnostics(key, problems)
     yield from found
-    file = None
     try:
-        parsed = parse_address(address)
-        file = parsed.path
-        yield from _server_diagnostics(parsed)
+        yield from _server_diagnostics(address)
     except KeystoreError as error:
         yield problems.of_error(error)
         has_keys = False
-    if file is not None:
-        yield from _check_store_location(file)
+    if address.path is not None:
+        yield from _check_store_location(address.path)
     if ring is not None:
-        yield from _check_ring_location(ring, file)
+        yield from _check_ring_location(ring, address.path)
     if has_keys:
-        yield from _check_content(address, name, key, problems)
-    yield from _check_plain_text(file, ring, problems)
+        yield from _check_content(address.name, path, key, problems)
+    yield from _check_plain_text(address.path, ring, problems)
 
 
 def _server_diagnostics(address: SQLAddress) -> Iterator[Diagnostic]:
@@ -97,13 +110,9 @@ def _server_diagnostics(address: SQLAddress) -> Iterator[Diagnostic]:
         yield Diagnostic(is_problem=bool(one.fix), what=f"{address.name}: {one.what}", fix=one.fix)
 
 
-def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterator[Diagnostic]:
-    try:
-        store = store_path(path)
-    except KeystoreError as error:
-        yield _Problems(None, None, None).of_error(error)
-        return
-    problems = _Problems(store, None if path is None else os.fspath(path), spec_for_messages(key))
+def _file_diagnostics(store: Path, path: HiddenPath, key: HiddenKey) -> Iterator[Diagnostic]:
+    given = None if path.value is None else os.fspath(path.value)
+    problems = _Problems(store, given, spec_for_messages(key))
     ring, has_keys, found = _key_diagnostics(key, problems)
     yield from found
     # Before the store is opened: opening restricts modes.
@@ -116,11 +125,11 @@ def _diagnostics(path: str | os.PathLike[str] | None, key: str | None) -> Iterat
     yield from _check_lock(store)
     # Without keys the store does not open, and a missing one was reported by the check of its files.
     if has_keys and os.path.lexists(store):
-        yield from _check_content(store, str(store), key, problems)
+        yield from _check_content(str(store), path, key, problems)
     yield from _check_plain_text(store, ring, problems)
 
 
-def _key_diagnostics(key: str | None, problems: _Problems) -> tuple[Path | None, bool, list[Diagnostic]]:
+def _key_diagnostics(key: HiddenKey, problems: _Problems) -> tuple[Path | None, bool, list[Diagnostic]]:
     """Return the key ring's file, if there is one, whether there are keys, and what is to be said of them."""
     ring: Path | None = None
     try:
@@ -166,8 +175,8 @@ def _problem(what: str, fix: str) -> Diagnostic:
     return Diagnostic(is_problem=True, what=what, fix=fix)
 
 
-def _origin(key: str | None) -> str:
-    if key is not None:
+def _origin(key: HiddenKey) -> str:
+    if key.value is not None:
         return "--key"
     for name in (KEY_VARIABLE, RING_VARIABLE):
         if os.environ.get(name):
@@ -289,9 +298,9 @@ def _program(pid: int) -> str:
     return "unknown"
 
 
-def _check_content(store: Path | str, name: str, key: str | None, problems: _Problems) -> Iterator[Diagnostic]:
+def _check_content(name: str, path: HiddenPath, key: HiddenKey, problems: _Problems) -> Iterator[Diagnostic]:
     try:
-        with closing(open_keystore(store, key=key, create=False)) as keystore:
+        with closing(open_keystore(path.value, key=key.value, create=False)) as keystore:
             records = keystore.records()
     except KeystoreError as error:
         yield problems.of_error(error)

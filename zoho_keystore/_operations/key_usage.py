@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zoho_keystore._fs.paths import absolute_path, default_store
 from zoho_keystore._fs.private_file import FileTooLargeError, read_prefix, read_private_file
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.ring import KeyRing, fingerprint
 from zoho_keystore._keys.sources import GivenKeys, key_source
 from zoho_keystore._open import FILE_VARIABLE, address_of, open_sql_storage, store_path
-from zoho_keystore._sql.address import address_or_error, name_of
+from zoho_keystore._sql.address import is_sql_address
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES
 from zoho_keystore.errors import ConfigurationError, KeystoreError, UnsafeFileError
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zoho_keystore._keys.ring_text import RingKeys
+    from zoho_keystore._keys.sources import HiddenKey
+    from zoho_keystore._open import HiddenPath, PathArgument
+    from zoho_keystore._sql.address import SQLAddress
 
 #: The start of each Fernet token: a version byte, and the upper bytes of the time.
 _FERNET_START = b"gAAAA"
@@ -65,19 +69,22 @@ def key_usage(path: str | os.PathLike[str] | None = None, *, key: str | None = N
         ConfigurationError: An argument or setting is invalid.
         KeyUnavailableError: There is no key.
     """
-    return usage_of(key_source(key).load(), path, key=key)
+    hidden_path, hidden_key = Hidden(path), Hidden(key)
+    del path, key  # See zoho_keystore._hidden.
+    return without_frames(lambda: usage_of(key_source(hidden_key).load(), hidden_path, hidden_key))
 
 
-def require_findable(path: str | os.PathLike[str] | None) -> None:
+def require_findable(path: PathArgument) -> None:
     """Refuse a store whose backups cannot be found, since any key may be needed for them.
 
     Args:
         path: The store, as it was given.
 
     Raises:
-        ConfigurationError: It is on a database server.
+        ConfigurationError: It is on a database server, or its address is refused.
     """
-    if (address := address_of(path)) is not None and _database_file(address) is None:
+    path = Hidden.of(path)
+    if (address := address_of(path)) is not None and address.path is None:
         raise ConfigurationError(
             "backups of a store on a database server are not found, so which keys nothing needs is not known; no key "
             "was dropped",
@@ -85,7 +92,7 @@ def require_findable(path: str | os.PathLike[str] | None) -> None:
         )
 
 
-def usage_of(keys: RingKeys, path: str | os.PathLike[str] | None, *, key: str | None = None) -> list[KeyUse]:
+def usage_of(keys: RingKeys, path: HiddenPath, key: HiddenKey) -> list[KeyUse]:
     """Return the use of each key, in their order.
 
     Args:
@@ -102,7 +109,7 @@ def usage_of(keys: RingKeys, path: str | os.PathLike[str] | None, *, key: str | 
     if (address := address_of(path)) is not None:
         names = _keys_of_database(address, key)
         for name in files if names is None else set(names) & set(files):
-            files[name].append(name_of(address))
+            files[name].append(address.name)
     return [KeyUse(fingerprint(key), tuple(files[fingerprint(key)]), *_state(keys, key)) for key in keys]
 
 
@@ -112,7 +119,7 @@ def _state(keys: RingKeys, key: bytes) -> tuple[str, str]:
     return "primary" if key == keys[0] else "old", ""
 
 
-def _keys_of_database(address: str, key: str | None) -> tuple[str, ...] | None:
+def _keys_of_database(address: SQLAddress, key: HiddenKey) -> tuple[str, ...] | None:
     """Return the fingerprints of the keys that a store in a database needs; None if it may need any key."""
     try:
         with closing(open_sql_storage(address, key=key, create=False)) as storage:
@@ -121,7 +128,7 @@ def _keys_of_database(address: str, key: str | None) -> tuple[str, ...] | None:
         return None
 
 
-def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, bytes | None]]:
+def _tokens_around(path: HiddenPath) -> Iterator[tuple[Path, bytes | None]]:
     """Yield the files that may need a key, with what :func:`_read_token` returns for them."""
     files: set[Path] = set()
     directories: set[Path] = set()
@@ -129,7 +136,7 @@ def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, 
     if (address := address_of(path)) is None:
         store = store_path(path)
         files, directories = {store}, {store.parent, _given_path(path).parent}
-    elif (database := _database_file(address)) is not None:
+    elif (database := address.path) is not None:
         directories = {database.parent}
         # Closing one of these would release the locks that SQLite holds for this process.
         no_tokens = {database.with_name(f"{database.name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")}
@@ -140,7 +147,8 @@ def _tokens_around(path: str | os.PathLike[str] | None) -> Iterator[tuple[Path, 
         except OSError:
             yield directory, None  # Any file in it may need any key.
     with suppress(KeystoreError):
-        default = store_path(None) if address_of(None) is None else default_store()
+        # Also beside an address that is refused: the store may need any of the keys.
+        default = default_store() if is_sql_address(os.environ.get(FILE_VARIABLE, "")) else store_path(None)
         if not _is_in_another_home(default):
             files.add(default)
     for file in sorted(files - no_tokens):
@@ -158,15 +166,9 @@ def _is_in_another_home(default: Path) -> bool:
     return False
 
 
-def _database_file(address: str) -> Path | None:
-    """Return the file of an SQLite database; None for a server."""
-    found = address_or_error(address)
-    return None if isinstance(found, ConfigurationError) else found.path
-
-
-def _given_path(path: str | os.PathLike[str] | None) -> Path:
+def _given_path(path: HiddenPath) -> Path:
     """Return the path of a store as it was given, absolute, with symbolic links as they are."""
-    return absolute_path(path or os.environ.get(FILE_VARIABLE) or default_store())
+    return absolute_path(path.value or os.environ.get(FILE_VARIABLE) or default_store())
 
 
 def _read_token(file: Path) -> bytes | None:

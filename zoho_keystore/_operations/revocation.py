@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoho_keystore._access import is_usable, require_accounts_url, without_frames
+from zoho_keystore._access import is_usable, require_accounts_url
+from zoho_keystore._hidden import without_frames
 from zoho_keystore._oauth import endpoints
-from zoho_keystore.errors import KeystoreError
 
 if TYPE_CHECKING:
     from zoho_keystore._keystore import Keystore
@@ -25,13 +25,11 @@ def revoke(keystore: Keystore, id: str) -> bool:
         KeystoreError: The record could not be deleted.
     """
     record = keystore.require(id)
-    known: bool | KeystoreError = False
+    known = False
     # An access token that has expired by itself is nothing to revoke.
     if record.refresh_token or is_usable(record, keystore.now_ms()):
         url = require_accounts_url(keystore, record)
         known = without_frames(lambda: endpoints.revoke(url, record.refresh_token or record.access_token or ""))
-    if isinstance(known, KeystoreError):
-        raise known
     keystore.delete_if(lambda one: one.refresh_token == record.refresh_token, id)
     return known
 

@@ -11,8 +11,10 @@ import time
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.ring import KeyRing, fingerprint, new_key
 from zoho_keystore._keys.ring_text import RingKeys
 from zoho_keystore._keys.sources import GivenKeys, WritableKeySource, key_source
@@ -32,9 +34,10 @@ from zoho_keystore.errors import (
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
-    from zoho_keystore._keys.sources import KeySource
+    from zoho_keystore._keys.sources import HiddenKey, KeyArgument, KeySource
+    from zoho_keystore._open import HiddenPath
+    from zoho_keystore._sql.address import SQLAddress
     from zoho_keystore._storage.sql.storage import SQLStorage
 
 
@@ -127,14 +130,37 @@ def rotate(
         ConfigurationError: An argument or setting is invalid, or the source cannot be changed and no new key is given.
         KeystoreError: Any other kind: nothing was changed.
     """
-    timeout_s = as_seconds("lock_timeout", lock_timeout)
+    hidden_path, hidden_key, hidden_new = Hidden(path), Hidden(key), Hidden(new)
+    del path, key, new  # See zoho_keystore._hidden.
+    return without_frames(
+        lambda: _rotate(
+            hidden_path,
+            hidden_key,
+            hidden_new,
+            drop_old=drop_old,
+            timeout_s=as_seconds("lock_timeout", lock_timeout),
+            progress=progress,
+        )
+    )
+
+
+def _rotate(
+    path: HiddenPath,
+    key: HiddenKey,
+    new: HiddenKey,
+    *,
+    drop_old: bool,
+    timeout_s: float,
+    progress: Callable[[int, int], None],
+) -> Rotation:
+    store = address_of(path) or store_path(path)
     source = key_source(key)
-    new_source = None if new is None else key_source(new)
+    new_source = None if new.value is None else key_source(new)
     writable = source if isinstance(source, WritableKeySource) and not _why_not_changed(source) else None
     lost: tuple[Path | str, ...] = ()
     with nullcontext() if writable is None else writable.lock(timeout_s):
         keys = source.load()
-        with closing(_opened(path, key, source, timeout_s)) as storage:
+        with closing(_opened(store, key, source, timeout_s)) as storage:
             primary = _choose_primary(source, writable, keys, _sealed_with(storage, source), new_source)
             _require_changeable(storage)
             _reencrypt(storage, writable, primary, keys, progress)
@@ -157,12 +183,10 @@ def rotate(
     )
 
 
-def _opened(
-    path: str | os.PathLike[str] | None, key: str | None, source: KeySource, timeout_s: float
-) -> FileStorage | SQLStorage:
-    if (address := address_of(path)) is not None:
-        return open_sql_storage(address, key=key, lock_timeout=timeout_s, create=False)
-    return FileStorage(store_path(path), KeyRing(source), lock_timeout=timeout_s, create=False)
+def _opened(store: Path | SQLAddress, key: HiddenKey, source: KeySource, timeout_s: float) -> FileStorage | SQLStorage:
+    if isinstance(store, Path):
+        return FileStorage(store, KeyRing(source), lock_timeout=timeout_s, create=False)
+    return open_sql_storage(store, key=key, lock_timeout=timeout_s, create=False)
 
 
 def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str, str]:
@@ -175,9 +199,14 @@ def add_key(key: str | None = None, *, lock_timeout: float = 10.0) -> tuple[str,
         ConfigurationError: The source cannot be written.
         KeystoreError: The key was not added.
     """
-    source = writable_source(key)
+    hidden_key = Hidden(key)
+    del key  # See zoho_keystore._hidden.
+    return without_frames(lambda: _add_key(writable_source(hidden_key), as_seconds("lock_timeout", lock_timeout)))
+
+
+def _add_key(source: WritableKeySource, timeout_s: float) -> tuple[str, str]:
     made = new_key()
-    with source.lock(as_seconds("lock_timeout", lock_timeout)):
+    with source.lock(timeout_s):
         source.add(made)
     return str(source), fingerprint(made)
 
@@ -202,15 +231,24 @@ def prune(
         ConfigurationError: The source cannot be changed, has no such key, or the store needs that key.
         KeystoreError: No key was dropped.
     """
+    hidden_path, hidden_key = Hidden(path), Hidden(key)
+    del path, key  # See zoho_keystore._hidden.
+    return without_frames(
+        lambda: _prune(hidden_path, fingerprints, hidden_key, as_seconds("lock_timeout", lock_timeout))
+    )
+
+
+def _prune(path: HiddenPath, fingerprints: Iterable[str] | None, key: HiddenKey, timeout_s: float) -> tuple[str, ...]:
     if fingerprints is None:
         require_findable(path)
+    found = address_of(path) or store_path(path)
     source = writable_source(key)
-    with source.lock(as_seconds("lock_timeout", lock_timeout)):
+    with source.lock(timeout_s):
         # A store that is missing or does not open may need any of the keys.
-        with closing(_opened(path, key, source, lock_timeout)) as storage:
+        with closing(_opened(found, key, source, timeout_s)) as storage:
             store = storage.path or storage.name
         keys = source.load()
-        usage = usage_of(keys, path, key=key)
+        usage = usage_of(keys, path, key)
         if fingerprints is None:
             wanted = {use.fingerprint for use in usage if use.state == "retired" and not use.files}
         else:
@@ -248,12 +286,13 @@ def require_droppable(usage: Sequence[KeyUse], wanted: set[str], store: Path | s
             )
 
 
-def writable_source(key: str | None) -> WritableKeySource:
+def writable_source(key: KeyArgument) -> WritableKeySource:
     """Return a source of keys that can be changed from here.
 
     Raises:
         ConfigurationError: It cannot.
     """
+    key = Hidden.of(key)
     source = key_source(key)
     reason = _why_not_changed(source)
     if isinstance(source, WritableKeySource) and not reason:
@@ -332,14 +371,12 @@ def _choose_primary(
     )
 
 
-def _drop(
-    source: WritableKeySource, old: Sequence[bytes], path: str | os.PathLike[str] | None, key: str | None
-) -> tuple[Path | str, ...]:
+def _drop(source: WritableKeySource, old: Sequence[bytes], path: HiddenPath, key: HiddenKey) -> tuple[Path | str, ...]:
     """Remove the old keys from a ring; return the files that may need them.
 
     Only these keys: one that a user has added since may be the one that the store is encrypted with by now.
     """
-    lost = {file for use in usage_of(RingKeys(old), path, key=key) for file in use.files}
+    lost = {file for use in usage_of(RingKeys(old), path, key) for file in use.files}
     source.remove(old)
     return tuple(sorted(lost, key=str))
 

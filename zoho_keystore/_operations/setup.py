@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoho_keystore._fs.directory import make_directories
 from zoho_keystore._fs.paths import default_key_ring
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.ring import KeyRing, key_ring, new_key
 from zoho_keystore._keys.sources import KEY_VARIABLE, RING_VARIABLE, WritableKeySource, key_source
 from zoho_keystore._open import address_of, explained, open_keystore, open_sql_storage, store_path
@@ -18,7 +19,8 @@ from zoho_keystore.errors import KeystoreError, KeyUnavailableError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoho_keystore._keys.sources import KeySource
+    from zoho_keystore._keys.sources import HiddenKey, KeySource
+    from zoho_keystore._sql.address import SQLAddress
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,12 @@ def init_store(path: str | os.PathLike[str] | None = None, *, key: str | None = 
     Raises:
         KeystoreError: As for :func:`init`.
     """
-    address = address_of(path)
-    return init(path, key=key) if address is None else _init_database(address, *_source(key))
+    hidden_path, hidden_key = Hidden(path), Hidden(key)
+    del path, key  # See zoho_keystore._hidden.
+    address = address_of(hidden_path)
+    if address is None:
+        return init(hidden_path.value, key=hidden_key.value)
+    return without_frames(lambda: _init_database(address, *_source(hidden_key)))
 
 
 def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) -> FileSetup:
@@ -76,8 +82,12 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
     Raises:
         KeystoreError: The key ring or the store could not be created or opened. A key that was created before stays.
     """
-    source, spec = _source(key)
-    store = store_path(path)
+    hidden_path, hidden_key = Hidden(path), Hidden(key)
+    del path, key  # See zoho_keystore._hidden.
+    return without_frames(lambda: _init_file(store_path(hidden_path), *_source(hidden_key)))
+
+
+def _init_file(store: Path, source: KeySource, spec: HiddenKey) -> FileSetup:
     made_store = not os.path.lexists(store)
     # A new key cannot open an existing store, and would hide that the store's own key is missing.
     made_key = made_store and isinstance(source, WritableKeySource) and source.create(new_key())
@@ -87,19 +97,19 @@ def init(path: str | os.PathLike[str] | None = None, *, key: str | None = None) 
         raise explained(error, store) from None
     if made_store:
         make_directories(store.parent)
-    open_keystore(store, key=spec).close()
+    open_keystore(store, key=spec.value).close()
     is_default = _is_default(store, ring)
     return FileSetup(str(store), str(source), ring.fingerprints, made_key, made_store, is_default, store)
 
 
-def _source(key: str | None) -> tuple[KeySource, str | None]:
+def _source(key: HiddenKey) -> tuple[KeySource, HiddenKey]:
     """Return the source of keys, and its spec; None is that of the environment."""
-    is_set = os.environ.get(KEY_VARIABLE) or os.environ.get(RING_VARIABLE)
-    spec = key if key is not None or is_set else f"file:{default_key_ring()}"
-    return key_source(spec), spec
+    if key.value is None and not (os.environ.get(KEY_VARIABLE) or os.environ.get(RING_VARIABLE)):
+        key = Hidden(f"file:{default_key_ring()}")
+    return key_source(key), key
 
 
-def _init_database(address: str, source: KeySource, spec: str | None) -> Setup:
+def _init_database(address: SQLAddress, source: KeySource, spec: HiddenKey) -> Setup:
     made_store = not databases.is_store_there(address)
     made_key = made_store and isinstance(source, WritableKeySource) and source.create(new_key())
     ring = KeyRing(source)

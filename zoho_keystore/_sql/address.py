@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
 from zoho_keystore._fs.paths import real_path
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._sql.password import PASSWORD_VARIABLE
 from zoho_keystore.errors import ConfigurationError
 
@@ -114,26 +115,15 @@ def is_sql_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
-def parse_address(text: str) -> SQLAddress:
+def parse_address(text: str | Hidden[str]) -> SQLAddress:
     """Parse an address. No error repeats it: a password with a special character may be in any part of it.
 
     Raises:
         ConfigurationError: It is malformed, of an unknown kind, or has a password in it; or SQLAlchemy or the driver is
             not installed.
     """
-    found = address_or_error(text)
-    if isinstance(found, SQLAddress):
-        return found
-    del text  # See zoho_keystore.errors.
-    raise found
-
-
-def address_or_error(text: str) -> SQLAddress | ConfigurationError:
-    """Return the address, or the error of :func:`parse_address` without its frames, which hold the text."""
-    try:
-        return _address(text)
-    except ConfigurationError as error:
-        return error.with_traceback(None)
+    text = Hidden.of(text)
+    return without_frames(lambda: _address(text.value))
 
 
 def _address(text: str) -> SQLAddress:
@@ -195,8 +185,10 @@ def hidden_parts(parameters: Mapping[str, Any]) -> list[str]:
 
 def name_of(text: str) -> str:
     """Return an address for messages, also one that is malformed or that has a password in it."""
-    found = address_or_error(text)
-    return found.name if isinstance(found, SQLAddress) else "ADDRESS"
+    try:
+        return parse_address(text).name
+    except ConfigurationError:
+        return "ADDRESS"
 
 
 def _parsed(text: str, dialect: Dialect) -> URL | None:

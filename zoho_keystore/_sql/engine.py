@@ -8,10 +8,11 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from zoho_keystore._hidden import Hidden
 from zoho_keystore._sql import forks, sessions
 from zoho_keystore._sql.address import LEFT_OUT, hidden_parts, import_sqlalchemy, not_installed
 from zoho_keystore._sql.failures import Failure, classify, refused_argument
-from zoho_keystore._sql.password import PROMPT, Hidden, password_of_environment
+from zoho_keystore._sql.password import PROMPT, password_of_environment
 from zoho_keystore.errors import ConfigurationError, DurabilityUnknownError, StoreFileError
 
 if TYPE_CHECKING:

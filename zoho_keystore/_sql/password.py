@@ -8,39 +8,15 @@ the user, the command line asks, also when the password of the variable was refu
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_T = TypeVar("_T")
 
 PASSWORD_VARIABLE = "ZOHO_KEYSTORE_SQL_PASSWORD"  # noqa: S105 - the name of a variable
 
 #: The variables in which the libraries of the drivers look for a password, by dialect.
 DRIVERS_VARIABLES: Final = {"postgresql": "PGPASSWORD", "mysql": "MYSQL_PWD"}
-
-
-class Hidden(Generic[_T]):
-    """Holds a value that may be a password, or hold one, on its way down: tools print the variables of frames.
-
-    Attributes:
-        value: The value.
-    """
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: _T) -> None:
-        self.value = value
-
-    @classmethod
-    def of(cls, value: _T | Hidden[_T]) -> Hidden[_T]:
-        """Return a value hidden, also one that is already."""
-        return value if isinstance(value, Hidden) else cls(value)
-
-    def __repr__(self) -> str:
-        """Leave the value out."""
-        return "<hidden>"
 
 
 def password_of_environment(*variables: str) -> str | None:

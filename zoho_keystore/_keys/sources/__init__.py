@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from zoho_keystore._fs.paths import absolute_path, default_key_ring
+from zoho_keystore._hidden import Hidden, without_frames
 from zoho_keystore._keys.fernet_key import looks_like_key
 from zoho_keystore._keys.sources.command import Command
 from zoho_keystore._keys.sources.environment import EnvironmentVariable
@@ -21,8 +22,13 @@ from zoho_keystore.errors import ConfigurationError, key_missing
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+    from typing import TypeAlias
 
     from zoho_keystore._keys.ring_text import RingKeys
+
+    HiddenKey: TypeAlias = Hidden[bytes | str | None]
+    #: The ``key`` argument of a public function, or the same on its way down.
+    KeyArgument: TypeAlias = bytes | str | HiddenKey | None
 
 __all__ = ["KEY_VARIABLE", "RING_VARIABLE", "GivenKeys", "KeySource", "WritableKeySource", "key_source"]
 
@@ -76,7 +82,7 @@ class WritableKeySource(KeySource, Protocol):
         ...
 
 
-def key_source(key: bytes | str | None) -> KeySource:
+def key_source(key: KeyArgument) -> KeySource:
     """Return the source that a ``key`` argument names; no key is loaded yet.
 
     Args:
@@ -87,6 +93,11 @@ def key_source(key: bytes | str | None) -> KeySource:
         ConfigurationError: The argument or the spec is invalid.
         KeyUnavailableError: The argument is None, and no key is set.
     """
+    key = Hidden.of(key)
+    return without_frames(lambda: _source(key.value))
+
+
+def _source(key: bytes | str | None) -> KeySource:
     if key is None:
         return _default_source()
     if isinstance(key, bytes | bytearray):
