@@ -18,6 +18,7 @@ from zoho_keystore._platform import choose, icacls_command, quote
 from zoho_keystore._sql.address import parse_address
 from zoho_keystore._sql.engine import connect
 from zoho_keystore._sql.server import Finding, examine, findings, is_local, of_mysql, of_postgresql
+from zoho_keystore.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,6 +250,11 @@ def test_server_of_another_kind_is_a_problem() -> None:
         [found] = findings(parse_address(f"mysql://ann@127.0.0.1:{listener.getsockname()[1]}/zoho"))
         server.join()
     assert found.what.endswith("the server's answer is malformed (IndexError)")
+
+
+def test_argument_that_the_driver_does_not_accept_is_no_answer_of_the_server() -> None:
+    with pytest.raises(ConfigurationError, match="the driver does not accept an argument"):
+        findings(parse_address("postgresql://ann@127.0.0.1:1/zoho?no_such=1"))
 
 
 def test_examine_asks_a_postgresql_server() -> None:
