@@ -18,7 +18,6 @@ from zoho_keystore._leases import Lease, Owner
 from zoho_keystore._oauth import endpoints
 from zoho_keystore._oauth.data_centres import DATA_CENTRES, by_api_url
 from zoho_keystore._oauth.endpoints import FIRST_DENIAL_MS, LONGEST_DENIAL_MS, Client, TokenReply
-from zoho_keystore._platform import quote
 from zoho_keystore._records import TokenRecord, updated
 from zoho_keystore.errors import (
     ConfigurationError,
@@ -314,19 +313,13 @@ def _throttled(keystore: Keystore, until_ms: int) -> ThrottledError:
 
 def _sign_in_needed(keystore: Keystore, record: TokenRecord) -> SignInNeededError:
     reason = "Zoho does not accept its refresh token any more" if record.refused_at else "it has no refresh token"
-    return SignInNeededError(
-        f"the token {record.id!r} cannot be refreshed: {reason}", _login_again(record.id), keystore.path
-    )
+    return keystore.sign_in_needed(f"the token {record.id!r} cannot be refreshed: {reason}", record.id)
 
 
 def _data_centre_needed(keystore: Keystore, record: TokenRecord) -> SignInNeededError:
     others = " ".join(name for name in DATA_CENTRES if name != "us")
-    return SignInNeededError(
+    return keystore.sign_in_needed(
         f"the token {record.id!r} does not tell its data centre",
-        f"{_login_again(record.id)}; if the user's data centre is not us, add --dc and one of {others}",
-        keystore.path,
+        record.id,
+        f"; if the user's data centre is not us, add --dc and one of {others}",
     )
-
-
-def _login_again(id: str) -> str:
-    return f"Sign in again: zoho-keystore login --id {quote(id)}"

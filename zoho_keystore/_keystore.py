@@ -384,10 +384,8 @@ class Keystore:
         if record is None:
             raise self.not_found(id)
         if self._is_over(record):
-            raise SignInNeededError(
-                f"the session of the token {id!r} is over, which lasts for {self._session_timeout_s:g} s",
-                f"Sign in again: zoho-keystore login --id {quote(id)}",
-                self.path,
+            raise self.sign_in_needed(
+                f"the session of the token {id!r} is over, which lasts for {self._session_timeout_s:g} s", id
             )
         return record
 
@@ -521,6 +519,12 @@ class Keystore:
         has_commands = self.path is not None or self._named[0] is not None
         advice = f"List the ids with: {'zoho-keystore list' if has_commands else 'get_tokens()'}"
         error = TokenNotFoundError(f"there is no token {id!r} in {place}, which has {count}{more}", advice, self.path)
+        error.name_store(*self._named)
+        return error
+
+    def sign_in_needed(self, problem: str, id: str, more: str = "") -> SignInNeededError:
+        """Return the error that asks for another sign-in of a record."""
+        error = SignInNeededError(problem, f"Sign in again: zoho-keystore login --id {quote(id)}{more}", self.path)
         error.name_store(*self._named)
         return error
 

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from zoho_keystore.errors import (
     CannotOpenError,
     KeystoreError,
     KeyUnavailableError,
+    SignInNeededError,
     TokenNotFoundError,
     storage_error,
 )
@@ -285,3 +287,32 @@ def test_command_in_an_error_of_the_api_makes_the_store_that_was_meant(
         elsewhere.chdir(work.parent)
         paste(str(caught.value), work)
     use(place, key=key)
+
+
+@pytest.mark.parametrize("place", ["my store", "sqlite:///my store"])
+@pytest.mark.parametrize(
+    ("record", "session_timeout"),
+    [(EXPIRED, None), (replace(EXPIRED, access_token=None, client_id="c", refresh_token="r"), 0.0)],
+    ids=["no refresh token", "session"],
+)
+def test_command_in_an_error_of_an_open_store_signs_in_there(
+    record: TokenRecord, session_timeout: float | None, place: str, work: Path
+) -> None:
+    key = f"file:{work}/it's"
+    invoke("--store", place, "--key", key, "init")
+    with closing(open_keystore(place, key=key, session_timeout=session_timeout)) as keystore:
+        keystore.save(record)
+        with pytest.raises(SignInNeededError) as caught:
+            keystore.access_token("5")
+    assert words_of(command_in(str(caught.value)))[1:] == ["--store", keystore.name, "--key", key, "login", "--id", "5"]
+
+
+def test_command_in_the_log_of_a_program_makes_the_store_anew(work: Path) -> None:
+    """The file was emptied while the program ran."""
+    key = f"file:{work}/it's"
+    invoke("--store", "my store", "--key", key, "init")
+    with closing(open_keystore("my store", key=key)) as keystore:
+        (work / "my store").write_bytes(b"")
+        with pytest.raises(CannotOpenError) as caught:
+            keystore.records()
+    assert str(work / "my store") in words_of(command_in(str(caught.value)).rpartition("zoho-keystore")[2])

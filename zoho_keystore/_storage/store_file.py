@@ -17,6 +17,7 @@ from zoho_keystore._platform import choose, quote, remove_command
 from zoho_keystore._storage import codec
 from zoho_keystore._storage.codec import MAX_SEALED_BYTES, Header
 from zoho_keystore._storage.freshness import is_racy, stat_signature
+from zoho_keystore._text import cli_command
 from zoho_keystore.errors import CannotOpenError, KeystoreError, StoreFileError, storage_error
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def _empty(path: Path) -> CannotOpenError:
     return CannotOpenError(
         "the file is empty, so it is not a keystore",
         f"Restore it from a backup; if it never was a store, create one: {remove_command(path)}{choose(' &&', ';')} "
-        "zoho-keystore init",
+        # Also in a log of a program that has had the store open for long.
+        f"{cli_command('init', store=str(path), key=None)}",
         path,
     )
 
