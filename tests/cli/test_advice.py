@@ -177,7 +177,7 @@ def test_command_of_a_lost_key_that_init_does_not_make_leaves_the_store(work: Pa
 def test_command_of_an_empty_file_replaces_it(work: Path, store: Path) -> None:
     (work / "a b").touch(mode=0o600)
     shown = refused(4, "--store", "a b", "list")
-    assert f"if it never was a store, create one: rm '{work}/a b' && zoho-keystore --store 'a b' init" in shown
+    assert f"if it never was a store, create one: rm '{work}/a b' && zoho-keystore --store '{work}/a b' init" in shown
     assert f"Created {work}/a b" in paste(shown, work)
     assert store.exists()
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from zoho_keystore.errors import UnsafeFileError
 
@@ -24,9 +24,6 @@ try:
     import pwd
 except ImportError:  # Windows
     pass
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
@@ -92,14 +89,14 @@ def require_owner(status: os.stat_result, path: Path, *, also: int | None = ANY_
 # --- Files ---
 
 
-def require_regular(status: os.stat_result, path: Path) -> None:
+def require_regular(status: os.stat_result, path: Path | str) -> None:
     """Refuse everything but a regular file.
 
     Raises:
         UnsafeFileError: It is a directory, a FIFO, a device or the like.
     """
     if not stat.S_ISREG(status.st_mode):
-        raise UnsafeFileError(f"this is a {_kind(status.st_mode)}, not a file", "Give the path of a file", path)
+        raise UnsafeFileError(f"this is a {_kind(status.st_mode)}, not a file", "Give the path of a file", Path(path))
 
 
 def is_open_to_others(status: os.stat_result) -> bool:

@@ -76,7 +76,7 @@ def read_private_file(path: Path, *, max_bytes: int, check: Check | None = requi
         platform.give_way_to_writers()
 
 
-def read_prefix(path: Path, length: int) -> PrivateFile:
+def read_prefix(path: Path | str, length: int) -> PrivateFile:
     """Read the first ``length`` bytes of a regular file of any size, owner and mode; fewer if it has fewer.
 
     Raises:
@@ -93,7 +93,7 @@ def read_prefix(path: Path, length: int) -> PrivateFile:
         platform.give_way_to_writers()
 
 
-def _opened(path: Path, *, patience_s: float = platform.SHARING_RETRY_S) -> int:
+def _opened(path: Path | str, *, patience_s: float = platform.SHARING_RETRY_S) -> int:
     try:
         return platform.open_file(path, permissions.READ_FLAGS, patience_s=patience_s)
     except IsADirectoryError:

@@ -264,7 +264,7 @@ class FileStorage:
         status = os.stat(self._path_text)
         if stat_signature(status) != state.signature:
             return False
-        if read_prefix(self.path, IV_PREFIX_BYTES).content != state.iv_prefix:
+        if read_prefix(self._path_text, IV_PREFIX_BYTES).content != state.iv_prefix:
             return False
         # Once seen unchanged after it has rested, a later change shows in the status.
         state.is_racy = is_racy(status, now_ns)
