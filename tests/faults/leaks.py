@@ -54,6 +54,7 @@ class Canaries:
         self.password = _random_text(40)
         self.plain = {name: text.rpartition("\\")[2] for name, text in self.fields.items()}
         self._names: dict[bytes, str] = {}
+        self._clean: set[bytes] = set()
         for name, text in {**self.plain, "password": self.password}.items():
             self._learn(name, text.encode())
         # As Fernet takes it, as other programs spell it, and what it stands for.
@@ -74,8 +75,16 @@ class Canaries:
     def found_in(self, content: str | bytes) -> set[str]:
         """Return the names of the secrets that a text holds, or a part of which it holds, in any usual form."""
         data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-        parts = (data[start : start + _LEAK] for start in range(len(data) - _LEAK + 1))
-        return {self._names[part] for part in parts if part in self._names}
+        found: set[str] = set()
+        # Line by line, since the same ones come again and again. A key's bytes may be two lines: each part is a leak.
+        for line in data.split(b"\n"):
+            if line not in self._clean:
+                parts = {line[start : start + _LEAK] for start in range(len(line) - _LEAK + 1)}
+                names = {self._names[part] for part in parts & self._names.keys()}
+                if not names:
+                    self._clean.add(line)
+                found |= names
+        return found
 
     def record(self, **changes: Any) -> TokenRecord:
         """Return a record with a canary in each secret field."""
