@@ -21,7 +21,7 @@ from zoho_keystore import _platform as platform
 from zoho_keystore._importers import filestore
 from zoho_keystore._open import open_keystore
 from zoho_keystore._operations.copying import copy
-from zoho_keystore._operations.rotation import prune
+from zoho_keystore._operations.ring_keys import prune
 from zoho_keystore._records import TokenRecord
 from zoho_keystore._text import with_store
 from zoho_keystore.errors import (

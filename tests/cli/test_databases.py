@@ -20,7 +20,7 @@ from zoho_keystore._keystore import storage_of
 from zoho_keystore._leases import Lease
 from zoho_keystore._open import open_keystore, open_sql_storage
 from zoho_keystore._operations import copying, databases
-from zoho_keystore._operations.rotation import prune
+from zoho_keystore._operations.ring_keys import prune
 from zoho_keystore._operations.setup import init
 from zoho_keystore._sql import server
 from zoho_keystore._sql.address import parse_address

@@ -17,7 +17,7 @@ from zoho_keystore._open import FILE_VARIABLE
 from zoho_keystore._operations.backup import compare, inspect
 from zoho_keystore._operations.copying import copy
 from zoho_keystore._operations.key_usage import key_usage
-from zoho_keystore._operations.rotation import add_key, prune
+from zoho_keystore._operations.ring_keys import add_key, prune
 from zoho_keystore._operations.setup import init, init_store
 
 if TYPE_CHECKING:

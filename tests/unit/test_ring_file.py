@@ -21,7 +21,8 @@ from zoho_keystore._keys.ring import key_ring
 from zoho_keystore._keys.sources import WritableKeySource, key_source
 from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._open import open_keystore
-from zoho_keystore._operations.rotation import add_key, prune, rotate
+from zoho_keystore._operations.ring_keys import add_key, prune
+from zoho_keystore._operations.rotation import rotate
 from zoho_keystore.errors import (
     CannotOpenError,
     ConfigurationError,

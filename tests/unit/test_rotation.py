@@ -34,7 +34,8 @@ from zoho_keystore._keys.sources.ring_file import RingFile
 from zoho_keystore._open import FILE_VARIABLE, open_keystore
 from zoho_keystore._operations.backup import backup
 from zoho_keystore._operations.key_usage import KeyUse, key_usage, usage_of
-from zoho_keystore._operations.rotation import Rotation, add_key, prune, rotate
+from zoho_keystore._operations.ring_keys import add_key, prune
+from zoho_keystore._operations.rotation import Rotation, rotate
 from zoho_keystore._records import TokenRecord
 from zoho_keystore.errors import (
     CannotOpenError,

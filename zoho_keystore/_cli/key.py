@@ -11,7 +11,7 @@ from zoho_keystore._cli.output import echo_escaped, print_table
 from zoho_keystore._cli.settings import Settings, confirm, pass_settings, settings_options
 from zoho_keystore._keys.ring import new_key
 from zoho_keystore._operations.key_usage import key_usage, require_findable
-from zoho_keystore._operations.rotation import add_key, prune, require_droppable, writable_source
+from zoho_keystore._operations.ring_keys import add_key, prune, require_droppable, writable_source
 
 if TYPE_CHECKING:
     from zoho_keystore._operations.key_usage import KeyUse
