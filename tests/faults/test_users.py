@@ -450,7 +450,7 @@ def test_database_that_its_owner_may_not_write_is_told_at_once(name: str, mode: 
         os.chmod(place, mode)
         kind, text = refusal(save_second)
         assert kind is StoreUnavailableError
-        assert "Check who may write the file and its directory" in text
+        assert "Check who may read and write the file and its directory" in text
         os.environ["ZOHO_KEYSTORE_KEY"] = KEY.decode()  # of this process alone
         found = next(one for one in diagnose(address) if one.is_problem)
         assert found.what.startswith(f"{address}: the database cannot be ")
