@@ -451,10 +451,13 @@ def test_database_that_its_owner_may_not_write_is_told_at_once(name: str, mode: 
         kind, text = refusal(save_second)
         assert kind is StoreUnavailableError
         assert "Check who may read and write the file and its directory" in text
-        os.environ["ZOHO_KEYSTORE_KEY"] = KEY.decode()  # of this process alone
         found = next(one for one in diagnose(address) if one.is_problem)
         assert found.what.startswith(f"{address}: the database cannot be ")
         subprocess.run(shlex.split(found.fix), check=True)
         save_second()
 
+    os.environ["ZOHO_KEYSTORE_KEY"] = KEY.decode()  # of this process alone
+    # For what it imports: alice may not be able to read that.
+    open_keystore(f"sqlite:///{TMP}/other.db").close()
+    diagnose(f"sqlite:///{TMP}/other.db")
     as_user(ALICE, use)

@@ -105,6 +105,34 @@ def test_connect_makes_side_files_private_that_are_there(tmp_path: Path, opened:
 
 
 @pytest.mark.needs_modes
+@pytest.mark.parametrize("create", [True, False])
+def test_connect_opens_side_files_of_a_time_when_the_database_was_read_only(
+    tmp_path: Path, opened: Callable[..., Engines], *, create: bool
+) -> None:
+    """SQLite makes them with the mode of the database, so saves would go on failing after a chmod of that."""
+    path = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("CREATE TABLE zoho_keystore_store (i)")
+        path.chmod(0o600)
+        sides = [tmp_path / f"a.db{suffix}" for suffix in ("-wal", "-shm")]
+        for side in sides:
+            side.chmod(0o400)
+        opened_modes: list[int] = []
+        configure = sessions.CONFIGURE["sqlite"]
+        with pytest.MonkeyPatch.context() as patched:
+
+            def noting(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
+                # Before SQLite opens them.
+                opened_modes.extend(stat.S_IMODE(side.stat().st_mode) for side in sides)
+                configure(connection, lock_timeout_s)
+
+            patched.setitem(sessions.CONFIGURE, "sqlite", noting)
+            opened(f"sqlite:///{path}", create=create).reads.connect().close()
+    assert opened_modes == [0o600, 0o600]
+
+
+@pytest.mark.needs_modes
 def test_connect_leaves_the_database_of_another_program(tmp_path: Path, opened: Callable[..., Engines]) -> None:
     """A command that only reads was given its address by mistake: that program may need its mode and its journal."""
     path = tmp_path / "a.db"

@@ -518,15 +518,16 @@ class TestFailures:
             put(storage, ANN)
         assert faults.plan["run"] == []
 
-    def test_file_that_cannot_be_written_is_an_error_at_once(
+    def test_file_that_cannot_be_written_is_an_error_until_it_can(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Waiting does not help, and there is no other server; the tokens can be read."""
+        """At once, as waiting does not help, and there is no other server. Meanwhile the tokens can be read."""
         with closing(open_storage(tmp_path, KEY)) as storage:
             put(storage, ANN)
-        # What follows the fragment is ignored.
-        monkeypatch.setattr(type(tmp_path), "as_uri", lambda self: f"file:{self}?mode=ro#")
-        with closing(open_storage(tmp_path, KEY, lock_timeout=math.inf)) as storage:
+        with monkeypatch.context() as read_only:
+            # What follows the fragment is ignored.
+            read_only.setattr(type(tmp_path), "as_uri", lambda self: f"file:{self}?mode=ro#")
+            storage = open_storage(tmp_path, KEY, lock_timeout=math.inf)
             assert ids(storage) == ["a"]
             uses: list[Callable[[], object]] = [
                 lambda: put(storage, BOB),
@@ -534,10 +535,12 @@ class TestFailures:
                 storage.check_writable,
             ]
             for use in uses:
-                with pytest.raises(
-                    StoreUnavailableError, match=r"readonly database\)\. Check who may read and write the file"
-                ):
+                with pytest.raises(StoreUnavailableError, match=r"readonly database\)\. Check who may read and write"):
                     use()
+        for use in uses:
+            use()
+        assert ids(storage) == ["a", "b"]
+        storage.close()
 
     def test_save_waits_no_longer_than_its_caller(self, storage: SQLStorage, tmp_path: Path) -> None:
         """A look-up that is about to refresh a token does not wait for a lock for long."""

@@ -33,6 +33,9 @@ _MAX_MILLISECONDS: Final = 2**31 - 1
 
 _RETRY_S: Final = 0.01
 
+#: What SQLite adds to the name of a database for the files that it makes beside it.
+_SIDE_FILES: Final = ("-wal", "-shm")
+
 #: For how long side files of SQLite that cannot be opened are waited for, in seconds.
 _SIDE_FILES_TIMEOUT_S: Final = 0.5
 
@@ -163,10 +166,18 @@ def adapt_file(connection: sqlite3.Connection, path: Path, lock_timeout_s: float
     _switch_to_wal(connection, time.monotonic() + lock_timeout_s)
     with Directory.opened(path.parent) as directory:
         # The side files get the mode that the file has when they are made.
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", *_SIDE_FILES):
             # A file system without modes refuses, and the user could not change that.
             with suppress(OSError):
                 _restrict(directory, f"{path.name}{suffix}")
+
+
+def _open_to_owner(directory: Directory, name: str) -> None:
+    """Let the owner write a side file that SQLite made while the database itself was read-only, with its mode."""
+    with suppress(OSError):
+        status = directory.status_if_there(name)
+        if status is not None and permissions.is_closed_to_owner(status) and permissions.is_ours(status):
+            directory.chmod(name)
 
 
 def _restrict(directory: Directory, name: str) -> None:
@@ -237,6 +248,9 @@ def prepare_file(path: Path, *, create: bool) -> os.stat_result:
             if create:
                 with suppress(OSError):
                     _restrict(directory, path.name)
+            if permissions.HAS_OWNERS and stat.S_IMODE(status.st_mode) == permissions.PRIVATE_FILE:
+                for suffix in _SIDE_FILES:
+                    _open_to_owner(directory, f"{path.name}{suffix}")
         except OSError as error:
             raise storage_error(error, "the database cannot be opened", path) from error
     return status
