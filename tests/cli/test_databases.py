@@ -422,12 +422,13 @@ def test_restore_replaces_the_tokens_of_a_database(store: str, work: Path) -> No
     with closing(open_keystore(store)) as keystore:
         keystore.delete("3")
         keystore.save(TokenRecord(client_id="c", client_secret="s", refresh_token="later"))
+        name = keystore.name
     shown = invoke("--store", store, "restore", "b.keystore", "--yes")
     assert "1 token would be lost: 4" in shown.stderr
     assert "1 token would be back again: 3" in shown.stderr
     assert records_of(store) == records_of(copy)
     [kept] = work.glob("b.keystore.replaced-*")
-    assert shown.stdout == f"Restored {store}. The replaced tokens are kept as {kept}\n"
+    assert shown.stdout == f"Restored {name}. The replaced tokens are kept as {kept}\n"
     assert [record.id for record in records_of(kept)] == ["ops", "4"]
     with closing(open_keystore(store)) as keystore:
         assert keystore.save(TokenRecord(client_id="c", client_secret="s", refresh_token="newest")).id == "5"
